@@ -1,0 +1,240 @@
+"""A job's checkpoints in storage: the transitions of the register joined with the objects that they speak of.
+
+The operator, the trainer, the command line and the tests all go through here; nothing else writes below a job's root
+but the shards themselves.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+
+from everstep.catalog import manifest as manifests
+from everstep.catalog import transitions
+from everstep.catalog.documents import Catalog, Entry, Owner
+from everstep.catalog.keys import CHECKPOINTS, COMMITTED, MANIFEST, Location, is_checkpoint_file
+from everstep.catalog.register import Register, Snapshot
+from everstep.catalog.retention import Retention, expendable
+from everstep.catalog.store import KeyNotFound, Store, Unchanged
+from everstep.catalog.transitions import AUTO, Resume, ResumePoint, resume_point
+from everstep.errors import (
+    CatalogMissingError,
+    CheckpointCorruptError,
+    CheckpointNotFoundError,
+    StorageError,
+)
+
+UPLOAD_GRACE = timedelta(hours=1)
+"""An unfinished upload younger than this may still belong to a save under way."""
+
+
+def _utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+class JobCatalog:
+    """Synchronous and stateless: every method reads the register it decides on. `store` is the job's root."""
+
+    def __init__(self, store: Store, register: Register | None = None, clock: Callable[[], datetime] = _utc_now) -> None:
+        self.store = store
+        self.register = register or Register(store)
+        self._clock = clock
+
+    # reading
+
+    def read(self) -> Catalog | None:
+        snapshot = self.register.read()
+        return snapshot.catalog if snapshot else None
+
+    def poll(self, known: str | None = None) -> Snapshot | Unchanged | None:
+        return self.register.read() if known is None else self.register.poll(known)
+
+    def require(self) -> Catalog:
+        catalog = self.read()
+        if catalog is None:
+            raise CatalogMissingError(f"{self.store.uri} has no catalog.json")
+        return catalog
+
+    def manifest(self, point: Entry | ResumePoint) -> manifests.Manifest:
+        """The manifest of a committed entry, checked against the digest in the register."""
+        key = Location.parse(point.location).key(MANIFEST)
+        try:
+            body = self.store.get(key, manifests.MAX_MANIFEST_BYTES)
+        except KeyNotFound as error:
+            raise CheckpointCorruptError(f"{self.store.uri}/{key} is missing") from error
+        return manifests.decode(body, point.digest)
+
+    def has_checkpoints(self) -> bool:
+        return next(self.store.list_folders(CHECKPOINTS), None) is not None
+
+    # the operator's side
+
+    def fence(
+        self,
+        owner: Owner,
+        at_least: int = 1,
+        resume: Resume = AUTO,
+        adopt: bool = False,
+        expect_existing: bool = False,
+    ) -> Catalog:
+        """Begin an attempt; its resume point is `resume_point` of the returned document and of no other.
+
+        Creates the register in an empty root. Raises CatalogMissingError where it is gone although checkpoints stand
+        there or are known of (`expect_existing`), OwnerConflictError where it is another cluster's.
+        """
+        fence_id = secrets.token_hex(16)
+
+        def decide(catalog: Catalog | None) -> Catalog:
+            if catalog is None:
+                catalog = self._created(expect_existing)
+            return transitions.fence(catalog, owner, fence_id, at_least, resume, adopt)
+
+        return self.register.swap(decide)
+
+    def _created(self, expect_existing: bool) -> Catalog:
+        if expect_existing or self.has_checkpoints():
+            raise CatalogMissingError(
+                f"{self.store.uri}/{self.register.key} is gone although checkpoints were committed here: restore it, or suspend "
+                f"the job and run `everstep rebuild {self.store.uri}`"
+            )
+        return Catalog()
+
+    def retire(self, policy: Retention) -> Catalog | None:
+        """Move what nothing keeps into the removal intents. The policy is applied inside each swap."""
+
+        def decide(catalog: Catalog | None) -> Catalog:
+            if catalog is None:
+                raise CatalogMissingError(f"{self.store.uri} has no catalog.json")
+            now = self._clock()
+            leaving = {entry.location for entry in expendable(catalog, policy, now)}
+            return transitions.retire(catalog, leaving, now)
+
+        return self.register.swap(decide)
+
+    def finish_removals(self, most: int = 100) -> int:
+        """Delete the keys of up to `most` intents, oldest first, then drop those intents. Returns how many are done."""
+        catalog = self.read()  # a generation read back, not one that a swap of our own promised
+        if catalog is None or not catalog.removing:
+            return 0
+        done = set()
+        for removal in catalog.removing[:most]:
+            self._delete(Location.parse(removal.location))
+            done.add(removal.location)
+        self.register.swap(lambda current: transitions.forget(self._present(current), done))
+        return len(done)
+
+    def sweep(self) -> list[str]:
+        """Delete what no document names and no claim can commit any more: failed and fenced saves. Returns locations."""
+        listed = list(self.store.list_folders(CHECKPOINTS))  # listed before the document is read: see `sweepable`
+        catalog = self.read()
+        if catalog is None:
+            return []
+        swept = []
+        for folder in listed:
+            try:
+                location = Location.parse(folder)
+            except ValueError:
+                continue
+            if transitions.sweepable(catalog, location):
+                self._delete(location)
+                swept.append(folder)
+        self.store.abort_uploads(CHECKPOINTS, self._clock() - UPLOAD_GRACE)
+        return swept
+
+    def _delete(self, location: Location) -> None:
+        self.store.delete([location.key(COMMITTED)])  # first: `rebuild` must never revive half a checkpoint
+        prefix = f"{location}/"
+        keys = [info.key for info in self.store.list(prefix) if is_checkpoint_file(info.key.removeprefix(prefix))]
+        self.store.delete(keys)
+
+    def _present(self, catalog: Catalog | None) -> Catalog:
+        if catalog is None:
+            raise CatalogMissingError(f"{self.store.uri} has no catalog.json")
+        return catalog
+
+    def pin(self, location: str, pinned: bool = True) -> Catalog:
+        return self.register.swap(lambda catalog: transitions.pin(self._present(catalog), location, pinned))
+
+    def hold(self, location: str, by: str, until: datetime) -> Catalog:
+        return self.register.swap(lambda catalog: transitions.hold(self._present(catalog), location, by, until))
+
+    def release(self, location: str, by: str) -> Catalog:
+        return self.register.swap(lambda catalog: transitions.release(self._present(catalog), location, by))
+
+    # the trainer's side
+
+    def claim(self, attempt: int | None = None, uid: str | None = None, resume: Resume = AUTO) -> Claimed:
+        """Take the right to commit for one worker group. Raises FencedError for an older attempt or incarnation."""
+        claim_id = secrets.token_hex(16)
+
+        def decide(catalog: Catalog | None) -> Catalog:
+            if catalog is None:
+                if attempt is not None:
+                    raise CatalogMissingError(f"{self.store.uri} has no catalog.json: the operator has not fenced this attempt")
+                catalog = self._created(expect_existing=False)
+            return transitions.claim(catalog, claim_id, self._clock(), attempt, uid, resume)
+
+        return Claimed(self, claim_id, self.register.swap(decide))
+
+
+class Claimed:
+    """The right of one worker group to commit. Only rank 0 holds one."""
+
+    def __init__(self, job: JobCatalog, claim_id: str, catalog: Catalog) -> None:
+        if catalog.claim is None:  # pragma: no cover - the swap wrote it
+            raise AssertionError("a claim without a claim")
+        self.job = job
+        self.id = claim_id
+        self.epoch = catalog.claim.epoch
+        self.attempt = catalog.claim.attempt
+        self.catalog = catalog
+        self.resume: ResumePoint | None = resume_point(catalog)
+
+    def new_location(self, step: int) -> Location:
+        return Location.new(step, self.epoch)
+
+    def commit(self, manifest: manifests.Manifest) -> Entry:
+        """Write the manifest, then swap the entry in: that swap is the commit. Every shard must be stored by now.
+
+        Raises FencedError where another worker group has taken over, and then nothing is committed.
+        """
+        location = Location.parse(manifest.location)
+        body = manifests.encode(manifest)
+        self.job.store.put(location.key(MANIFEST), body)
+        draft = Entry(
+            seq=0,
+            step=manifest.step,
+            epoch=self.epoch,
+            attempt=self.attempt,
+            location=manifest.location,
+            digest=manifests.digest(body),
+            bytes=manifest.bytes + len(body),
+            files=len(manifest.files) + 1,
+            committed=self.job._clock(),
+            score=manifest.score,
+        )
+        catalog = self.job.register.swap(lambda current: transitions.commit(current, self.id, draft))
+        entry = catalog.find(manifest.location)
+        if entry is None:  # pragma: no cover - the swap wrote it
+            raise CheckpointNotFoundError(manifest.location)
+        self._mark(location, catalog, entry)
+        return entry
+
+    def _mark(self, location: Location, catalog: Catalog, entry: Entry) -> None:
+        """For `rebuild` alone: its absence costs nothing while the register stands."""
+        mark = {"generation": catalog.generation, "digest": entry.digest, "seq": entry.seq}
+        try:
+            self.job.store.put(location.key(COMMITTED), json.dumps(mark).encode())
+        except StorageError:
+            return
+
+    def quarantine(self, location: str, reason: str) -> ResumePoint | None:
+        """Set a damaged entry aside; returns where to resume from instead."""
+        catalog = self.job.register.swap(lambda current: transitions.quarantine(current, self.id, location, reason))
+        return resume_point(catalog)
+
+    def check(self) -> None:
+        """Raises FencedError where this worker group may not commit any more."""
+        transitions.require_claim(self.job.read(), self.id)

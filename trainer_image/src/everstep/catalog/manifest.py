@@ -1,0 +1,91 @@
+"""What one save holds, byte for byte: the list that restore, verify and removal go by."""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import datetime
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from everstep.catalog.keys import is_checkpoint_file
+from everstep.errors import CheckpointCorruptError
+
+FORMAT = 1
+BLOCK = 256 << 10
+"""Bytes that one CRC32C covers: a partial read verifies whole blocks."""
+MAX_MANIFEST_BYTES = 256 << 20
+
+
+def _file_name(name: str) -> str:
+    if not is_checkpoint_file(name):
+        raise ValueError(f"{name!r} is not a file of a checkpoint")
+    return name
+
+
+class _Document(BaseModel):
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+
+class File(_Document):
+    """One object of a save. `blocks`: CRC32C of each BLOCK bytes, the last one shorter."""
+
+    name: Annotated[str, AfterValidator(_file_name)]
+    size: Annotated[int, Field(ge=0)]
+    blocks: tuple[int, ...]
+    rank: int | None = None
+
+
+class Progress(_Document):
+    """How far the run had come: counters of the whole gang."""
+
+    step: int
+    samples: int = 0
+    tokens: int = 0
+    epoch: int = 0
+
+
+class Manifest(_Document):
+    format: int = FORMAT
+    location: str
+    step: int
+    epoch: int
+    """The claim's epoch, as in the location; not an epoch of the data."""
+    attempt: int
+    world_size: int
+    mesh: dict[str, Any] = Field(default_factory=dict)
+    """Names and sizes of the device mesh's dimensions."""
+    files: tuple[File, ...]
+    progress: Progress
+    metrics: dict[str, float] = Field(default_factory=dict)
+    score: float | None = None
+    started: datetime
+    written: datetime
+    versions: dict[str, str] = Field(default_factory=dict)
+    config_digest: str | None = None
+    custom: dict[str, Any] = Field(default_factory=dict)
+
+    @property
+    def bytes(self) -> int:
+        return sum(file.size for file in self.files)
+
+    def file(self, name: str) -> File | None:
+        return next((file for file in self.files if file.name == name), None)
+
+
+def encode(manifest: Manifest) -> bytes:
+    return manifest.model_dump_json().encode()
+
+
+def digest(body: bytes) -> str:
+    return hashlib.sha256(body).hexdigest()
+
+
+def decode(body: bytes, expected_digest: str | None = None) -> Manifest:
+    """Raises CheckpointCorruptError where the bytes are not those that were committed, or are no manifest."""
+    if expected_digest is not None and digest(body) != expected_digest:
+        raise CheckpointCorruptError(f"manifest.json has SHA-256 {digest(body)}, committed was {expected_digest}")
+    try:
+        return Manifest.model_validate_json(body)
+    except ValidationError as error:
+        raise CheckpointCorruptError(f"manifest.json: {error.errors()[0]['msg']}") from error

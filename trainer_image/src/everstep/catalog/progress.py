@@ -1,0 +1,67 @@
+"""The heartbeat: one small object an attempt, overwritten in place, by which the operator sees a run from outside.
+
+It decides nothing: what is committed stands in the register alone.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from everstep.catalog.keys import progress_key
+from everstep.catalog.store import UNCHANGED, Store, Unchanged
+from everstep.errors import CatalogUnreadableError
+
+MAX_HEARTBEAT_BYTES = 64 << 10
+
+Phase = Literal["starting", "restoring", "training", "saving", "evaluating", "finished", "failed"]
+
+
+class Heartbeat(BaseModel):
+    """Written by rank 0. All times are the writer's clock: compare `beat`, never clocks of two machines."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    attempt: int
+    epoch: int
+    """The claim's epoch: a new one is a restart in place."""
+    beat: int
+    """+1 with each write: the sign of life."""
+    time: datetime
+    phase: Phase
+    phase_since: datetime
+    step: int = 0
+    total_steps: int | None = None
+    samples: int = 0
+    tokens: int = 0
+    data_epoch: int = 0
+    metrics: dict[str, float] = Field(default_factory=dict)
+    seconds_per_step: float | None = None
+    resumed_step: int | None = None
+    """The step that was loaded; None for a fresh start."""
+    load_seconds: float | None = None
+    first_step: datetime | None = None
+    """When the first step of this worker group ended."""
+    saves_failed: int = 0
+    last_save_error: str | None = None
+    fatal: str | None = None
+    """The failure that ends this attempt, in one line."""
+
+
+def write_heartbeat(store: Store, heartbeat: Heartbeat) -> None:
+    store.put(progress_key(heartbeat.attempt), heartbeat.model_dump_json().encode())
+
+
+def read_heartbeat(store: Store, attempt: int, known: str | None = None) -> tuple[Heartbeat, str] | Unchanged | None:
+    """The heartbeat of an attempt with its token; None before the first, UNCHANGED where `known` is still its token."""
+    found = store.read_register(progress_key(attempt), known)
+    if found is UNCHANGED or found is None:
+        return found
+    if len(found.body) > MAX_HEARTBEAT_BYTES:
+        raise CatalogUnreadableError(f"{progress_key(attempt)} has more than {MAX_HEARTBEAT_BYTES} bytes")
+    try:
+        return Heartbeat.model_validate_json(found.body), found.token
+    except ValidationError as error:
+        raise CatalogUnreadableError(f"{progress_key(attempt)}: {error.errors()[0]['msg']}") from error

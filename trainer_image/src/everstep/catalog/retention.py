@@ -1,0 +1,83 @@
+"""Which entries stay, and why: the union of the user's policies and of what safety demands. Pure."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from datetime import datetime
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from everstep.catalog.documents import Catalog, Entry
+
+ALWAYS_NEWEST = 2
+"""So many newest live entries stay whatever the policy says: the latest, and one to fall back to."""
+
+
+class Best(BaseModel):
+    model_config = ConfigDict(frozen=True)
+    count: int
+    mode: Literal["min", "max"] = "min"
+
+
+class Retention(BaseModel):
+    """None (or 0): that policy keeps nothing. With no policy at all everything stays."""
+
+    model_config = ConfigDict(frozen=True)
+    last: int | None = None
+    best: Best | None = None
+    every: int | None = None
+
+    @property
+    def keeps_everything(self) -> bool:
+        return not (self.last or self.every or (self.best and self.best.count))
+
+
+def kept(catalog: Catalog, policy: Retention, now: datetime) -> dict[str, list[str]]:
+    """Location to the reasons why it stays, for every live entry that stays."""
+    live = catalog.live()
+    reasons: dict[str, list[str]] = defaultdict(list)
+
+    def keep(entries: list[Entry], reason: str) -> None:
+        for entry in entries:
+            reasons[entry.location].append(reason)
+
+    keep(live[-1:], "latest")
+    keep(live[-ALWAYS_NEWEST:-1], "fallback")
+    if policy.keeps_everything:
+        keep(live, "no policy")
+    if policy.last:
+        keep(live[-policy.last :], f"last {policy.last}")
+    if policy.best and policy.best.count:
+        keep(best(live, policy.best), f"best {policy.best.count}")
+    if policy.every:
+        keep([entry for entry in live if entry.step % policy.every == 0], f"every {policy.every}")
+    keep([entry for entry in live if entry.pinned], "pinned")
+    held = {hold.location: hold.by for hold in catalog.holds if hold.until > now}
+    for entry in live:
+        if entry.location in held:
+            reasons[entry.location].append(f"held by {held[entry.location]}")
+    keep(in_use(catalog, live), "resumed from")
+    return dict(reasons)
+
+
+def best(live: list[Entry], policy: Best) -> list[Entry]:
+    """The entries with the best scores; of equals the newer. Entries without a score never count."""
+    sign = 1.0 if policy.mode == "min" else -1.0
+    scored = [(sign * entry.score, -entry.seq, entry) for entry in live if entry.score is not None]
+    return [entry for _, _, entry in sorted(scored, key=lambda item: item[:2])[: policy.count]]
+
+
+def in_use(catalog: Catalog, live: list[Entry]) -> list[Entry]:
+    """What the live worker group resumed from, until it has committed two entries of its own."""
+    claim = catalog.claim
+    if claim is None or claim.resumed is None:
+        return []
+    own = sum(entry.epoch == claim.epoch for entry in live)
+    return [entry for entry in live if entry.location == claim.resumed] if own < ALWAYS_NEWEST else []
+
+
+def expendable(catalog: Catalog, policy: Retention, now: datetime) -> list[Entry]:
+    """Live entries that nothing keeps, oldest first."""
+    stay = kept(catalog, policy, now)
+    return [entry for entry in catalog.live() if entry.location not in stay]

@@ -1,0 +1,26 @@
+"""Stores: object storage and POSIX directories behind one small protocol."""
+
+from everstep.catalog.store.base import (
+    UNCHANGED,
+    KeyNotFound,
+    ObjectInfo,
+    Store,
+    SwapRefused,
+    SwapUnanswered,
+    Unchanged,
+    Versioned,
+)
+from everstep.catalog.store.location import S3Access, open_store
+
+__all__ = [
+    "UNCHANGED",
+    "KeyNotFound",
+    "ObjectInfo",
+    "S3Access",
+    "Store",
+    "SwapRefused",
+    "SwapUnanswered",
+    "Unchanged",
+    "Versioned",
+    "open_store",
+]

@@ -1,0 +1,51 @@
+"""The errors that everstep raises, in one place and without torch, so that every layer and every user can catch them by type."""
+
+from __future__ import annotations
+
+
+class CheckpointError(Exception):
+    """Base class of everything that everstep raises on purpose."""
+
+
+class CheckpointNotFoundError(CheckpointError):
+    """The requested checkpoint is not committed here."""
+
+
+class CheckpointCorruptError(CheckpointError):
+    """Stored bytes do not have the digest that was committed for them."""
+
+
+class InvalidOperationError(CheckpointError):
+    """The call does not fit the state that it was made in, or the value that it was given."""
+
+
+class FencedError(CheckpointError):
+    """A newer attempt or worker group has taken this job over: this process may commit nothing any more."""
+
+
+class CatalogMissingError(CheckpointError):
+    """The register is gone although checkpoints exist: nothing may be created over them."""
+
+
+class CatalogUnreadableError(CheckpointError):
+    """The register is not a document that this version can read: too large, damaged, or of a newer format."""
+
+
+class OwnerConflictError(CheckpointError):
+    """The register belongs to another cluster, namespace or name."""
+
+
+class StorageError(CheckpointError):
+    """Base class of what object storage does to us."""
+
+
+class StorageUnavailableError(StorageError):
+    """No answer, or an answer that says "later": worth trying again."""
+
+
+class StorageRefusedError(StorageError):
+    """An answer that stays the same until somebody changes credentials, bucket or policy."""
+
+
+class StorageUnsafeError(StorageError):
+    """The store does not enforce conditional writes: a register kept there could lose a commit."""
