@@ -1,0 +1,300 @@
+"""`status` of a TrainingJob: what the operator saw and did.
+
+`kubectl describe` sorts keys and splits camelCase, so names are plain words and nested by subject. To add a field, add
+an attribute with a bound and a docstring to the model of its subject, with None as the default, and run `make crd`.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Literal
+
+from pydantic import Field, StringConstraints
+
+from everstep_operator.api.common import Count, Duration, Line, Number64, Short, StatusModel, Step, Time
+
+HISTORY_LIMIT = 10
+"""Attempts that the status remembers; older ones are dropped."""
+
+
+class Phase(StrEnum):
+    """Where the job stands, in a word."""
+
+    PENDING = "Pending"
+    STARTING = "Starting"
+    RUNNING = "Running"
+    RESTARTING = "Restarting"
+    SUSPENDED = "Suspended"
+    SUCCEEDED = "Succeeded"
+    FAILED = "Failed"
+
+    @property
+    def finished(self) -> bool:
+        """Whether the job has ended for good."""
+        return self in (Phase.SUCCEEDED, Phase.FAILED)
+
+
+class ConditionType(StrEnum):
+    """Types of the conditions that the operator sets."""
+
+    SUSPENDED = "Suspended"
+    RUNNING = "Running"
+    RESTARTING = "Restarting"
+    STALLED = "Stalled"
+    CHECKPOINT_AVAILABLE = "CheckpointAvailable"
+    COMPLETE = "Complete"
+    FAILED = "Failed"
+
+
+class Condition(StatusModel):
+    """One aspect of the job's state, as all Kubernetes resources show it."""
+
+    type: Annotated[str, StringConstraints(min_length=1, max_length=316)]
+    """What the condition is about."""
+    status: Literal["True", "False", "Unknown"]
+    """Whether it holds."""
+    reason: Annotated[str, StringConstraints(max_length=1024)] = ""
+    """Why, as one CamelCase word."""
+    message: Annotated[str, StringConstraints(max_length=32768)] = ""
+    """Why, as a sentence for people."""
+    last_transition_time: Time
+    """When the status last changed."""
+    observed_generation: Number64 | None = None
+    """The generation of the spec that it was computed from."""
+
+
+class Restarts(StatusModel):
+    """How often the job was restarted, and why the last time."""
+
+    total: Count = 0
+    """New attempts after a failure, counted or not."""
+    counted: Count = 0
+    """Those that count against failurePolicy.maxRestarts."""
+    in_place: Count = 0
+    """Restarts of the workers within an attempt, without new pods."""
+    without_progress: Count = 0
+    """Attempts in a row, up to now, that committed nothing new."""
+    last_reason: Line | None = None
+    """The cause of the last one."""
+    last_time: Time | None = None
+    """When the last one began."""
+    next_time: Time | None = None
+    """When the back-off ends and the next attempt starts."""
+
+
+class Progress(StatusModel):
+    """How far the training is, from the heartbeat."""
+
+    summary: Short | None = None
+    """Step, total and percent in a line."""
+    step: Step | None = None
+    """The last finished optimizer step."""
+    total_steps: Step | None = None
+    """The step at which the training ends, if the script has told."""
+    updated: Time | None = None
+    """When the step was reported."""
+    estimated_completion: Time | None = None
+    """When the last step is due at the present speed."""
+    metrics: (
+        dict[Annotated[str, StringConstraints(max_length=63)], Annotated[str, StringConstraints(max_length=63)]] | None
+    ) = Field(default=None, max_length=32)
+    """The last reported metrics."""
+
+
+class CheckpointRef(StatusModel):
+    """One committed checkpoint."""
+
+    step: Step
+    """The optimizer step that it holds."""
+    location: Line
+    """Where it stands."""
+    committed: Time | None = None
+    """When it was committed."""
+    size: Short | None = None
+    """How large it is."""
+    attempt: Count | None = None
+    """The attempt that committed it."""
+
+
+class ResumedFrom(StatusModel):
+    """The checkpoint that the current attempt resumed."""
+
+    step: Step
+    """The optimizer step that it holds."""
+    location: Line
+    """Where it stands."""
+
+
+class BestCheckpoint(StatusModel):
+    """The committed checkpoint with the best score."""
+
+    step: Step
+    """The optimizer step that it holds."""
+    score: Short
+    """Its score."""
+    location: Line | None = None
+    """Where it stands."""
+
+
+class Checkpoints(StatusModel):
+    """The committed checkpoints that are kept."""
+
+    count: Count = 0
+    """How many."""
+    total_size: Short | None = None
+    """What they occupy."""
+    best: BestCheckpoint | None = None
+    """The one with the best score."""
+    quarantined: Count | None = None
+    """Those set aside because their bytes did not verify."""
+
+
+class RecoverySeconds(StatusModel):
+    """Seconds of the last recovery by phase."""
+
+    detect: Duration | None = None
+    """From the fault to the operator's notice."""
+    teardown: Duration | None = None
+    """Until the pods of the old attempt were gone."""
+    schedule: Duration | None = None
+    """Until all pods of the new attempt were bound to nodes."""
+    start: Duration | None = None
+    """Until all of them ran."""
+    load: Duration | None = None
+    """Until the first new step."""
+    total: Duration | None = None
+    """From the fault to the first new step."""
+
+
+class Recovery(StatusModel):
+    """The last recovery."""
+
+    detected: Time | None = None
+    """When the operator noticed the fault."""
+    lost_steps: Step | None = None
+    """Steps that were done and had to be done again."""
+    seconds: RecoverySeconds | None = None
+    """How long it took."""
+
+
+class HistoryEntry(StatusModel):
+    """One attempt that has ended."""
+
+    attempt: Count
+    """Its number."""
+    reason: Short | None = None
+    """How it ended, as one CamelCase word."""
+    message: Line | None = None
+    """How it ended, in a sentence."""
+    rule: Short | None = None
+    """The rule of the failure policy that decided, if one matched."""
+    pod: Short | None = None
+    """The pod that failed first."""
+    node: Short | None = None
+    """The node of that pod."""
+    rank: Count | None = None
+    """The rank that failed first."""
+    code: Annotated[int, Field(ge=-255, le=255, json_schema_extra={"format": "int32"})] | None = None
+    """Exit code; negative for the number of a signal."""
+    from_step: Step | None = None
+    """The step that it resumed."""
+    to_step: Step | None = None
+    """The last step that it reported."""
+    started: Time | None = None
+    """When its pods were created."""
+    ended: Time | None = None
+    """When it was found to have ended."""
+    seconds: Duration | None = None
+    """How long it lasted."""
+
+
+class Fence(StatusModel):
+    """The catalog version from which the current attempt's resume point was read."""
+
+    attempt: Count
+    """The attempt that was fenced."""
+    epoch: Number64
+    """The catalog's epoch after the fence."""
+    generation: Number64
+    """The catalog's generation after the fence."""
+    time: Time | None = None
+    """When it was written."""
+
+
+class Gang(StatusModel):
+    """The pods of the current attempt."""
+
+    summary: Short | None = None
+    """Running of wanted, in a few words."""
+    waiting: Line | None = None
+    """What pods that do not run wait for."""
+    started: Time | None = None
+    """When the pods were created."""
+    running: Time | None = None
+    """When all of them ran."""
+
+
+class TrainingJobStatus(StatusModel):
+    """What the operator saw and did."""
+
+    phase: Phase | None = None
+    """Where the job stands, in a word."""
+    attempt: Count = 0
+    """The number of the current attempt; 0 before the first."""
+    nodes: Count = 0
+    """Pods of the current attempt that exist."""
+    selector: Line | None = None
+    """Label selector of the job's pods."""
+    start_time: Time | None = None
+    """When the first attempt started."""
+    completion_time: Time | None = None
+    """When the job ended."""
+    active_seconds: Number64 | None = None
+    """Seconds of activity up to `activeSince`; for activeDeadlineSeconds."""
+    active_since: Time | None = None
+    """Since when the job is active; absent while it is suspended or finished."""
+    restarts: Restarts | None = None
+    """How often the job was restarted, and why."""
+    progress: Progress | None = None
+    """How far the training is."""
+    last_checkpoint: CheckpointRef | None = None
+    """The latest committed checkpoint."""
+    resumed_from: ResumedFrom | None = None
+    """The checkpoint that the current attempt resumed; absent when it started fresh."""
+    checkpoints: Checkpoints | None = None
+    """The committed checkpoints that are kept."""
+    recovery: Recovery | None = None
+    """The last recovery."""
+    fence: Fence | None = None
+    """The current attempt's fence."""
+    gang: Gang | None = None
+    """The pods of the current attempt."""
+    history: Annotated[
+        list[HistoryEntry],
+        Field(
+            max_length=HISTORY_LIMIT,
+            json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["attempt"]},
+        ),
+    ] = []  # noqa: RUF012
+    """The last attempts that ended, oldest first."""
+    goodput: Short | None = None
+    """The share of active time that went into steps which were kept."""
+    observed_generation: Number64 | None = None
+    """The generation of the spec that the operator last acted on."""
+    conditions: Annotated[
+        list[Condition],
+        Field(
+            max_length=20,
+            json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
+        ),
+    ] = []  # noqa: RUF012
+    """The aspects of the job's state."""
+
+    def condition(self, kind: str) -> Condition | None:
+        """The condition of that type, if it was ever set."""
+        return next((c for c in self.conditions if c.type == kind), None)
+
+    def is_true(self, kind: str) -> bool:
+        """Whether the condition of that type is True."""
+        found = self.condition(kind)
+        return found is not None and found.status == "True"
