@@ -1,0 +1,22 @@
+"""Where things live. Nothing of the embedded cluster is written outside the cache directory (and temporary files)."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+TOOLS = Path(__file__).resolve().parent / "tools"
+
+
+def cache() -> Path:
+    """The cache directory: `EVERSTEP_CACHE`, or `~/.cache/everstep`."""
+    given = os.environ.get("EVERSTEP_CACHE")
+    if given:
+        return Path(given).resolve()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "everstep"
+
+
+def instances() -> Path:
+    """The directory that holds one state directory an instance."""
+    return cache() / "instances"
