@@ -145,7 +145,8 @@ def encode(catalog: Catalog) -> bytes:
     body = _canonical(content)
     if len(body) > MAX_DOCUMENT_BYTES:
         raise CatalogUnreadableError(
-            f"the catalog would grow to {len(body)} bytes, more than {MAX_DOCUMENT_BYTES}: remove checkpoints with `everstep prune`"
+            f"the catalog would grow to {len(body)} bytes, more than {MAX_DOCUMENT_BYTES}: "
+            "remove checkpoints with `everstep prune`"
         )
     return body
 

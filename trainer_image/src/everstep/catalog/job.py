@@ -37,7 +37,9 @@ def _utc_now() -> datetime:
 class JobCatalog:
     """Synchronous and stateless: every method reads the register it decides on. `store` is the job's root."""
 
-    def __init__(self, store: Store, register: Register | None = None, clock: Callable[[], datetime] = _utc_now) -> None:
+    def __init__(
+        self, store: Store, register: Register | None = None, clock: Callable[[], datetime] = _utc_now
+    ) -> None:
         self.store = store
         self.register = register or Register(store)
         self._clock = clock
@@ -96,8 +98,8 @@ class JobCatalog:
     def _created(self, expect_existing: bool) -> Catalog:
         if expect_existing or self.has_checkpoints():
             raise CatalogMissingError(
-                f"{self.store.uri}/{self.register.key} is gone although checkpoints were committed here: restore it, or suspend "
-                f"the job and run `everstep rebuild {self.store.uri}`"
+                f"{self.store.uri}/{self.register.key} is gone although checkpoints were committed here: "
+                f"restore it, or suspend the job and run `everstep rebuild {self.store.uri}`"
             )
         return Catalog()
 
@@ -126,7 +128,9 @@ class JobCatalog:
         return len(done)
 
     def sweep(self) -> list[str]:
-        """Delete what no document names and no claim can commit any more: failed and fenced saves. Returns locations."""
+        """Delete what no document names and no claim can commit any more: failed and fenced saves. Returns
+        locations.
+        """
         listed = list(self.store.list_folders(CHECKPOINTS))  # listed before the document is read: see `sweepable`
         catalog = self.read()
         if catalog is None:
@@ -172,7 +176,9 @@ class JobCatalog:
         def decide(catalog: Catalog | None) -> Catalog:
             if catalog is None:
                 if attempt is not None:
-                    raise CatalogMissingError(f"{self.store.uri} has no catalog.json: the operator has not fenced this attempt")
+                    raise CatalogMissingError(
+                        f"{self.store.uri} has no catalog.json: the operator has not fenced this attempt"
+                    )
                 catalog = self._created(expect_existing=False)
             return transitions.claim(catalog, claim_id, self._clock(), attempt, uid, resume)
 

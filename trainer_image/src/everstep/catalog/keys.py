@@ -1,4 +1,6 @@
-"""Where things stand under a job's root. Every key is relative to that root; a location matches one pattern or is refused."""
+"""Where things stand under a job's root. Every key is relative to that root; a location matches one pattern or is
+refused.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ METADATA = ".metadata"
 COMMITTED = "COMMITTED"
 
 _LOCATION = re.compile(r"checkpoints/step_(\d{12})-(\d{6,9})-([0-9a-f]{12})")
-_FILE = re.compile(r"\.metadata|manifest\.json|COMMITTED|__\d{1,6}_\d{1,6}\.distcp|assets/[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_FILE = re.compile(
+    r"\.metadata|manifest\.json|COMMITTED|__\d{1,6}_\d{1,6}\.distcp|assets/[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
+)
 
 
 @dataclass(frozen=True, slots=True, order=True)

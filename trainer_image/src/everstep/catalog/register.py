@@ -1,8 +1,8 @@
 """Compare-and-swap on a job's register, right also when the answer to a swap never comes.
 
-After a refusal or silence the register is read again. Its own swap id there: applied. The token unchanged: the same body
-goes out again, which is safe because at most one copy can ever fit the token. Anything else: the change is decided anew
-on what stands there now, and the transition recognises its own effect.
+After a refusal or silence the register is read again. Its own swap id there: applied. The token unchanged: the same
+body goes out again, which is safe because at most one copy can ever fit the token. Anything else: the change is
+decided anew on what stands there now, and the transition recognises its own effect.
 """
 
 from __future__ import annotations
@@ -44,7 +44,11 @@ class Register:
     """The one object that decides. Stateless: every call reads what it needs."""
 
     def __init__(
-        self, store: Store, key: str = CATALOG, backoff: Backoff | None = None, sleep: Callable[[float], None] = time.sleep
+        self,
+        store: Store,
+        key: str = CATALOG,
+        backoff: Backoff | None = None,
+        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self.store = store
         self.key = key
@@ -81,7 +85,9 @@ class Register:
             if applied:
                 return stamped
             self._sleep(self._backoff.pause(turn))
-        raise StorageUnavailableError(f"{self.store.uri}/{self.key}: lost {self._backoff.tries} swaps in a row to other writers")
+        raise StorageUnavailableError(
+            f"{self.store.uri}/{self.key}: lost {self._backoff.tries} swaps in a row to other writers"
+        )
 
     def _write(self, stamped: Catalog, token: str | None) -> tuple[bool, Snapshot | None]:
         body = encode(stamped)
@@ -96,7 +102,9 @@ class Register:
             if (now.token if now else None) != token:
                 return False, now
             self._sleep(self._backoff.pause(turn))
-        raise StorageUnavailableError(f"{self.store.uri}/{self.key}: no answer to a swap after {self._backoff.tries} tries")
+        raise StorageUnavailableError(
+            f"{self.store.uri}/{self.key}: no answer to a swap after {self._backoff.tries} tries"
+        )
 
     def _read_again(self) -> Snapshot | None:
         for turn in range(self._backoff.tries - 1):

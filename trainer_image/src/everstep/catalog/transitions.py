@@ -152,13 +152,17 @@ def require_claim(catalog: Catalog | None, claim_id: str) -> Catalog:
     if catalog is None:
         raise FencedError("the catalog is gone: nothing can be committed")
     if catalog.claim is None or catalog.claim.id != claim_id:
-        holder = "nobody yet" if catalog.claim is None else f"attempt {catalog.claim.attempt}, epoch {catalog.claim.epoch}"
-        raise FencedError(f"this worker group is fenced: attempt {catalog.attempt} has begun, the claim is held by {holder}")
+        claim = catalog.claim
+        holder = "nobody yet" if claim is None else f"attempt {claim.attempt}, epoch {claim.epoch}"
+        raise FencedError(f"this worker group is fenced: attempt {catalog.attempt} has begun, claimed by {holder}")
     return catalog
 
 
 def commit(catalog: Catalog | None, claim_id: str, entry: Entry) -> Catalog:
-    """The commit. Gives the entry its seq. Raises FencedError, or InvalidOperationError where the step does not rise."""
+    """The commit. Gives the entry its seq.
+
+    Raises FencedError, or InvalidOperationError where the step does not rise.
+    """
     if catalog is not None and catalog.find(entry.location) is not None:
         return catalog
     catalog = require_claim(catalog, claim_id)
@@ -242,4 +246,6 @@ def sweepable(catalog: Catalog, location: Location) -> bool:
     if location.epoch < catalog.epoch:
         return True
     latest = catalog.latest()
-    return location.epoch == catalog.epoch and latest is not None and latest.epoch == location.epoch and location.step <= latest.step
+    if latest is None or not location.epoch == latest.epoch == catalog.epoch:
+        return False
+    return location.step <= latest.step

@@ -1,6 +1,8 @@
 """What a store has to offer. Two kinds of object, kept apart on purpose: a *register* is small and changes only by
 compare-and-swap under a token that the store owns; every other object is written once and never overwritten (the
-heartbeat excepted). A swap has three ends: applied, refused, unanswered; who treats the last two alike is always right."""
+heartbeat excepted). A swap has three ends: applied, refused, unanswered; who treats the last two alike is always
+right.
+"""
 
 from __future__ import annotations
 
@@ -33,15 +35,15 @@ class Unchanged(Enum):
 UNCHANGED = Unchanged.UNCHANGED
 
 
-class SwapRefused(Exception):  # noqa: N818 - an outcome, not a failure
+class SwapRefused(Exception):
     """The store says that the token does not fit: changed, absent or already there."""
 
 
-class SwapUnanswered(Exception):  # noqa: N818
+class SwapUnanswered(Exception):
     """No answer, or one that does not tell: the swap may have been applied, may be applied yet, or never."""
 
 
-class KeyNotFound(Exception):  # noqa: N818
+class KeyNotFound(Exception):
     """No object has this key."""
 
 

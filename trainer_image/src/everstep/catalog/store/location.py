@@ -11,7 +11,9 @@ from everstep.errors import InvalidOperationError
 
 @dataclass(frozen=True, slots=True)
 class S3Access:
-    """How to reach object storage. What is None comes from boto3's own chain (environment, files, workload identity)."""
+    """How to reach object storage. What is None comes from boto3's own chain (environment, files, workload
+    identity).
+    """
 
     endpoint: str | None = None
     region: str | None = None
