@@ -7,8 +7,10 @@ the same request, so both count as refused and are read after; time-outs, resets
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import boto3
@@ -56,8 +58,8 @@ class S3Store:
         self.bucket = bucket
         self.prefix = prefix
         self._access = access
-        self._client = _client(access, access.attempts)
-        self._swap_client = _client(access, 1)
+        self._client = _client(access, access.attempts, os.getpid())
+        self._swap_client = _client(access, 1, os.getpid())
 
     @property
     def uri(self) -> str:
@@ -158,26 +160,22 @@ class S3Store:
             yield page
 
     def delete(self, keys: Iterable[str]) -> None:
-        names = list(keys)
+        names = [self._key(key) for key in keys]
         for start in range(0, len(names), _DELETE_BATCH):
-            batch = names[start : start + _DELETE_BATCH]
-            if len(batch) == 1:
-                self._call(
-                    f"delete {batch[0]}",
-                    lambda: self._client.delete_object(Bucket=self.bucket, Key=self._key(batch[0])),
-                )
-                continue
-            objects: list[Any] = [{"Key": self._key(key)} for key in batch]
-            answer = self._call(
-                f"delete {len(batch)} objects",
-                lambda: self._client.delete_objects(Bucket=self.bucket, Delete={"Objects": objects, "Quiet": True}),
+            self._delete_batch(names[start : start + _DELETE_BATCH])
+
+    def _delete_batch(self, names: Sequence[str]) -> None:
+        objects: Sequence[Any] = [{"Key": name} for name in names]
+        answer = self._call(
+            f"delete {len(names)} objects",
+            lambda: self._client.delete_objects(Bucket=self.bucket, Delete={"Objects": objects, "Quiet": True}),
+        )
+        failed = [error for error in answer.get("Errors", []) if error.get("Code") != "NoSuchKey"]
+        if failed:
+            first = failed[0]
+            raise StorageUnavailableError(
+                f"{self.uri}: could not delete {first.get('Key')} and {len(failed) - 1} more: {first.get('Message')}"
             )
-            failed = [error for error in answer.get("Errors", []) if error.get("Code") != "NoSuchKey"]
-            if failed:
-                first = failed[0]
-                raise StorageUnavailableError(
-                    f"{self.uri}: could not delete {first.get('Key')} and {len(failed) - 1} more: {first.get('Message')}"
-                )
 
     def abort_uploads(self, prefix: str, older_than: datetime) -> int:
         count = 0
@@ -231,7 +229,9 @@ class S3Store:
         return StorageRefusedError(f"{where}: {what}: {code}: {message}".rstrip(": "))
 
 
-def _client(access: S3Access, attempts: int) -> S3Client:
+@lru_cache(maxsize=64)
+def _client(access: S3Access, attempts: int, process: int) -> S3Client:
+    """One for all stores of an access: a client costs 10 MB and 100 ms. `process`: a fork must not share sockets."""
     config = Config(
         connect_timeout=access.connect_timeout,
         read_timeout=access.read_timeout,
