@@ -38,6 +38,7 @@ class Storage(SpecModel):
             rule(
                 _same("endpoint"),
                 "is immutable: the committed checkpoints stand there; start a new job with resume.mode fromPath",
+                path=".endpoint",
             ),
         )
     )

@@ -56,7 +56,8 @@ class TrainingJobSpec(SpecModel):
             rule(
                 "has(self.managedBy) == has(oldSelf.managedBy) && "
                 "(!has(self.managedBy) || self.managedBy == oldSelf.managedBy)",
-                "managedBy is immutable: create the job anew for another controller",
+                "is immutable: create the job anew for another controller",
+                path=".managedBy",
             ),
             rule(
                 "!has(self.template.spec) || size(self.template.spec.containers) == 1 || "

@@ -95,9 +95,7 @@ class Progress(StatusModel):
     """When the step was reported."""
     estimated_completion: Time | None = None
     """When the last step is due at the present speed."""
-    metrics: (
-        dict[Annotated[str, StringConstraints(max_length=63)], Annotated[str, StringConstraints(max_length=63)]] | None
-    ) = Field(default=None, max_length=32)
+    metrics: Annotated[dict[str, Annotated[str, StringConstraints(max_length=63)]], Field(max_length=32)] | None = None
     """The last reported metrics."""
 
 
