@@ -1,0 +1,216 @@
+"""The Kubernetes API as plain JSON: one small client, bounded in time, that writes only while the Lease is held.
+
+The generated models of the client library are not used: they drop fields that they do not know, and an operator copies
+whole pod templates. Nothing is retried here; the work queue comes back with a fresh look at the world instead.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import urlencode
+
+import aiohttp
+from kubernetes.aio import client, config
+
+from everstep_operator.api import GROUP, PLURAL, VERSION
+
+Json = dict[str, Any]
+
+JOBS = f"/apis/{GROUP}/{VERSION}"
+CORE = "/api/v1"
+MERGE_PATCH = "application/merge-patch+json"
+JSON_PATCH = "application/json-patch+json"
+CONNECTIONS = 128
+
+
+class ApiError(Exception):
+    """The API server refused. `reason` is its own word (NotFound, AlreadyExists, Conflict, Forbidden, Invalid, …)."""
+
+    def __init__(self, status: int, reason: str, message: str, details: Json | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.reason = reason
+        self.details = details or {}
+
+    @property
+    def not_found(self) -> bool:
+        return self.status == 404
+
+    @property
+    def already_exists(self) -> bool:
+        return self.status == 409 and self.reason == "AlreadyExists"
+
+    @property
+    def conflict(self) -> bool:
+        return self.status == 409 and self.reason != "AlreadyExists"
+
+    @property
+    def transient(self) -> bool:
+        """Worth another try without a change of what was asked."""
+        return self.status in (0, 408, 429) or self.status >= 500
+
+
+def _allowed() -> None:
+    return None
+
+
+async def configuration(kubeconfig: Path | None) -> client.Configuration:
+    """How to reach the API server: the given file, else the pod's service account, else the usual kubeconfig."""
+    found = client.Configuration()
+    if kubeconfig is not None:
+        await config.load_kube_config(config_file=str(kubeconfig), client_configuration=found, persist_config=False)  # type: ignore[no-untyped-call]
+    else:
+        try:
+            config.load_incluster_config(client_configuration=found)  # type: ignore[no-untyped-call]
+        except config.ConfigException:
+            await config.load_kube_config(client_configuration=found, persist_config=False)  # type: ignore[no-untyped-call]
+    found.connection_pool_maxsize = CONNECTIONS
+    found.client_session_kwargs = {"trust_env": False}
+    return found
+
+
+@dataclass(slots=True)
+class Kube:
+    """One connection pool. `guard` is called before each request that writes, and raises to forbid it."""
+
+    api: client.ApiClient
+    timeout: float = 30.0
+    guard: Callable[[], None] = _allowed
+    observe: Callable[[str, int], None] | None = None
+    """Told of each answer: the verb and the HTTP status, 0 for none."""
+    _auth: tuple[str, ...] = field(default=("BearerToken",))
+
+    @classmethod
+    async def connect(
+        cls, kubeconfig: Path | None, *, user_agent: str, limit: float = 30.0, guard: Callable[[], None] = _allowed
+    ) -> Self:
+        api = client.ApiClient(await configuration(kubeconfig))
+        api.user_agent = user_agent
+        return cls(api, limit, guard)
+
+    def guarded(self, guard: Callable[[], None]) -> Kube:
+        """The same connections with another guard."""
+        return Kube(self.api, self.timeout, guard, self.observe, self._auth)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.api.close()  # type: ignore[no-untyped-call]
+
+    async def get(self, path: str, **query: str) -> Json:
+        return await self._json("GET", path, query)
+
+    async def find(self, path: str, **query: str) -> Json | None:
+        """Like `get`, but None where there is no such object."""
+        try:
+            return await self.get(path, **query)
+        except ApiError as error:
+            if error.not_found:
+                return None
+            raise
+
+    async def list(self, path: str, **query: str) -> list[Json]:
+        """All items, page by page."""
+        items: list[Json] = []
+        query = {"limit": "500", **query}
+        while True:
+            page = await self.get(path, **query)
+            items += page.get("items", [])
+            more = page.get("metadata", {}).get("continue")
+            if not more:
+                return items
+            query["continue"] = more
+
+    async def text(self, path: str, **query: str) -> str:
+        return (await self._send("GET", path, query)).decode(errors="replace")
+
+    async def create(self, path: str, body: Mapping[str, Any], **query: str) -> Json:
+        return await self._json("POST", path, query, body)
+
+    async def replace(self, path: str, body: Mapping[str, Any], *, limit: float | None = None) -> Json:
+        return await self._json("PUT", path, {}, body, limit=limit)
+
+    async def patch(self, path: str, body: Any, *, kind: str = MERGE_PATCH, **query: str) -> Json:
+        return await self._json("PATCH", path, query, body, kind=kind)
+
+    async def delete(self, path: str, body: Mapping[str, Any] | None = None) -> bool:
+        """Whether there was anything to delete."""
+        try:
+            await self._json("DELETE", path, {}, body)
+        except ApiError as error:
+            if error.not_found:
+                return False
+            raise
+        return True
+
+    async def _json(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str],
+        body: Any = None,
+        *,
+        kind: str = "application/json",
+        limit: float | None = None,
+    ) -> Json:
+        answer: Json = json.loads(await self._send(method, path, query, body, kind=kind, limit=limit))
+        return answer
+
+    async def _send(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str],
+        body: Any = None,
+        *,
+        kind: str = "application/json",
+        limit: float | None = None,
+    ) -> bytes:
+        if method != "GET":
+            self.guard()
+        headers = {"Accept": "application/json", "Content-Type": kind}
+        _, url, headers, body, _ = await self.api.param_serialize(
+            method, path, query_params=[], header_params=headers, body=body, auth_settings=list(self._auth)
+        )
+        if query:
+            url = f"{url}?{urlencode(query)}"
+        within = limit or self.timeout
+        status = 0
+        try:
+            async with asyncio.timeout(within):
+                response = await self.api.call_api(method, url, headers, body, _request_timeout=within)
+                content: bytes = await response.read()  # type: ignore[no-untyped-call]
+            status = response.status
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise ApiError(0, "Unreachable", f"{method} {path}: {error or 'no answer in time'}") from error
+        finally:
+            if self.observe is not None:
+                self.observe(method, status)
+        if not 200 <= status <= 299:
+            raise _refusal(status, content, f"{method} {path}")
+        return content
+
+
+def _refusal(status: int, content: bytes, what: str) -> ApiError:
+    try:
+        answer = json.loads(content)
+        return ApiError(status, answer.get("reason") or "", answer.get("message") or what, answer.get("details"))
+    except (ValueError, AttributeError):
+        return ApiError(status, "", f"{what}: HTTP {status}: {content[:200].decode(errors='replace')}")
+
+
+def job_path(namespace: str, name: str, subresource: str = "") -> str:
+    return f"{JOBS}/namespaces/{namespace}/{PLURAL}/{name}" + (f"/{subresource}" if subresource else "")
+
+
+def core_path(namespace: str, plural: str, name: str = "", subresource: str = "") -> str:
+    return "/".join(part for part in (CORE, "namespaces", namespace, plural, name, subresource) if part)
