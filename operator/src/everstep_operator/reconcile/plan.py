@@ -1,0 +1,166 @@
+"""What a pass is to do: the whole output of a decision, as plain data.
+
+The runtime carries a plan out in this order, and stops at the first step that fails:
+
+1. Write `status`, with the resourceVersion that was observed as precondition, if it differs from the stored one. It
+   tells only what was observed, never what is about to be done, and what an action presumes is in it: so a failure is
+   recorded before the fence that follows it. On a conflict the plan is dropped and the job observed anew.
+2. Emit `events`, each under a name made of the job's uid, its reason and its key; one that exists already is left
+   alone. They tell how the status changed, so there are none where nothing was written.
+3. Run `actions` in order. The first that fails becomes `Results.problem` of the next observation of this chain.
+4. With `again`: observe once more with the results, and decide; else look again after `requeue_after` seconds, or when
+   something changes. A chain also goes on (once) after an action failed, so that the problem reaches the status.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from everstep.catalog import AUTO, Resume, Retention
+from everstep_operator.api import TrainingJobStatus
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """Prove that the store enforces conditional writes: `Results.probed`, or a problem."""
+
+
+@dataclass(frozen=True, slots=True)
+class ValidateResumePath:
+    """Find the committed checkpoint that `path` names: `Results.resume`, or a RESUME_NOT_FOUND problem.
+
+    The profile check applies to `path` as to the job's own root; `reconcile.resume.choose` makes the answer.
+    """
+
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class Fence:
+    """JobCatalog.fence, with the owner made of cluster and job. The next observation holds the document it returned."""
+
+    at_least: int
+    resume: Resume = AUTO
+    adopt: bool = False
+    expect_existing: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class DryRunPod:
+    """Create the pod with dryRun=All: `Results.dry_run`, or a POD_REFUSED problem."""
+
+    manifest: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class EnsureService:
+    """Server-side apply. The next observation holds it with its cluster IP."""
+
+    name: str
+    manifest: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class CreatePod:
+    """Create; one that exists already under this name with the job's uid is a success."""
+
+    name: str
+    manifest: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class DeletePod:
+    """Delete with the uid as precondition; absent is a success. `grace` in seconds, None: the pod's own."""
+
+    name: str
+    uid: str
+    grace: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ReadLogs:
+    """Fetch the log's end (some 100 lines, 16 KiB) of these pods' trainer containers: `Results.logs`. Never fails."""
+
+    pods: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Retire:
+    """JobCatalog.retire."""
+
+    policy: Retention
+
+
+@dataclass(frozen=True, slots=True)
+class FinishRemovals:
+    """JobCatalog.finish_removals."""
+
+    most: int = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Sweep:
+    """JobCatalog.sweep; resets `Stored.swept_age`."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteCheckpoints:
+    """Fence the job's root and remove everything that everstep wrote below it: `Results.checkpoints_deleted`."""
+
+
+@dataclass(frozen=True, slots=True)
+class AddFinalizer:
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveFinalizer:
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteJob:
+    """Delete the TrainingJob itself (ttlSecondsAfterFinished), uid as precondition."""
+
+    uid: str
+
+
+Action = (
+    Probe
+    | ValidateResumePath
+    | Fence
+    | DryRunPod
+    | EnsureService
+    | CreatePod
+    | DeletePod
+    | ReadLogs
+    | Retire
+    | FinishRemovals
+    | Sweep
+    | DeleteCheckpoints
+    | AddFinalizer
+    | RemoveFinalizer
+    | DeleteJob
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """`key` tells apart what may happen again: the attempt, mostly. Same uid, reason and key: the same event."""
+
+    type: Literal["Normal", "Warning"]
+    reason: str
+    message: str
+    key: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    status: TrainingJobStatus
+    """Whole, as it is to stand; equal to the stored one where nothing is to be written."""
+    events: tuple[Event, ...] = ()
+    actions: tuple[Action, ...] = ()
+    requeue_after: float | None = None
+    """Seconds; None: only when something changes (or at the resync)."""
+    again: bool = False
