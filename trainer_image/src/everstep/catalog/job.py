@@ -23,6 +23,7 @@ from everstep.errors import (
     CatalogMissingError,
     CheckpointCorruptError,
     CheckpointNotFoundError,
+    FencedError,
     StorageError,
 )
 
@@ -83,13 +84,14 @@ class JobCatalog:
     ) -> Catalog:
         """Begin an attempt; its resume point is `resume_point` of the returned document and of no other.
 
-        Creates the register in an empty root. Raises CatalogMissingError where it is gone although checkpoints stand
-        there or are known of (`expect_existing`), OwnerConflictError where it is another cluster's.
+        Creates the register in an empty root. Raises CatalogMissingError where it is gone although checkpoints
+        stand there or are known of (`expect_existing`; then an empty one is no register either), OwnerConflictError
+        where it is another cluster's.
         """
         fence_id = secrets.token_hex(16)
 
         def decide(catalog: Catalog | None) -> Catalog:
-            if catalog is None:
+            if catalog is None or (expect_existing and catalog.sequence == 0):
                 catalog = self._created(expect_existing)
             return transitions.fence(catalog, owner, fence_id, at_least, resume, adopt)
 
@@ -170,8 +172,13 @@ class JobCatalog:
     # the trainer's side
 
     def claim(self, attempt: int | None = None, uid: str | None = None, resume: Resume = AUTO) -> Claimed:
-        """Take the right to commit for one worker group. Raises FencedError for an older attempt or incarnation."""
+        """Take the right to commit for one worker group.
+
+        Raises FencedError for an older attempt or incarnation, and where another group claims while this one still
+        waits for its answer: of two that race, the one that began earlier never displaces the other.
+        """
         claim_id = secrets.token_hex(16)
+        seen: list[int] = []
 
         def decide(catalog: Catalog | None) -> Catalog:
             if catalog is None:
@@ -180,6 +187,9 @@ class JobCatalog:
                         f"{self.store.uri} has no catalog.json: the operator has not fenced this attempt"
                     )
                 catalog = self._created(expect_existing=False)
+            seen.append(catalog.epoch)
+            if catalog.epoch != seen[0] and (catalog.claim is None or catalog.claim.id != claim_id):
+                raise FencedError("another worker group has taken over while this one was claiming")
             return transitions.claim(catalog, claim_id, self._clock(), attempt, uid, resume)
 
         return Claimed(self, claim_id, self.register.swap(decide))

@@ -90,7 +90,8 @@ def check_owner(catalog: Catalog, owner: Owner, adopt: bool = False) -> None:
         return
     if (theirs.cluster, theirs.namespace, theirs.name) != (owner.cluster, owner.namespace, owner.name):
         raise OwnerConflictError(
-            f"the checkpoints belong to {theirs}; to take them over, annotate the TrainingJob with everstep.dev/adopt=true"
+            f"the checkpoints belong to {theirs}; to take them over, "
+            "annotate the TrainingJob with everstep.dev/adopt=true"
         )
 
 

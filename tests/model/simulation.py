@@ -1,0 +1,308 @@
+"""Operators, worker groups and zombies over one bad store: the real catalog code, interleaved request by request.
+
+`Simulation` offers the moves; who chooses among them (hypothesis, a seed) is not its business. After every write the
+rules of the contract are checked against the register's whole history.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+import greenlet
+
+from everstep.catalog import transitions
+from everstep.catalog.documents import Catalog, Entry, Owner
+from everstep.catalog.job import JobCatalog
+from everstep.catalog.keys import CATALOG, CHECKPOINTS, MANIFEST
+from everstep.catalog.manifest import File, Manifest, Progress
+from everstep.catalog.register import Backoff, Register
+from everstep.catalog.retention import Best, Retention
+from everstep.catalog.transitions import AUTO, Resume, ResumePoint, resume_point
+from everstep.errors import CatalogMissingError, CheckpointError, FencedError, InvalidOperationError, StorageError
+from tests.model.store import Request, SimulatedStore, World
+
+POLICIES = (
+    Retention(last=1),
+    Retention(last=2, best=Best(count=1)),
+    Retention(every=3, best=Best(count=1, mode="max")),
+    Retention(),
+)
+SHARDS = ("__0_0.distcp", "__1_0.distcp")
+
+
+class Violation(AssertionError):
+    """The contract is broken."""
+
+
+@dataclass
+class Actor:
+    name: str
+    run: greenlet.greenlet
+    pending: Request | None = None
+
+
+@dataclass
+class Launched:
+    """An attempt that an operator has fenced: what its pods are told."""
+
+    attempt: int
+    uid: str
+    resume: ResumePoint | None
+
+
+@dataclass
+class Simulation:
+    world: World = field(default_factory=World)
+    actors: list[Actor] = field(default_factory=list)
+    launched: list[Launched] = field(default_factory=list)
+    finished: list[Launched] = field(default_factory=list)
+    refused: set[str] = field(default_factory=set)
+    """Locations whose writer was told that they are not committed."""
+    acknowledged: dict[str, Entry] = field(default_factory=dict)
+    checked: int = 0
+    lost: bytes | None = None
+    """The register, while somebody has deleted it."""
+    incarnation: int = 1
+    names: int = 0
+    steps: int = 0
+
+    def __post_init__(self) -> None:
+        self.world.on_change = self.check
+
+    def job(self) -> JobCatalog:
+        register = Register(SimulatedStore(self.world), backoff=Backoff(tries=5), sleep=lambda _: None)
+        return JobCatalog(register.store, register, self.world.clock)
+
+    # moves
+
+    def spawn(self, name: str, body: Callable[[], None]) -> None:
+        def run() -> None:
+            try:
+                body()
+            except CheckpointError:
+                return
+
+        self.names += 1
+        actor = Actor(f"{name}-{self.names}", greenlet.greenlet(run))
+        self.actors.append(actor)
+        self._resume(actor, None)
+
+    def advance(self, index: int, outcome: str) -> None:
+        self.steps += 1
+        self.world.now += 1
+        actor = self.actors[index % len(self.actors)]
+        self._resume(actor, outcome)
+
+    def _resume(self, actor: Actor, outcome: str | None) -> None:
+        actor.pending = actor.run.switch(outcome) if outcome is not None else actor.run.switch()
+        if actor.run.dead:
+            self.actors.remove(actor)
+
+    def kill(self, index: int) -> None:
+        actor = self.actors.pop(index % len(self.actors))
+        actor.run.throw(greenlet.GreenletExit)
+
+    def deliver(self, index: int) -> None:
+        self.steps += 1
+        self.world.deliver(index)
+
+    def lose_register(self) -> None:
+        """Somebody deletes catalog.json by hand. A create still on its way is not modelled: see the docs."""
+        self.lost = self.world.objects.pop(CATALOG)
+        self.world.in_flight = [r for r in self.world.in_flight if not r.is_swap]
+
+    def restore_register(self) -> None:
+        if self.lost is not None and CATALOG not in self.world.objects:
+            self.world.objects[CATALOG] = self.lost
+        self.lost = None
+
+    def reincarnate(self) -> None:
+        """The job is deleted and applied again under its name."""
+        self.incarnation += 1
+
+    # actors
+
+    def owner(self) -> Owner:
+        return Owner(cluster="c", namespace="ns", name="job", uid=f"uid-{self.incarnation}")
+
+    def fence(self, fresh: bool = False) -> None:
+        owner = self.owner()
+        known = bool(self.acknowledged)
+
+        def body() -> None:
+            resume = Resume(fresh=True) if fresh else AUTO
+            catalog = self.job().fence(owner, resume=resume, expect_existing=known)
+            self.launched.append(Launched(catalog.attempt, owner.uid, resume_point(catalog)))
+
+        self.spawn("operator", body)
+
+    def retire(self, policy: int) -> None:
+        job = self.job()
+
+        def body() -> None:
+            job.retire(POLICIES[policy % len(POLICIES)])
+            job.finish_removals()
+
+        self.spawn("retention", body)
+
+    def sweep(self) -> None:
+        self.spawn("sweeper", lambda: self.job().sweep() and None)
+
+    def pin(self, index: int, pinned: bool) -> None:
+        entries = self.world.history[-1].checkpoints if self.world.history else ()
+        if entries:
+            location = entries[index % len(entries)].location
+            self.spawn("pin", lambda: self.job().pin(location, pinned) and None)
+
+    def hold(self, index: int) -> None:
+        entries = self.world.history[-1].live() if self.world.history else []
+        if entries:
+            location = entries[index % len(entries)].location
+            until = self.world.clock() + timedelta(seconds=100)
+            self.spawn("hold", lambda: self.job().hold(location, "fork", until) and None)
+
+    def work(self, index: int, saves: int, corrupt: bool = False) -> None:
+        """A worker group of a launched attempt: the first, one more in place, or one that comes much too late."""
+        told = self.launched[index % len(self.launched)]
+        self.spawn(f"worker-{told.attempt}", lambda: self._work(told, saves, corrupt))
+
+    def _work(self, told: Launched, saves: int, corrupt: bool) -> None:
+        job = self.job()
+        claimed = job.claim(told.attempt, told.uid)
+        self._check_resumed(claimed.id, claimed.resume)
+        point = claimed.resume
+        if corrupt and point is not None:
+            point = claimed.quarantine(point.location, "a block has another CRC32C")
+        step = point.step if point else 0
+        if point is not None:
+            manifest = job.manifest(point)
+            for file in manifest.files:
+                job.store.get(f"{point.location}/{file.name}")
+        for _ in range(saves):
+            step += 1
+            location = claimed.new_location(step)
+            for shard in SHARDS:
+                job.store.put(location.key(shard), str(location).encode())
+            manifest = Manifest(
+                location=str(location),
+                step=step,
+                epoch=claimed.epoch,
+                attempt=claimed.attempt,
+                world_size=2,
+                files=tuple(File(name=shard, size=1, blocks=(0,)) for shard in SHARDS),
+                progress=Progress(step=step),
+                score=float(step * 7919 % 13),
+                started=self.world.clock(),
+                written=self.world.clock(),
+            )
+            try:
+                self.acknowledged[str(location)] = claimed.commit(manifest)
+            except (FencedError, InvalidOperationError):
+                if CATALOG in self.world.objects:  # without a register nobody can say; to a writer that is fenced too
+                    self.refused.add(str(location))
+                raise
+
+    # rules
+
+    def _check_resumed(self, claim_id: str, point: ResumePoint | None) -> None:
+        version = next((c for c in self.world.history if c.claim is not None and c.claim.id == claim_id), None)
+        if version is None:
+            raise Violation("a claim that no version holds")
+        expected = resume_point(version)
+        if point != expected:
+            raise Violation(f"resumed {point}, but the claim's version says {expected}")
+
+    def check(self) -> None:
+        """Called after every write: new versions against those before, and the objects against the newest."""
+        history = self.world.history
+        while self.checked < len(history):
+            before = history[self.checked - 1] if self.checked else Catalog()
+            self._check_version(before, history[self.checked])
+            self.checked += 1
+        if CATALOG in self.world.objects and history:
+            self._check_objects(history[-1])
+        for told in self.launched:
+            if told not in self.finished:
+                self._check_fence(told)
+                self.finished.append(told)
+
+    def _check_fence(self, told: Launched) -> None:
+        version = next((c for c in self.world.history if c.attempt == told.attempt and c.claim is None), None)
+        if version is None or resume_point(version) != told.resume:
+            raise Violation(f"attempt {told.attempt} was told {told.resume}, its fence says otherwise")
+
+    def _check_version(self, before: Catalog, after: Catalog) -> None:
+        if after.generation != before.generation + 1:
+            raise Violation(f"generation {before.generation} is followed by {after.generation}")
+        if after.epoch < before.epoch or after.attempt < before.attempt or after.sequence < before.sequence:
+            raise Violation("epoch, attempt or sequence decreases")
+        if after.attempt != before.attempt and after.claim is not None:
+            raise Violation("a fence leaves a claim standing")
+        for entry in after.checkpoints:
+            if before.find(entry.location) is None:
+                self._check_commit(before, entry)
+        newest = before.live()[-2:]
+        for entry in before.checkpoints:
+            if after.find(entry.location) is None:
+                self._check_removed(before, after, entry, newest)
+        live = after.live()
+        if any(a.step >= b.step for a, b in itertools.pairwise(live)):
+            raise Violation("steps of live entries do not rise")
+        if any(entry.location in self.refused for entry in after.checkpoints):
+            raise Violation("an entry whose writer was told that it is not committed")
+
+    def _check_commit(self, before: Catalog, entry: Entry) -> None:
+        claim = before.claim
+        if claim is None or (entry.attempt, entry.epoch) != (claim.attempt, claim.epoch):
+            raise Violation(f"{entry.location} was committed by a zombie; the claim was {claim}")
+
+    def _check_removed(self, before: Catalog, after: Catalog, entry: Entry, newest: list[Entry]) -> None:
+        if all(removal.location != entry.location for removal in after.removing):
+            raise Violation(f"committed {entry.location} is lost")
+        if entry in newest:
+            raise Violation(f"{entry.location}, one of the two newest, is removed")
+        if entry.pinned:
+            raise Violation(f"pinned {entry.location} is removed")
+        claim = before.claim
+        if claim is not None and claim.resumed == entry.location and entry.state == "live":
+            own = sum(e.epoch == claim.epoch for e in before.live())
+            if own < 2:
+                raise Violation(f"{entry.location} is removed while its resumer has committed {own}")
+
+    def _check_objects(self, catalog: Catalog) -> None:
+        for entry in catalog.checkpoints:
+            for file in (*SHARDS, MANIFEST):
+                if f"{entry.location}/{file}" not in self.world.objects:
+                    raise Violation(f"{entry.location} is committed, its {file} is gone")
+
+    def check_end(self) -> None:
+        """What was acknowledged as committed stands in some version, and nothing that was refused ever does."""
+        ever = {entry.location for version in self.world.history for entry in version.checkpoints}
+        if lost := set(self.acknowledged) - ever:
+            raise Violation(f"acknowledged but never committed: {sorted(lost)}")
+        if wrong := self.refused & ever:
+            raise Violation(f"refused but committed: {sorted(wrong)}")
+        for actor in list(self.actors):
+            actor.run.throw(greenlet.GreenletExit)
+
+    def check_missing_register(self) -> None:
+        """Nobody may create a register over checkpoints."""
+        if self.lost is not None and CATALOG in self.world.objects:
+            raise Violation("a register was created over checkpoints")
+
+    def drain(self) -> None:
+        """Let everybody finish on a healthy store."""
+        for _ in range(10_000):
+            if not self.actors:
+                return
+            self.advance(0, "ok")
+
+
+def has_checkpoints(world: World) -> bool:
+    return any(key.startswith(CHECKPOINTS) for key in world.objects)
+
+
+__all__ = ["CatalogMissingError", "Simulation", "StorageError", "Violation", "has_checkpoints", "transitions"]

@@ -1,0 +1,137 @@
+"""The catalog against its model: many random interleavings of the real code, and proof that the model would notice."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis.stateful import run_state_machine_as_test
+
+from everstep.catalog import job as job_module
+from everstep.catalog import register as register_module
+from everstep.catalog import transitions
+from everstep.catalog.documents import Catalog, encode
+from everstep.catalog.job import Claimed, JobCatalog
+from everstep.catalog.keys import Location
+from everstep.catalog.register import Register, Snapshot
+from everstep.catalog.retention import Retention, expendable
+from everstep.catalog.store import SwapRefused, SwapUnanswered
+from everstep.catalog.transitions import AUTO, Resume, resume_point
+from everstep.errors import CheckpointError
+from tests.model import machine
+
+QUICK: dict[str, Any] = {
+    "deadline": None,
+    "database": None,
+    "print_blob": False,
+    "suppress_health_check": list(HealthCheck),
+}
+LEAST_STEPS = int(os.environ.get("EVERSTEP_MODEL_STEPS", "20000"))
+
+
+@pytest.mark.timeout(900)
+def test_no_interleaving_breaks_the_contract(record_property: Callable[[str, object], None]) -> None:
+    machine.steps_taken = 0
+    rounds = 0
+    while machine.steps_taken < LEAST_STEPS:
+        options = settings(**QUICK, max_examples=100, stateful_step_count=60, phases=(Phase.generate, Phase.shrink))
+        run_state_machine_as_test(machine.CatalogMachine, settings=options)
+        rounds += 1
+    record_property("steps", machine.steps_taken)
+    print(f"{machine.steps_taken} requests of interleaved actors in {rounds} rounds, no violation")
+
+
+def no_claim_check(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever asks may commit."""
+    monkeypatch.setattr(transitions, "require_claim", lambda catalog, claim_id: catalog or Catalog())
+
+
+def resume_before_the_fence(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The resume point is read first, then older writers are shut out."""
+    real = JobCatalog.claim
+
+    def claim(self: JobCatalog, attempt: int | None = None, uid: str | None = None, resume: Resume = AUTO) -> Claimed:
+        early = self.read()
+        claimed = real(self, attempt, uid, resume)
+        claimed.resume = None if early is None else resume_point(early)
+        return claimed
+
+    monkeypatch.setattr(JobCatalog, "claim", claim)
+
+
+def blind_retry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After silence or refusal the same body is forced in under whatever token stands there now."""
+
+    def write(self: Register, stamped: Catalog, token: str | None) -> tuple[bool, Snapshot | None]:
+        for _ in range(5):
+            try:
+                self.store.swap_register(self.key, encode(stamped), token)
+                return True, None
+            except (SwapRefused, SwapUnanswered):
+                now = self._read_again()
+                token = now.token if now else None
+        raise CheckpointError("gave up")
+
+    monkeypatch.setattr(register_module.Register, "_write", write)
+
+
+def delete_before_the_swap(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keys go first, the register follows."""
+    real = JobCatalog.retire
+
+    def retire(self: JobCatalog, policy: Retention) -> Catalog | None:
+        catalog = self.require()
+        for entry in expendable(catalog, policy, self._clock()):
+            self._delete(Location.parse(entry.location))
+        return real(self, policy)
+
+    monkeypatch.setattr(JobCatalog, "retire", retire)
+
+
+def create_over_checkpoints(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A register that is missing is simply made."""
+    monkeypatch.setattr(job_module.JobCatalog, "_created", lambda self, expect_existing: Catalog())
+
+
+def sweep_by_an_old_document(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The register is read before the listing: a save that commits between the two is swept."""
+
+    def sweep(self: JobCatalog) -> list[str]:
+        catalog = self.require()
+        for folder in list(self.store.list_folders("checkpoints/")):
+            location = Location.parse(folder)
+            if catalog.find(folder) is None and location.epoch <= catalog.epoch:
+                self._delete(location)
+        return []
+
+    monkeypatch.setattr(JobCatalog, "sweep", sweep)
+
+
+MUTATIONS = [
+    no_claim_check,
+    resume_before_the_fence,
+    blind_retry,
+    delete_before_the_swap,
+    create_over_checkpoints,
+    sweep_by_an_old_document,
+]
+
+
+@pytest.fixture(params=MUTATIONS, ids=lambda mutation: mutation.__name__)
+def mutation(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    request.param(monkeypatch)
+    return str(request.param.__doc__)
+
+
+@pytest.mark.timeout(300)
+def test_each_mutation_is_caught(mutation: str) -> None:
+    options = settings(**QUICK, max_examples=2000, stateful_step_count=60, phases=(Phase.generate,), derandomize=True)
+    with pytest.raises(BaseException, match=r"") as caught:
+        run_state_machine_as_test(machine.CatalogMachine, settings=options)
+    assert "Violation" in repr(caught.value) or "Violation" in repr(getattr(caught.value, "exceptions", ())), (
+        caught.value
+    )
+    print(f"{mutation} Caught: {caught.value}")
