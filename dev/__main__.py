@@ -1,0 +1,5 @@
+"""Runs the command line."""
+
+from dev.cli import main
+
+main()

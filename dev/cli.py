@@ -1,0 +1,131 @@
+"""`python -m dev`: the embedded cluster by hand."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from dev import build, cluster, prerequisites
+from dev.golang import GoMissingError
+from dev.instance import Instance, InstanceError, Level, load
+from dev.paths import instances
+from dev.processes import ProcessError, Processes
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+console = Console()
+
+Name = Annotated[str, typer.Option("--instance", "-i", help="Which instance: several can stand side by side.")]
+State = Annotated[
+    Path | None,
+    typer.Option("--state", envvar="EVERSTEP_STATE", help="Its state directory, if not below the cache directory."),
+]
+
+
+@app.command()
+def up(
+    instance: Name = "dev",
+    level: Annotated[Level, typer.Option(help="api: no nodes, no root needed; full: runs pods.")] = Level.full,
+    s3: Annotated[bool, typer.Option(help="Start an S3 server beside it.")] = True,
+    state: State = None,
+) -> None:
+    """Start an instance and wait until it is ready."""
+    prerequisites.ensure(prerequisites.FULL if level is Level.full else prerequisites.API, console=console)
+    started = time.monotonic()
+    running = cluster.up(instance, level, s3=s3, state=state)
+    console.print(f"{instance} is ready at {running.server} after {time.monotonic() - started:.1f} s", highlight=False)
+    console.print(f'  eval "$({shlex.join(invocation("env", instance, state))})"', highlight=False, soft_wrap=True)
+
+
+@app.command()
+def down(instance: Name = "dev", state: State = None) -> None:
+    """Stop an instance and remove everything that it made, except caches."""
+    started = time.monotonic()
+    if cluster.down(instance, state=state):
+        console.print(f"{instance} is gone after {time.monotonic() - started:.1f} s", highlight=False)
+    else:
+        console.print(f"there is no instance {instance!r}")
+
+
+@app.command()
+def status(state: State = None) -> None:
+    """List the instances and their daemons."""
+    names = sorted(path.parent.name for path in instances().glob("*/instance.json"))
+    found = [each for name in names if (each := load(name))]
+    if state and (given := load("dev", state)):
+        found.append(given)
+    table = Table("instance", "level", "ready", "address", "daemons that run", "state")
+    for each in found:
+        processes = Processes(each.processes)
+        running = [name for name in processes.names() if processes.alive(name)]
+        ready = "yes" if cluster.healthy(each) else "no"
+        table.add_row(each.name, each.level, ready, each.server, " ".join(running), str(each.state))
+    console.print(table if found else "no instance is up")
+
+
+@app.command()
+def env(instance: Name = "dev", state: State = None) -> None:
+    """Print shell exports: KUBECONFIG, the S3 server's address and credentials, a PATH with the built programs."""
+    running = required(instance, state)
+    variables = {"KUBECONFIG": str(running.kubeconfig), "EVERSTEP_AUDIT_LOG": str(running.audit_log)}
+    if running.s3:
+        variables |= cluster.s3_server(running).endpoint.environment()
+    variables["PATH"] = build.ensure().search_path()
+    for name, value in variables.items():
+        print(f"export {name}={shlex.quote(value)}")
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def kubectl(context: typer.Context, instance: Name = "dev", state: State = None) -> None:
+    """Run kubectl as the instance's administrator: `python -m dev kubectl -i NAME -- get pods -A`."""
+    running = required(instance, state)
+    program = build.ensure().path("kubectl")
+    sys.stdout.flush()
+    os.execv(program, [program, f"--kubeconfig={running.kubeconfig}", *context.args])
+
+
+@app.command("bucket")
+def make_bucket(
+    name: str,
+    versioned: Annotated[bool, typer.Option(help="Keep every version of an object.")] = False,
+    instance: Name = "dev",
+    state: State = None,
+) -> None:
+    """Create a bucket on the instance's S3 server, if it is not there."""
+    cluster.s3_server(required(instance, state)).endpoint.make_bucket(name, versioned=versioned)
+
+
+@app.command("build")
+def build_programs() -> None:
+    """Build the cluster's programs into the cache, where they are not there yet."""
+    for directory in build.ensure(console=console).directories.values():
+        console.print(str(directory), highlight=False, soft_wrap=True)
+
+
+def required(name: str, state: Path | None) -> Instance:
+    found = load(name, state)
+    if found is None:
+        raise InstanceError(f"there is no instance {name!r}: start it with {shlex.join(invocation('up', name, state))}")
+    return found
+
+
+def invocation(command: str, name: str, state: Path | None) -> list[str]:
+    """The words that run a command on this instance."""
+    where = ["--state", str(state)] if state else []
+    return [sys.executable, "-m", "dev", command, "--instance", name, *where]
+
+
+def main() -> None:
+    """Run the command line; known failures end with their message and code 1, without a traceback."""
+    try:
+        app()
+    except (build.BuildError, GoMissingError, InstanceError, ProcessError, prerequisites.MissingError) as error:
+        Console(stderr=True).print(f"[red]error:[/red] {error}", highlight=False, soft_wrap=True)
+        sys.exit(1)
