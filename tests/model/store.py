@@ -1,7 +1,7 @@
 """Object storage as bad as it can be, under the control of a scheduler.
 
-Every request of an actor stops at the door (its greenlet yields) until the scheduler lets it through with an outcome
-of its choice: served, lost on the way there, lost on the way back, delayed beyond the answer, or sent twice. The code under
+Every request of an actor stops at the door (its greenlet yields) until the scheduler lets it through with one
+outcome: served, lost on the way there, lost on the way back, delayed beyond the answer, or sent twice. The code under
 test is the real one and does not know.
 """
 

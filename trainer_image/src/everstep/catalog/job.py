@@ -70,7 +70,7 @@ class JobCatalog:
         return manifests.decode(body, point.digest)
 
     def has_checkpoints(self) -> bool:
-        return next(self.store.list_folders(CHECKPOINTS), None) is not None
+        return next(self.store.list(CHECKPOINTS), None) is not None
 
     # the operator's side
 
@@ -143,17 +143,17 @@ class JobCatalog:
                 location = Location.parse(folder)
             except ValueError:
                 continue
-            if transitions.sweepable(catalog, location):
-                self._delete(location)
+            if transitions.sweepable(catalog, location) and self._delete(location):
                 swept.append(folder)
         self.store.abort_uploads(CHECKPOINTS, self._clock() - UPLOAD_GRACE)
         return swept
 
-    def _delete(self, location: Location) -> None:
+    def _delete(self, location: Location) -> int:
         self.store.delete([location.key(COMMITTED)])  # first: `rebuild` must never revive half a checkpoint
         prefix = f"{location}/"
         keys = [info.key for info in self.store.list(prefix) if is_checkpoint_file(info.key.removeprefix(prefix))]
         self.store.delete(keys)
+        return len(keys)
 
     def _present(self, catalog: Catalog | None) -> Catalog:
         if catalog is None:

@@ -78,7 +78,10 @@ class Store(Protocol):
         """Objects whose keys begin with `prefix`, in key order."""
 
     def list_folders(self, prefix: str) -> Iterator[str]:
-        """The distinct keys up to the first slash behind `prefix` (which ends in a slash), without that slash."""
+        """The distinct keys up to the first slash behind `prefix` (which ends in a slash), without that slash.
+
+        Some stores still name a folder whose objects are all deleted: who asks whether anything is there uses `list`.
+        """
 
     def delete(self, keys: Iterable[str]) -> None:
         """Delete objects; an absent key is no error."""
