@@ -114,6 +114,7 @@ def full_status() -> Manifest:
             "summary": "1234/10000 (12%)",
             "step": 1234,
             "totalSteps": 10000,
+            "fromStep": 0,
             "updated": "2026-01-01T02:00:00Z",
             "estimatedCompletion": "2026-01-02T00:00:00Z",
             "metrics": {"loss": "2.13"},
@@ -133,16 +134,18 @@ def full_status() -> Manifest:
             "quarantined": 1,
         },
         "recovery": {
-            "detected": "2026-01-01T01:00:00Z",
+            "detected": "2026-01-01T01:00:00.250Z",
+            "attempt": 2,
             "lostSteps": 12,
             "seconds": {"detect": 0.9, "teardown": 1.5, "schedule": 0.1, "start": 2.0, "load": 3.5, "total": 8.0},
         },
-        "fence": {"attempt": 3, "epoch": 7, "generation": 21, "time": "2026-01-01T01:00:01Z"},
+        "fence": {"attempt": 3, "epoch": 7, "generation": 21, "claimed": 8},
         "gang": {
             "summary": "2 of 2 running",
+            "nodes": 2,
             "waiting": "ImagePullBackOff: no such image",
-            "started": "2026-01-01T01:00:02Z",
-            "running": "2026-01-01T01:00:04Z",
+            "started": "2026-01-01T01:00:02.500Z",
+            "running": "2026-01-01T01:00:04.000Z",
         },
         "history": [
             {
@@ -183,10 +186,10 @@ def edited(manifest: Manifest, path: str, value: Any) -> Manifest:
     node: Any = copy
     for part in parents:
         node = node[part] if isinstance(part, int) else node.setdefault(part, {})
-    if value is GONE:
-        del node[last]
-    else:
+    if value is not GONE:
         node[last] = value
+    elif last in node:
+        del node[last]
     return copy
 
 

@@ -16,7 +16,7 @@ Metric = Annotated[
 ]
 Endpoint = Annotated[
     str,
-    StringConstraints(min_length=8, max_length=512, pattern=r"^https?://[A-Za-z0-9][A-Za-z0-9.-]*(:[0-9]{1,5})?/?$"),
+    StringConstraints(max_length=512, pattern=r"^https?://[A-Za-z0-9][A-Za-z0-9.-]*(:[0-9]{1,5})?/?$"),
 ]
 Region = Annotated[str, StringConstraints(min_length=1, max_length=63, pattern=r"^[A-Za-z0-9][A-Za-z0-9-]*$")]
 

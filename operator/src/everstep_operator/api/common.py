@@ -88,6 +88,20 @@ def _rfc3339(value: datetime) -> str:
 Time = Annotated[AwareDatetime, AfterValidator(_to_second), PlainSerializer(_rfc3339, when_used="json")]
 """A moment in UTC, with whole seconds as Kubernetes writes them: what is read back equals what was written."""
 
+
+def _to_millisecond(value: datetime) -> datetime:
+    return value.astimezone(UTC).replace(microsecond=value.microsecond // 1000 * 1000)
+
+
+def _rfc3339_milliseconds(value: datetime) -> str:
+    return value.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+Instant = Annotated[
+    AwareDatetime, AfterValidator(_to_millisecond), PlainSerializer(_rfc3339_milliseconds, when_used="json")
+]
+"""A moment in UTC with milliseconds, for what durations are computed from."""
+
 Step = Annotated[int, Field(ge=0, le=MAX_STEP, json_schema_extra={"format": "int64"})]
 Count = Annotated[int, Field(ge=0, le=2**31 - 1, json_schema_extra={"format": "int32"})]
 Number64 = Annotated[int, Field(ge=0, le=2**53, json_schema_extra={"format": "int64"})]
@@ -108,8 +122,6 @@ Line = Annotated[str, StringConstraints(max_length=1024)]
 Text = Annotated[str, StringConstraints(max_length=4096)]
 S3Uri = Annotated[
     str,
-    StringConstraints(
-        min_length=8, max_length=1024, pattern=r"^s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9!_.*'()=@+-]+)*/?$"
-    ),
+    StringConstraints(max_length=1024, pattern=r"^s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9!_.*'()=@+-]+)*/?$"),
 ]
 """`s3://bucket/prefix`: a bucket of 3 to 63 characters, then path segments of S3's safe characters."""

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
 
-from everstep_operator.api.common import Count, Duration, Line, Number64, Short, StatusModel, Step, Time
+from everstep_operator.api.common import Count, Duration, Instant, Line, Number64, Short, StatusModel, Step, Time
 
 HISTORY_LIMIT = 10
 """Attempts that the status remembers; older ones are dropped."""
@@ -44,6 +44,7 @@ class ConditionType(StrEnum):
     CHECKPOINT_AVAILABLE = "CheckpointAvailable"
     COMPLETE = "Complete"
     FAILED = "Failed"
+    STORAGE_READY = "StorageReady"
 
 
 class Condition(StatusModel):
@@ -91,6 +92,8 @@ class Progress(StatusModel):
     """The last finished optimizer step."""
     total_steps: Step | None = None
     """The step at which the training ends, if the script has told."""
+    from_step: Step | None = None
+    """The step that the job's first attempt resumed; 0 for a fresh start."""
     updated: Time | None = None
     """When the step was reported."""
     estimated_completion: Time | None = None
@@ -167,8 +170,10 @@ class RecoverySeconds(StatusModel):
 class Recovery(StatusModel):
     """The last recovery."""
 
-    detected: Time | None = None
+    detected: Instant | None = None
     """When the operator noticed the fault."""
+    attempt: Count | None = None
+    """The attempt that failed."""
     lost_steps: Step | None = None
     """Steps that were done and had to be done again."""
     seconds: RecoverySeconds | None = None
@@ -215,8 +220,8 @@ class Fence(StatusModel):
     """The catalog's epoch after the fence."""
     generation: Number64
     """The catalog's generation after the fence."""
-    time: Time | None = None
-    """When it was written."""
+    claimed: Number64 | None = None
+    """The epoch of the last claim seen: a newer one is a restart of the workers in place."""
 
 
 class Gang(StatusModel):
@@ -224,11 +229,13 @@ class Gang(StatusModel):
 
     summary: Short | None = None
     """Running of wanted, in a few words."""
+    nodes: Count | None = None
+    """Pods that it was created with."""
     waiting: Line | None = None
     """What pods that do not run wait for."""
-    started: Time | None = None
+    started: Instant | None = None
     """When the pods were created."""
-    running: Time | None = None
+    running: Instant | None = None
     """When all of them ran."""
 
 

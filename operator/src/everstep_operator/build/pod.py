@@ -1,5 +1,7 @@
-"""One pod of a gang: the user's template with a name, labels, an owner and the trainer's variables. It adds nothing that
-Pod Security's `restricted` level would refuse, and takes nothing from what the template says elsewhere."""
+"""One pod of a gang: the user's template with a name, labels, an owner and the trainer's variables.
+
+It adds nothing that Pod Security's `restricted` level would refuse, and leaves everything else as the template says.
+"""
 
 from __future__ import annotations
 
