@@ -1,0 +1,274 @@
+"""The rules of the contract, one by one, on a real directory; their interleavings are the model's business."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from everstep.catalog import JobCatalog, Location, Owner, Resume, Retention, Source, open_store, resume_point
+from everstep.catalog.fork import resolve
+from everstep.catalog.rebuild import rebuild, survey
+from everstep.errors import (
+    CatalogMissingError,
+    CheckpointNotFoundError,
+    FencedError,
+    InvalidOperationError,
+    OwnerConflictError,
+)
+from tests.unit.catalog.saves import NOW, OWNER, save
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> JobCatalog:
+    return JobCatalog(open_store(str(tmp_path / "ns" / "job")))
+
+
+def lose(job: JobCatalog) -> None:
+    job.store.delete(["catalog.json"])
+
+
+def test_a_new_attempt_resumes_the_latest_commit_and_shuts_the_older_out(job: JobCatalog) -> None:
+    first = job.fence(OWNER)
+    assert (first.attempt, resume_point(first)) == (1, None)
+    old = job.claim(1, "u1")
+    save(old, 10)
+    newest = save(old, 20)
+    second = job.fence(OWNER)
+    point = resume_point(second)
+    assert point is not None
+    assert (second.attempt, point.step, point.location) == (2, 20, newest.location)
+    with pytest.raises(FencedError, match="attempt 2 has begun"):
+        save(old, 30)
+    with pytest.raises(FencedError, match="attempt 1 is fenced"):
+        job.claim(1, "u1")
+    assert [entry.step for entry in job.require().live()] == [10, 20]
+
+
+def test_a_restart_in_place_shuts_out_the_orphan_of_its_own_attempt(job: JobCatalog) -> None:
+    job.fence(OWNER)
+    orphan = job.claim(1, "u1")
+    save(orphan, 10)
+    fresh = job.claim(1, "u1")
+    assert fresh.resume is not None
+    assert fresh.resume.step == 10
+    with pytest.raises(FencedError):
+        save(orphan, 20)
+    save(fresh, 20)
+
+
+def test_a_step_is_committed_once_and_rises(job: JobCatalog) -> None:
+    job.fence(OWNER)
+    claimed = job.claim(1, "u1")
+    save(claimed, 10)
+    with pytest.raises(InvalidOperationError, match="step 10 is not above"):
+        save(claimed, 10)
+
+
+def test_a_register_is_not_created_over_checkpoints(job: JobCatalog) -> None:
+    job.fence(OWNER)
+    save(job.claim(1, "u1"), 10)
+    lose(job)
+    with pytest.raises(CatalogMissingError, match="everstep rebuild"):
+        job.fence(OWNER)
+    with pytest.raises(CatalogMissingError):
+        job.claim(1, "u1")
+    with pytest.raises(CatalogMissingError):
+        job.claim()
+    assert job.read() is None
+    assert job.sweep() == []
+
+
+def test_a_register_is_not_created_where_a_checkpoint_is_known_of(job: JobCatalog) -> None:
+    with pytest.raises(CatalogMissingError):
+        job.fence(OWNER, expect_existing=True)
+
+
+def test_a_writer_without_a_register_is_fenced(job: JobCatalog) -> None:
+    job.fence(OWNER)
+    claimed = job.claim(1, "u1")
+    lose(job)
+    with pytest.raises(FencedError, match="gone"):
+        save(claimed, 10)
+
+
+def test_the_same_name_takes_over_and_raises_attempt_and_epoch(job: JobCatalog) -> None:
+    before = job.fence(OWNER)
+    old = job.claim(1, "u1")
+    save(old, 10)
+    after = job.fence(OWNER.model_copy(update={"uid": "u2"}))
+    assert after.owner is not None
+    assert after.owner.uid == "u2"
+    assert after.attempt == 2
+    assert after.epoch > before.epoch
+    with pytest.raises(FencedError):
+        save(old, 20)
+    with pytest.raises(FencedError, match="uid u1 is fenced"):
+        job.claim(2, "u1")
+
+
+def test_another_clusters_checkpoints_are_refused_until_adopted(job: JobCatalog) -> None:
+    job.fence(OWNER)
+    other = Owner(cluster="c2", namespace="ns", name="job", uid="u9")
+    with pytest.raises(OwnerConflictError, match=r"everstep\.dev/adopt"):
+        job.fence(other)
+    assert job.fence(other, adopt=True).owner == other
+
+
+def test_the_library_alone_fences_by_its_claim(job: JobCatalog) -> None:
+    first = job.claim()
+    save(first, 10)
+    second = job.claim()
+    assert (first.attempt, second.attempt) == (1, 2)
+    with pytest.raises(FencedError):
+        save(first, 20)
+
+
+def test_the_library_alone_keeps_off_an_operators_root(job: JobCatalog) -> None:
+    job.fence(OWNER)
+    with pytest.raises(OwnerConflictError):
+        job.claim()
+
+
+def test_starting_afresh_sets_aside_and_deletes_nothing(job: JobCatalog) -> None:
+    job.fence(OWNER)
+    save(job.claim(1, "u1"), 10)
+    fresh = job.fence(OWNER, resume=Resume(fresh=True))
+    assert resume_point(fresh) is None
+    assert [entry.state for entry in fresh.checkpoints] == ["abandoned"]
+    claimed = job.claim(2, "u1")
+    save(claimed, 5)
+    again = job.fence(OWNER)
+    point = resume_point(again)
+    assert point is not None
+    assert point.step == 5
+    assert job.retire(Retention(last=1)) is not None
+    assert len(job.require().checkpoints) == 2
+
+
+def test_an_older_step_is_a_choice_and_later_attempts_follow_it(job: JobCatalog) -> None:
+    job.fence(OWNER)
+    claimed = job.claim(1, "u1")
+    entries = [save(claimed, step) for step in (10, 20, 30)]
+    chosen = job.fence(OWNER, resume=Resume(location=entries[0].location))
+    assert [entry.step for entry in chosen.live()] == [10]
+    save(job.claim(2, "u1"), 15)
+    assert [entry.step for entry in job.fence(OWNER).live()] == [10, 15]
+
+
+def test_a_fork_pins_its_sources_content_and_holds_it(tmp_path: Path) -> None:
+    parent = JobCatalog(open_store(str(tmp_path / "ns" / "parent")))
+    entry = save(parent.claim(), 10)
+    child = JobCatalog(open_store(str(tmp_path / "ns" / "child")))
+    choice = resolve(f"{parent.store.uri}/{entry.location}", child.store.uri, open_store, "ns/child")
+    assert choice.source == Source(root=parent.store.uri, location=entry.location, step=10, digest=entry.digest)
+    assert [hold.by for hold in parent.require().holds] == ["ns/child"]
+    child.fence(OWNER, resume=choice)
+    claimed = child.claim(1, "u1")
+    assert claimed.resume is not None
+    assert claimed.resume.uri(child.store.uri) == f"{parent.store.uri}/{entry.location}"
+    point = resume_point(child.fence(OWNER))
+    assert point is not None, "a second attempt without a commit of its own starts from the source again"
+    save(child.claim(2, "u1"), 12)
+    point = resume_point(child.fence(OWNER))
+    assert point is not None
+    assert (point.step, point.root) == (12, None)
+
+
+def test_a_path_where_nothing_is_committed_says_what_is(tmp_path: Path) -> None:
+    parent = JobCatalog(open_store(str(tmp_path / "ns" / "parent")))
+    save(parent.claim(), 10)
+    missing = Location(20, 1, "0123456789ab")
+    with pytest.raises(CheckpointNotFoundError, match="committed there: step 10"):
+        resolve(f"{parent.store.uri}/{missing}", "elsewhere", open_store, "x")
+    with pytest.raises(CheckpointNotFoundError, match=r"no catalog\.json"):
+        resolve(str(tmp_path / "nothing"), "elsewhere", open_store, "x")
+    with pytest.raises(InvalidOperationError, match="not a checkpoint location"):
+        resolve(f"{parent.store.uri}/checkpoints/step_1", "elsewhere", open_store, "x")
+
+
+def test_a_quarantined_entry_gives_way_to_the_one_before(job: JobCatalog) -> None:
+    job.fence(OWNER)
+    claimed = job.claim(1, "u1")
+    save(claimed, 10)
+    bad = save(claimed, 20)
+    again = job.claim(1, "u1")
+    point = again.quarantine(bad.location, "flipped")
+    assert point is not None
+    assert point.step == 10
+    assert save(again, 15).step == 15
+    with pytest.raises(FencedError):
+        claimed.quarantine(bad.location, "a zombie's opinion")
+
+
+def test_removal_deletes_keys_only_after_the_swap_and_finishes_what_it_began(job: JobCatalog) -> None:
+    job.fence(OWNER)
+    claimed = job.claim(1, "u1")
+    entries = [save(claimed, step) for step in (10, 20, 30, 40)]
+    retired = job.retire(Retention(last=1))
+    assert retired is not None
+    assert [removal.step for removal in retired.removing] == [10, 20]
+    assert job.store.get(f"{entries[0].location}/manifest.json")
+    job.store.put(f"{entries[0].location}/users-notes.txt", b"mine")
+    assert job.finish_removals() == 2
+    assert [info.key for info in job.store.list(f"{entries[0].location}/")] == [
+        f"{entries[0].location}/users-notes.txt"
+    ]
+    assert list(job.store.list(f"{entries[1].location}/")) == []
+    assert job.require().removing == ()
+    assert job.finish_removals() == 0
+
+
+def test_failed_and_fenced_saves_are_swept_and_one_under_way_is_not(job: JobCatalog) -> None:
+    job.fence(OWNER)
+    old = job.claim(1, "u1")
+    fenced = old.new_location(7)
+    job.store.put(fenced.key("__0_0.distcp"), b"x")
+    job.fence(OWNER)
+    claimed = job.claim(2, "u1")
+    failed = claimed.new_location(9)
+    job.store.put(failed.key("__0_0.distcp"), b"x")
+    committed = save(claimed, 10)
+    under_way = claimed.new_location(11)
+    job.store.put(under_way.key("__0_0.distcp"), b"x")
+    assert sorted(job.sweep()) == sorted([str(fenced), str(failed)])
+    assert list(job.store.list_folders("checkpoints/")) == sorted([committed.location, str(under_way)])
+
+
+def test_a_held_entry_is_kept_until_the_hold_ends(job: JobCatalog) -> None:
+    job.fence(OWNER)
+    claimed = job.claim(1, "u1")
+    entries = [save(claimed, step) for step in (10, 20, 30)]
+    job.hold(entries[0].location, "export", job._clock() + timedelta(hours=1))
+    job.retire(Retention(last=1))
+    assert job.require().removing == ()
+    job.release(entries[0].location, "export")
+    job.retire(Retention(last=1))
+    assert [removal.step for removal in job.require().removing] == [10]
+    with pytest.raises(CheckpointNotFoundError):
+        job.hold(entries[0].location, "late", NOW)
+
+
+def test_a_lost_register_is_rebuilt_from_what_is_provably_committed(job: JobCatalog) -> None:
+    job.fence(OWNER)
+    claimed = job.claim(1, "u1")
+    save(claimed, 10, score=0.5)
+    damaged = save(claimed, 20)
+    torn = claimed.new_location(30)
+    job.store.put(torn.key("__0_0.distcp"), b"x")
+    job.store.put(f"{damaged.location}/__0_0.distcp", b"shaRd")
+    before = job.require()
+    lose(job)
+    found = survey(job)
+    assert {rejected.location for rejected in found.rejected} == {damaged.location, str(torn)}
+    catalog = rebuild(job, found)
+    assert [entry.model_dump(exclude={"committed"}) for entry in catalog.checkpoints] == [
+        entry.model_dump(exclude={"committed"}) for entry in before.checkpoints if entry.step == 10
+    ]
+    assert catalog.epoch > before.epoch
+    with pytest.raises(FencedError):
+        save(claimed, 40)
+    save(job.claim(), 40)
+    with pytest.raises(InvalidOperationError, match="nothing is rebuilt over it"):
+        rebuild(job, found)
