@@ -5,45 +5,80 @@ from __future__ import annotations
 import fcntl
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from dev import build, control_plane
-from dev.instance import Instance, InstanceError, Level, directory, load
-from dev.paths import instances
+from dev import api, build, control_plane, network, node, prerequisites
+from dev.build import Binaries
+from dev.containerd import Containerd
+from dev.instance import Instance, InstanceError, Level, Network, directory, load
+from dev.namespace import HOLDER, Namespace
+from dev.paths import cache, instances
 from dev.ports import free_ports
 from dev.processes import Processes
 from dev.s3 import S3Server
 
-# Consumers before what they need. Whatever else stands in the process directory is stopped last.
-STOP_ORDER = ("coredns", "kube-proxy", "kubelet", "kube-scheduler", "kube-controller-manager", "kube-apiserver", "etcd")
+# Consumers before what they need.
+STOP_ORDER = (
+    *("coredns", "kube-proxy", "kubelet", "kube-scheduler", "kube-controller-manager"),
+    *("kube-apiserver", "etcd"),
+)
+S3_PORT = 8333  # of a full instance, at its own address
 
 
 def up(name: str, level: Level, *, s3: bool = True, state: Path | None = None) -> Instance:
     """Start an instance and return when it is ready. One that already runs at this level is returned as it is."""
     path = directory(name, state)
+    if level is Level.full:
+        prerequisites.require_root("a cluster that runs pods")
     binaries = build.ensure()
     with locked(name):
         standing = load(name, state)
         if standing and healthy(standing):
-            if standing.level is not level:
-                raise InstanceError(
-                    f"instance {name!r} runs at level {standing.level}, not {level}: take it down first, or use another"
-                )
+            if (standing.level, standing.s3 or not s3) != (level, True):
+                has = "with" if standing.s3 else "without"
+                raise InstanceError(f"instance {name!r} runs at level {standing.level} {has} S3: take it down first")
             return standing
         if standing:
             remove(standing)  # what a crash of the machine or of an `up` left
         path.mkdir(parents=True, exist_ok=True)
-        instance = plan(name, path, level, s3)
+        starting = start_full if level is Level.full else start_api
+        return starting(name, path, s3, binaries)
+
+
+def start_api(name: str, path: Path, s3: bool, binaries: Binaries) -> Instance:
+    """etcd, API server and a few controllers on loopback."""
+    api_port, etcd, peer = free_ports(3)
+    instance = Instance(name, path, Level.api, s3, "127.0.0.1", api_port, etcd, peer)
+    instance.save()
+    with undone_on_failure(instance), ThreadPoolExecutor() as beside:
+        storage = beside.submit(s3_server(instance).start) if s3 else None
+        control_plane.start(instance, binaries)
+        if storage:
+            storage.result()
+    return instance
+
+
+def start_full(name: str, path: Path, s3: bool, binaries: Binaries) -> Instance:
+    """Everything, in namespaces of its own."""
+    with file_locked(cache() / "instances" / ".slots.lock"):
+        slot = network.claim_slot()
+        address = Network(slot).node_address
+        instance = Instance(name, path, Level.full, s3, address, 6443, 2379, 2380, slot)
         instance.save()
-        try:
-            control_plane.start(instance, binaries)
-            if s3:
-                s3_server(instance).start()
-        except BaseException:
-            stop(instance)  # the logs stay in the state directory
-            raise
-        return instance
+        namespace = Namespace(instance)
+        with undone_on_failure(instance):
+            network.create(instance.network, namespace, namespace.create())
+    with undone_on_failure(instance), ThreadPoolExecutor() as beside:
+        storage = beside.submit(s3_server(instance).start) if s3 else None
+        runtime = beside.submit(Containerd(instance, binaries).start, namespace)
+        control_plane.start(instance, binaries, namespace.prefix)
+        runtime.result()
+        node.start(instance, binaries, namespace)
+        if storage:
+            storage.result()
+    return instance
 
 
 def down(name: str, *, state: Path | None = None) -> bool:
@@ -55,31 +90,44 @@ def down(name: str, *, state: Path | None = None) -> bool:
         return standing is not None
 
 
-def plan(name: str, path: Path, level: Level, s3: bool) -> Instance:
-    """Choose addresses."""
-    api, etcd, peer = free_ports(3)
-    return Instance(name, path, level, s3, "127.0.0.1", api, etcd, peer)
-
-
 def s3_server(instance: Instance) -> S3Server:
-    return S3Server(instance.state / "s3", address=instance.address)
+    """The S3 server of an instance that runs."""
+    place = instance.state / "s3"
+    if instance.level is Level.api:
+        return S3Server(place, address=instance.address)
+    return S3Server(place, address=instance.address, port=S3_PORT, prefix=Namespace(instance).prefix)
 
 
 def healthy(instance: Instance) -> bool:
-    """True when every daemon of the instance runs and the API server answers."""
-    processes = Processes(instance.processes)
+    """True when the daemons of the instance run and its API server answers."""
     expected = {"etcd", "kube-apiserver", "kube-controller-manager"}
-    return all(map(processes.alive, expected)) and control_plane.ready(instance)
+    if instance.level is Level.full:
+        expected |= {*STOP_ORDER, "containerd", HOLDER}
+    return all(map(Processes(instance.processes).alive, expected)) and api.ready(instance)
 
 
 def stop(instance: Instance) -> None:
-    """Stop its daemons, in order."""
+    """Stop its daemons, in order, and everything that they started."""
     processes = Processes(instance.processes)
-    if (instance.state / "s3").exists():
-        s3_server(instance).stop()
+    if instance.level is Level.full:
+        stop_pods(instance)
+    S3Server(instance.state / "s3").stop()
     for name in STOP_ORDER:
         processes.stop([name])
-    processes.stop(processes.names())
+    if instance.level is Level.full:
+        processes.stop(["containerd"])
+        Containerd.clean_root(instance)
+        Namespace(instance).destroy()
+        network.remove(instance.network)
+
+
+def stop_pods(instance: Instance) -> None:
+    """End all pods without further ado: their storage and their objects go as well."""
+    processes = Processes(instance.processes)
+    processes.stop(["kubelet"], grace=2)
+    Namespace(instance).cgroup.kill("kubepods")
+    if processes.alive("containerd"):
+        Containerd(instance, build.ensure()).forget_containers()
 
 
 def remove(instance: Instance) -> None:
@@ -89,9 +137,26 @@ def remove(instance: Instance) -> None:
 
 
 @contextmanager
+def undone_on_failure(instance: Instance) -> Iterator[None]:
+    """Stop an instance whose start failed. Its logs stay in the state directory."""
+    try:
+        yield
+    except BaseException:
+        with suppress(Exception):
+            stop(instance)
+        raise
+
+
+@contextmanager
 def locked(name: str) -> Iterator[None]:
     """One command at a time changes an instance."""
-    instances().mkdir(parents=True, exist_ok=True)
-    with (instances() / f".{name}.lock").open("w") as held:
+    with file_locked(instances() / f".{name}.lock"):
+        yield
+
+
+@contextmanager
+def file_locked(path: Path) -> Iterator[None]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         yield

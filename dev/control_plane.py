@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import http.client
 import json
-import ssl
 from collections.abc import Sequence
 from pathlib import Path
 
-from dev import kubeconfig
+from dev import api, kubeconfig
 from dev.build import Binaries
 from dev.instance import Instance, Level
 from dev.pki import Authority
@@ -50,7 +48,7 @@ def start(instance: Instance, binaries: Binaries, prefix: Sequence[str] = ()) ->
     issue_certificates(instance, authority)
     arguments = api_server_arguments(instance, authority)
     processes.start("kube-apiserver", [binaries.path("kube-apiserver"), *arguments], prefix=prefix)
-    processes.wait("kube-apiserver", lambda: ready(instance), seconds=90)
+    processes.wait("kube-apiserver", lambda: api.ready(instance), seconds=90)
     start_controllers(instance, binaries, authority, prefix)
 
 
@@ -75,7 +73,7 @@ def issue_certificates(instance: Instance, authority: Authority) -> None:
         clients |= {
             "kube-scheduler": ("system:kube-scheduler", ""),
             "kube-proxy": ("system:kube-proxy", ""),
-            "coredns": ("everstep:coredns", "system:masters"),
+            "coredns": ("everstep:coredns", ""),
         }
     alternatives = [*(f"DNS:{name}" for name in names), *(f"IP:{address}" for address in dict.fromkeys(addresses))]
     authority.issue("apiserver", "kube-apiserver", alternatives=alternatives)
@@ -138,6 +136,7 @@ def start_controllers(instance: Instance, binaries: Binaries, authority: Authori
             f"--cluster-signing-cert-file={ca.certificate}",
             f"--cluster-signing-key-file={ca.key}",
             "--use-service-account-credentials",
+            f"--flex-volume-plugin-dir={instance.state / 'volume-plugins'}",  # it makes its default, below /usr
             f"--controllers={'*' if instance.level is Level.full else ','.join(API_LEVEL_CONTROLLERS)}",
         ]
     }
@@ -149,17 +148,3 @@ def start_controllers(instance: Instance, binaries: Binaries, authority: Authori
         common = [f"--kubeconfig={config}", "--leader-elect=false", "--profiling=false"]
         command = [binaries.path(name), *common, *ports, *arguments]
         Processes(instance.processes).start(name, command, prefix=prefix)
-
-
-def ready(instance: Instance) -> bool:
-    """True when the API server says so."""
-    context = ssl.create_default_context(cafile=str(instance.state / "pki" / "ca.crt"))
-    context.load_cert_chain(instance.state / "pki" / "admin.crt", instance.state / "pki" / "admin.key")
-    connection = http.client.HTTPSConnection(instance.address, instance.api_port, timeout=2, context=context)
-    try:
-        connection.request("GET", "/readyz")
-        return connection.getresponse().status == 200
-    except (OSError, http.client.HTTPException):
-        return False
-    finally:
-        connection.close()
