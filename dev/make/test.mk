@@ -1,0 +1,30 @@
+# Tiers, quickest first. Each prints how long it took; `make test` runs all of them with what they need.
+PYTEST := $(RUN) pytest -q --durations=5
+TIER = @start=$$(date +%s); echo "== $@"; $(1); code=$$?; echo "== $@: $$(( $$(date +%s) - start )) s"; [ $$code -eq 0 ]
+
+.PHONY: test lint test-unit test-model test-storage test-trainer test-operator test-dev test-e2e
+test: lint test-unit test-model test-storage test-trainer test-operator test-dev test-e2e  ## run every tier
+
+lint: env  ## formatting, lint, types, import contracts
+	$(call TIER,$(RUN) ruff format --check . && $(RUN) ruff check . && $(RUN) mypy && $(RUN) mypy dev tests && $(RUN) lint-imports)
+
+test-unit: env  ## under a minute, no cluster, no servers
+	$(call TIER,$(PYTEST) tests/unit)
+
+test-model: env  ## the storage contract against its model: 20,000 steps and more, six mutations
+	$(call TIER,$(PYTEST) -s tests/model)
+
+test-storage: env  ## both stores on real storage
+	$(call TIER,$(PYTEST) tests/storage)
+
+test-trainer: env  ## real torchrun with several processes
+	$(call TIER,$(PYTEST) tests/trainer)
+
+test-operator: env  ## the operator against a real API server
+	$(call TIER,$(PYTEST) tests/operator)
+
+test-dev: env  ## the embedded cluster itself
+	$(call TIER,$(PYTEST) tests/dev)
+
+test-e2e: env  ## pods on a real node, killed for real
+	$(call TIER,$(PYTEST) tests/e2e)
