@@ -1,0 +1,54 @@
+{{- define "everstep.name" -}}
+{{- default .Chart.Name .Values.nameOverride | trunc 40 | trimSuffix "-" }}
+{{- end }}
+
+{{- define "everstep.fullname" -}}
+{{- if .Values.fullnameOverride }}
+{{- .Values.fullnameOverride | trunc 40 | trimSuffix "-" }}
+{{- else if contains (include "everstep.name" .) .Release.Name }}
+{{- .Release.Name | trunc 40 | trimSuffix "-" }}
+{{- else }}
+{{- printf "%s-%s" .Release.Name (include "everstep.name" .) | trunc 40 | trimSuffix "-" }}
+{{- end }}
+{{- end }}
+
+{{- define "everstep.selector" -}}
+app.kubernetes.io/name: {{ include "everstep.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/component: operator
+{{- end }}
+
+{{- define "everstep.labels" -}}
+{{ include "everstep.selector" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
+{{- end }}
+
+{{- define "everstep.serviceAccount" -}}
+{{- if .Values.serviceAccount.create }}
+{{- default (include "everstep.fullname" .) .Values.serviceAccount.name }}
+{{- else }}
+{{- required "serviceAccount.name is needed when serviceAccount.create is false" .Values.serviceAccount.name }}
+{{- end }}
+{{- end }}
+
+{{- /* The name of the Secret with a profile's static credentials; empty when it has none. */ -}}
+{{- define "everstep.profileSecret" -}}
+{{- with .profile.credentials }}
+{{- .existingSecret | default (printf "%s-profile-%s" (include "everstep.fullname" $.root) $.profile.name) }}
+{{- end }}
+{{- end }}
+
+{{- /* The profiles file: the values without what is secret, and with the directory that the Secret is mounted at. */ -}}
+{{- define "everstep.profiles" -}}
+{{- $profiles := list }}
+{{- range .Values.storageProfiles }}
+{{- $profile := omit . "credentials" }}
+{{- if .credentials }}
+{{- $profile = set $profile "credentials" (dict "directory" (printf "profiles/%s" .name)) }}
+{{- end }}
+{{- $profiles = append $profiles $profile }}
+{{- end }}
+{{- dict "profiles" $profiles | toYaml }}
+{{- end }}

@@ -1,0 +1,235 @@
+"""The chart as Helm renders, packages and installs it on a real API server."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from dev import build
+from everstep_operator.config.profiles import load_profiles
+from tests.plugins.cluster import RunningCluster
+
+ROOT = Path(__file__).parents[3]
+CHART = ROOT / "charts/everstep"
+
+INLINE: dict[str, Any] = {
+    "name": "inline",
+    "namespaces": ["team-a"],
+    "endpoint": "http://s3.test:8333",
+    "region": "us-east-1",
+    "buckets": [{"name": "bucket-a", "prefixes": ["{namespace}"]}],
+    "credentials": {"accessKey": "AK", "secretKey": "a secret: value"},
+}
+EXISTING: dict[str, Any] = {
+    "name": "existing",
+    "namespaces": ["*"],
+    "buckets": [{"name": "bucket-b"}],
+    "credentials": {"existingSecret": "theirs", "sessionTokenName": "TOKEN"},
+}
+IDENTITY: dict[str, Any] = {"name": "identity", "namespaces": ["c"], "buckets": [{"name": "bucket-c"}]}
+PROFILES = {"storageProfiles": [INLINE, EXISTING, IDENTITY]}
+
+
+class HelmError(Exception):
+    """What helm says when it fails."""
+
+
+@pytest.fixture(scope="session")
+def helm_path() -> str:
+    """The pinned helm."""
+    return build.ensure().path("helm")
+
+
+def _helm(path: str, *arguments: str, values: dict[str, Any] | None = None) -> str:
+    extra = ["--values", "-"] if values is not None else []
+    done = subprocess.run(
+        [path, *arguments, *extra], input=yaml.safe_dump(values), capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise HelmError(done.stderr)
+    return done.stdout
+
+
+def _render(path: str, values: dict[str, Any] | None = None) -> list[dict[str, Any]]:
+    text = _helm(path, "template", "es", str(CHART), "--namespace", "ops", values=values or {})
+    return [document for document in yaml.safe_load_all(text) if document]
+
+
+def _one(documents: list[dict[str, Any]], kind: str, name: str) -> dict[str, Any]:
+    (found,) = (d for d in documents if d["kind"] == kind and d["metadata"]["name"] == name)
+    return found
+
+
+def test_lint(helm_path: str) -> None:
+    _helm(helm_path, "lint", "--strict", str(CHART), values=PROFILES)
+
+
+def test_the_crd_is_rendered_and_packaged_as_generated(helm_path: str, tmp_path: Path) -> None:
+    generated = (ROOT / "crds/trainingjobs.everstep.dev.yaml").read_text(encoding="utf-8")
+    rendered = _one(_render(helm_path), "CustomResourceDefinition", "trainingjobs.everstep.dev")
+    assert rendered == yaml.safe_load(generated)
+    assert rendered["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep"
+    _helm(helm_path, "package", str(CHART), "--destination", str(tmp_path))
+    with tarfile.open(next(tmp_path.glob("everstep-*.tgz"))) as package:
+        member = package.extractfile("everstep/files/trainingjobs.everstep.dev.yaml")
+        assert member is not None
+        assert member.read().decode() == generated
+
+
+def test_the_operator_reads_the_profiles_that_are_rendered(helm_path: str, tmp_path: Path) -> None:
+    documents = _render(helm_path, PROFILES)
+    text = _one(documents, "ConfigMap", "es-everstep-profiles")["data"]["profiles.yaml"]
+    assert "secret: value" not in text
+    path = tmp_path / "profiles.yaml"
+    path.write_text(text, encoding="utf-8")
+    profiles = load_profiles(path)
+    access = profiles.access("team-a", "s3://bucket-a/team-a/x", "http://s3.test:8333")
+    assert access.credentials is not None
+    assert access.credentials.directory == tmp_path / "profiles/inline"
+    assert profiles.access("c", "s3://bucket-c").credentials is None
+    secret = _one(documents, "Secret", "es-everstep-profile-inline")
+    assert secret["stringData"]["AWS_SECRET_ACCESS_KEY"] == "a secret: value"
+    assert [d["metadata"]["name"] for d in documents if d["kind"] == "Secret"] == ["es-everstep-profile-inline"]
+
+
+def test_credentials_are_mounted_where_the_profiles_say(helm_path: str) -> None:
+    spec = _one(_render(helm_path, PROFILES), "Deployment", "es-everstep")["spec"]["template"]["spec"]
+    (config,) = (volume for volume in spec["volumes"] if volume["name"] == "config")
+    files = {
+        item["path"]: (source["secret"]["name"], item["key"])
+        for source in config["projected"]["sources"]
+        if "secret" in source
+        for item in source["secret"]["items"]
+    }
+    assert files == {
+        "profiles/inline/accessKey": ("es-everstep-profile-inline", "AWS_ACCESS_KEY_ID"),
+        "profiles/inline/secretKey": ("es-everstep-profile-inline", "AWS_SECRET_ACCESS_KEY"),
+        "profiles/existing/accessKey": ("theirs", "AWS_ACCESS_KEY_ID"),
+        "profiles/existing/secretKey": ("theirs", "AWS_SECRET_ACCESS_KEY"),
+        "profiles/existing/sessionToken": ("theirs", "TOKEN"),
+    }
+
+
+def test_settings_become_variables(helm_path: str) -> None:
+    values = {"settings": {"pollMaxSeconds": 7.5}, "watchNamespaces": ["a", "b"]}
+    container = _one(_render(helm_path, values), "Deployment", "es-everstep")["spec"]["template"]["spec"]["containers"][
+        0
+    ]
+    env = {variable["name"]: variable.get("value") for variable in container["env"]}
+    assert env["EVERSTEP_OPERATOR_POLL_MAX_SECONDS"] == "7.5"
+    assert env["EVERSTEP_OPERATOR_WATCH_NAMESPACES"] == "a,b"
+
+
+def test_watched_namespaces_are_all_that_it_may_touch(helm_path: str) -> None:
+    documents = _render(helm_path, {"watchNamespaces": ["a", "b"]})
+    bound = [d["metadata"]["name"] for d in documents if d["kind"] == "ClusterRoleBinding"]
+    assert bound == ["es-everstep-cluster"]
+    assert {
+        d["metadata"]["namespace"] for d in documents if d["kind"] == "RoleBinding" and "namespace" in d["metadata"]
+    } == {
+        "a",
+        "b",
+    }
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"replica": 2}, "replica"),
+        ({"settings": {"pollSecond": 2}}, "pollSecond"),
+        ({"storageProfiles": [{**INLINE, "namespaces": []}]}, "namespaces"),
+        ({"storageProfiles": [{**INLINE, "credentials": {"accessKey": "AK"}}]}, "secretKey"),
+        ({"storageProfiles": [{**INLINE, "endpoint": "s3.test"}]}, "endpoint"),
+        ({"storageProfiles": [{**INLINE, "buckets": [{"name": "B"}]}]}, "buckets"),
+    ],
+)
+def test_wrong_values_are_refused_by_name(helm_path: str, values: dict[str, Any], message: str) -> None:
+    with pytest.raises(HelmError, match=message):
+        _render(helm_path, values)
+
+
+@pytest.fixture(scope="module")
+def release(api_server: RunningCluster, helm_path: str) -> Iterator[str]:
+    """The chart, installed under a name of its own into a restricted namespace; the CRD is applied beside it."""
+    with api_server.namespace() as name:
+        api_server.kubectl("label", "namespace", name, "pod-security.kubernetes.io/enforce=restricted")
+        options = ["--kubeconfig", str(api_server.kubeconfig), "--namespace", name]
+        values = {**PROFILES, "crd": {"install": False}}
+        _helm(helm_path, "install", name, str(CHART), *options, values=values)
+        try:
+            yield name
+        finally:
+            _helm(helm_path, "uninstall", name, *options)
+
+
+def test_the_api_server_takes_the_pod_under_restricted_pod_security(api_server: RunningCluster, release: str) -> None:
+    deployment = json.loads(
+        api_server.kubectl("get", f"--namespace={release}", f"deployment/{release}-everstep", "-o", "json")
+    )
+    template = deployment["spec"]["template"]
+    pod = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "probe", "namespace": release, "labels": template["metadata"]["labels"]},
+        "spec": template["spec"],
+    }
+    api_server.kubectl("create", "--dry-run=server", "-f", "-", stdin=json.dumps(pod))
+
+
+@pytest.mark.parametrize(
+    ("verb", "resource", "allowed"),
+    [
+        ("watch", "trainingjobs.everstep.dev", True),
+        ("patch", "trainingjobs.everstep.dev/status", True),
+        ("create", "pods", True),
+        ("delete", "pods", True),
+        ("get", "pods/log", True),
+        ("create", "services", True),
+        ("create", "events", True),
+        ("list", "nodes", True),
+        ("get", "secrets", False),
+        ("list", "secrets", False),
+        ("create", "secrets", False),
+        ("get", "configmaps", False),
+        ("create", "pods/exec", False),
+        ("create", "trainingjobs.everstep.dev", False),
+        ("delete", "nodes", False),
+        ("create", "leases.coordination.k8s.io", False),
+    ],
+)
+def test_rights_in_any_namespace(
+    api_server: RunningCluster, release: str, verb: str, resource: str, allowed: bool
+) -> None:
+    assert _can(api_server, release, verb, resource, "default") is allowed
+
+
+def test_rights_in_its_own_namespace(api_server: RunningCluster, release: str) -> None:
+    assert _can(api_server, release, "create", "leases.coordination.k8s.io", release)
+    assert _can(api_server, release, "update", f"leases.coordination.k8s.io/{release}-everstep", release)
+    assert not _can(api_server, release, "update", "leases.coordination.k8s.io/another", release)
+    assert not _can(api_server, release, "get", "secrets", release)
+    assert _can(api_server, release, "get", "namespaces/kube-system", "")
+    assert not _can(api_server, release, "get", "namespaces/default", "")
+
+
+def _can(api_server: RunningCluster, release: str, verb: str, resource: str, namespace: str) -> bool:
+    """Whether the operator's service account may do it, as the API server's authorizer says."""
+    kind, _, name = resource.partition("/")
+    subresource = name if resource in ("pods/log", "pods/exec", "trainingjobs.everstep.dev/status") else ""
+    resource_name, _, group = kind.partition(".")
+    attributes = {"verb": verb, "resource": resource_name, "group": group, "namespace": namespace}
+    attributes |= {"subresource": subresource} if subresource else {"name": name}
+    review = {
+        "apiVersion": "authorization.k8s.io/v1",
+        "kind": "SubjectAccessReview",
+        "spec": {"user": f"system:serviceaccount:{release}:{release}-everstep", "resourceAttributes": attributes},
+    }
+    answer = api_server.kubectl("create", "-f", "-", "-o", "json", stdin=json.dumps(review))
+    return bool(json.loads(answer)["status"]["allowed"])
