@@ -1,0 +1,1 @@
+"""The engine: what turns a running job's state into a committed checkpoint, and back. Only its modules import torch."""

@@ -1,0 +1,102 @@
+"""Checksums of stored bytes: made in blocks when a file is written, checked on whole blocks when part of it is read."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from awscrt.checksums import crc32c
+
+from everstep.catalog.manifest import BLOCK, File
+from everstep.catalog.store import KeyNotFound, Store
+from everstep.errors import CheckpointCorruptError, StorageUnavailableError
+
+GAP = 1 << 20
+"""Ranges this near to each other are fetched by one request."""
+PIECE = 128 << 20
+"""Ranges are not joined beyond this many bytes."""
+TRIES = 4
+
+
+def block_sums(body: bytes | bytearray | memoryview) -> tuple[int, ...]:
+    """CRC32C of each BLOCK bytes; the last block may be shorter."""
+    view = memoryview(body)
+    return tuple(crc32c(view[start : start + BLOCK]) for start in range(0, len(view), BLOCK))
+
+
+def describe_file(name: str, body: bytes | bytearray | memoryview, rank: int | None = None) -> File:
+    return File(name=name, size=len(body), blocks=block_sums(body), rank=rank)
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Bytes [start, end) of one file."""
+
+    start: int
+    end: int
+
+
+def covering(start: int, length: int, size: int) -> Span:
+    """The whole blocks around `length` bytes from `start` of a file of `size` bytes."""
+    return Span(start // BLOCK * BLOCK, min(size, -(-(start + length) // BLOCK) * BLOCK))
+
+
+def join(spans: Iterable[Span], gap: int = GAP, piece: int = PIECE) -> list[Span]:
+    """Fewer, larger spans in ascending order; every given span lies in just one of them."""
+    joined: list[Span] = []
+    for span in sorted(spans, key=lambda s: (s.start, s.end)):
+        last = joined[-1] if joined else None
+        if last is not None and (span.start < last.end or (span.start - last.end <= gap and span.end - last.start <= piece)):
+            joined[-1] = Span(last.start, max(last.end, span.end))
+        else:
+            joined.append(span)
+    return joined
+
+
+def wrong_blocks(file: File, span: Span, body: bytes) -> list[int]:
+    """Numbers of the blocks in which `body`, the bytes of `span`, differs from what was committed."""
+    if len(body) != span.end - span.start:
+        return [span.start // BLOCK + len(body) // BLOCK]
+    first = span.start // BLOCK
+    found = block_sums(body)
+    return [first + i for i, value in enumerate(found) if value != file.blocks[first + i]]
+
+
+def read_verified(store: Store, key: str, file: File, span: Span) -> bytes:
+    """The bytes of `span` (whole blocks), each of which matches the manifest.
+
+    Raises CheckpointCorruptError after a second fetch that does not match either, or where the object is missing.
+    """
+    complaint = ""
+    for _ in range(2):
+        try:
+            body = patiently(lambda: store.get_range(key, span.start, span.end - span.start))
+        except KeyNotFound:
+            complaint = f"{store.uri}/{key} is missing"
+            continue
+        wrong = wrong_blocks(file, span, body)
+        if not wrong:
+            return body
+        complaint = f"{store.uri}/{key}: block {wrong[0]} (bytes from {wrong[0] * BLOCK}) does not match its CRC32C"
+    raise CheckpointCorruptError(complaint)
+
+
+def check_blocks(file: File) -> None:
+    if len(file.blocks) != -(-file.size // BLOCK):
+        raise CheckpointCorruptError(f"the manifest lists {len(file.blocks)} blocks for the {file.size} bytes of {file.name}")
+
+
+def read_whole(store: Store, key: str, file: File) -> bytes:
+    check_blocks(file)
+    return read_verified(store, key, file, Span(0, file.size)) if file.size else b""
+
+
+def patiently(read: Callable[[], bytes]) -> bytes:
+    """An unreadable object is not a damaged one: try again, beyond the store's own tries, before giving up."""
+    for turn in range(TRIES - 1):
+        try:
+            return read()
+        except StorageUnavailableError:
+            time.sleep(0.5 * 2**turn)
+    return read()

@@ -1,0 +1,136 @@
+"""The ranks of one worker group as the engine sees them: one rank alone, or a group of its own over CPU memory.
+
+Every step that can fail on one rank alone ends in an exchange of outcomes, so that all ranks go on or all of them fail,
+with the same typed error.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+
+from everstep.errors import (
+    CheckpointCorruptError,
+    CheckpointError,
+    FencedError,
+    StorageRefusedError,
+    StorageUnavailableError,
+)
+
+T = TypeVar("T")
+
+_PRECEDENCE = (FencedError, CheckpointCorruptError, StorageRefusedError, StorageUnavailableError)
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    rank: int
+    error: CheckpointError
+
+    @classmethod
+    def of(cls, rank: int, error: BaseException) -> Failure:
+        if isinstance(error, CheckpointError):
+            try:
+                pickle.loads(pickle.dumps(error))  # noqa: S301 - our own exception, a moment old
+            except Exception:
+                return cls(rank, CheckpointError(str(error)))
+            return cls(rank, error)
+        return cls(rank, CheckpointError(f"{type(error).__name__}: {error}"))
+
+
+def worst(failures: Sequence[Failure]) -> CheckpointError:
+    """The one error that all ranks raise; names the ranks that failed."""
+    ordered = sorted(failures, key=lambda f: (_rank_of_kind(f.error), f.rank))
+    chosen = ordered[0]
+    ranks = sorted({failure.rank for failure in failures})
+    if isinstance(chosen.error, FencedError) or len(ranks) == 0:
+        return chosen.error
+    kind = type(chosen.error)
+    named = f"rank {ranks[0]}" if len(ranks) == 1 else f"ranks {', '.join(map(str, ranks[:8]))}{'…' if len(ranks) > 8 else ''}"
+    try:
+        return kind(f"{named}: {chosen.error}")
+    except TypeError:
+        return CheckpointError(f"{named}: {chosen.error}")
+
+
+def _rank_of_kind(error: CheckpointError) -> int:
+    for index, kind in enumerate(_PRECEDENCE):
+        if isinstance(error, kind):
+            return index
+    return len(_PRECEDENCE)
+
+
+class PendingSum:
+    """A sum over all ranks under way."""
+
+    def __init__(self, tensor: torch.Tensor, work: Any | None) -> None:
+        self._tensor = tensor
+        self._work = work
+
+    def wait(self) -> list[int]:
+        if self._work is not None:
+            self._work.wait()
+            self._work = None
+        return [int(value) for value in self._tensor.tolist()]
+
+
+class Gang:
+    """Collective methods must be called by all ranks in the same order."""
+
+    def __init__(self) -> None:
+        self.distributed = dist.is_available() and dist.is_initialized()
+        self.rank = dist.get_rank() if self.distributed else 0
+        self.world_size = dist.get_world_size() if self.distributed else 1
+        self.group: Any = dist.new_group(backend="gloo") if self.distributed else None
+
+    @property
+    def leads(self) -> bool:
+        return self.rank == 0
+
+    def broadcast(self, value: T | None) -> T:
+        """Rank 0's value."""
+        if not self.distributed:
+            return value  # type: ignore[return-value]
+        box: list[Any] = [value if self.leads else None]
+        dist.broadcast_object_list(box, src=0, group=self.group)
+        return box[0]  # type: ignore[no-any-return]
+
+    def all_gather(self, value: T) -> list[T]:
+        """Everybody's value, by rank."""
+        if not self.distributed:
+            return [value]
+        box: list[Any] = [None] * self.world_size
+        dist.all_gather_object(box, value, group=self.group)
+        return box
+
+    def everywhere(self, action: Callable[[], T]) -> T:
+        """Run on each rank; where one fails, all raise."""
+        result, failure = self._attempt(action)
+        failures = [found for found in self.all_gather(failure) if found is not None]
+        if failures:
+            raise worst(failures)
+        return result  # type: ignore[return-value]
+
+    def lead(self, action: Callable[[], T]) -> T:
+        """Run on rank 0; all ranks return its result or raise its error."""
+        result, failure = self._attempt(action) if self.leads else (None, None)
+        outcome: tuple[T | None, Failure | None] = self.broadcast((result, failure))
+        if outcome[1] is not None:
+            raise outcome[1].error
+        return outcome[0]  # type: ignore[return-value]
+
+    def _attempt(self, action: Callable[[], T]) -> tuple[T | None, Failure | None]:
+        try:
+            return action(), None
+        except Exception as error:
+            return None, Failure.of(self.rank, error)
+
+    def start_sum(self, values: Sequence[int]) -> PendingSum:
+        tensor = torch.tensor(list(values), dtype=torch.int64, device="cpu")
+        work = dist.all_reduce(tensor, op=dist.ReduceOp.SUM, group=self.group, async_op=True) if self.distributed else None
+        return PendingSum(tensor, work)

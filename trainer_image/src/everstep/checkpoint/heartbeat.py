@@ -1,0 +1,81 @@
+"""The sign of life: a thread of rank 0 that overwrites one small object, whatever the training thread is waiting for."""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from everstep.catalog import Heartbeat, Store, write_heartbeat
+from everstep.catalog.progress import Phase
+from everstep.errors import CheckpointError
+
+log = logging.getLogger("everstep")
+
+
+def finite(metrics: Mapping[str, float]) -> dict[str, float]:
+    """JSON knows neither NaN nor infinity."""
+    return {name: float(value) for name, value in metrics.items() if math.isfinite(value)}
+
+
+class HeartbeatThread:
+    """`interval` in seconds. A storage error is logged once and never leaves here."""
+
+    def __init__(self, store: Store, attempt: int, epoch: int, interval: float) -> None:
+        now = datetime.now(UTC)
+        self._store = store
+        self._interval = interval
+        self._lock = threading.Lock()
+        self._wake = threading.Event()
+        self._stop = False
+        self._failing = False
+        self._state = Heartbeat(attempt=attempt, epoch=epoch, beat=0, time=now, phase="starting", phase_since=now)
+        self._thread = threading.Thread(target=self._run, name="everstep-heartbeat", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def update(self, **changes: Any) -> None:
+        """Goes out with the next beat; a change of `phase` goes out at once."""
+        with self._lock:
+            phase: Phase | None = changes.get("phase")
+            if phase is not None and phase != self._state.phase:
+                changes["phase_since"] = datetime.now(UTC)
+                self._wake.set()
+            self._state = self._state.model_copy(update=changes)
+
+    def close(self, **changes: Any) -> None:
+        """Write a last beat and end; does not wait longer than a few seconds for storage."""
+        self.update(**changes)
+        self._stop = True
+        self._wake.set()
+        if self._thread.is_alive():
+            self._thread.join(timeout=10)
+
+    def _run(self) -> None:
+        while True:
+            stopping = self._stop
+            self._wake.clear()
+            self._beat()
+            if stopping:
+                return
+            self._wake.wait(self._interval)
+
+    def _beat(self) -> None:
+        with self._lock:
+            self._state = self._state.model_copy(update={"beat": self._state.beat + 1, "time": datetime.now(UTC)})
+            state = self._state
+        try:
+            write_heartbeat(self._store, state)
+            self._failing = False
+        except CheckpointError as error:
+            if not self._failing:
+                log.warning("heartbeat not written: %s", error)
+            self._failing = True
+        except Exception:
+            if not self._failing:
+                log.exception("heartbeat not written")
+            self._failing = True

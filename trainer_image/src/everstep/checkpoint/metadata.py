@@ -1,0 +1,67 @@
+"""DCP's `.metadata`: pickled by DCP's convention, so that stock readers load it; unpickled here with an allow-list."""
+
+from __future__ import annotations
+
+import io
+import pickle
+from typing import Any
+
+import torch
+from torch.distributed.checkpoint import filesystem
+from torch.distributed.checkpoint.metadata import Metadata, StorageMeta, TensorStorageMetadata
+
+from everstep.errors import CheckpointCorruptError
+
+_ALLOWED = {
+    ("torch.distributed.checkpoint.metadata", name)
+    for name in (
+        "Metadata",
+        "MetadataIndex",
+        "TensorStorageMetadata",
+        "BytesStorageMetadata",
+        "ChunkStorageMetadata",
+        "TensorProperties",
+        "StorageMeta",
+        "_MEM_FORMAT_ENCODING",
+    )
+} | {
+    ("torch.distributed.checkpoint.filesystem", "_StorageInfo"),
+    ("torch", "Size"),
+    ("torch.serialization", "_get_layout"),
+    ("collections", "OrderedDict"),
+}
+
+
+class _Unpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) in _ALLOWED:
+            return super().find_class(module, name)
+        if module == "torch" and isinstance(getattr(torch, name, None), torch.dtype):
+            return getattr(torch, name)
+        raise pickle.UnpicklingError(f"{module}.{name} has no place in .metadata")
+
+
+def encode(metadata: Metadata, location: str) -> bytes:
+    metadata.version = filesystem.CURRENT_DCP_VERSION
+    metadata.storage_meta = StorageMeta(checkpoint_id=location)
+    return pickle.dumps(metadata)
+
+
+def decode(body: bytes) -> Metadata:
+    """Raises CheckpointCorruptError for anything but the metadata of a DCP checkpoint."""
+    try:
+        metadata = _Unpickler(io.BytesIO(body)).load()
+    except Exception as error:
+        raise CheckpointCorruptError(f".metadata cannot be read: {error}") from error
+    if not isinstance(metadata, Metadata) or not isinstance(metadata.storage_data, dict):
+        raise CheckpointCorruptError(".metadata is not the metadata of a DCP checkpoint")
+    return metadata
+
+
+def shapes(metadata: Metadata, prefix: str) -> dict[str, tuple[int, ...]]:
+    """Global shapes of the tensors below `prefix`, by their names without it."""
+    return {
+        name.removeprefix(prefix): tuple(item.size)
+        for name, item in metadata.state_dict_metadata.items()
+        if name.startswith(prefix) and isinstance(item, TensorStorageMetadata)
+    }

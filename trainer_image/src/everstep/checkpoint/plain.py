@@ -1,0 +1,85 @@
+"""State of user objects as what `torch.load(weights_only=True)` accepts: no class of anybody's is ever unpickled.
+
+numpy arrays become marked tensors. What cannot be kept is refused when it is saved, with its place in the state, and
+not when somebody needs it back.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from everstep.errors import CheckpointCorruptError, InvalidOperationError
+
+_ARRAY = "everstep:ndarray"
+_SCALARS = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, torch.Size)
+
+
+def to_plain(value: Any, where: str) -> Any:
+    """Raises InvalidOperationError for a value that could not be loaded again."""
+    if isinstance(value, np.generic):
+        return value.item()
+    if type(value) in _SCALARS:
+        return value
+    if isinstance(value, torch.Tensor):
+        return value.detach().cpu()
+    if isinstance(value, np.ndarray):
+        if value.dtype.kind not in "biufc":
+            raise InvalidOperationError(f"{where}: an array of dtype {value.dtype} cannot be kept in a checkpoint")
+        kind = value.dtype.str
+        raw = torch.frombuffer(bytearray(np.ascontiguousarray(value).tobytes()), dtype=torch.uint8) if value.size else torch.empty(0, dtype=torch.uint8)
+        return {_ARRAY: raw, "dtype": kind, "shape": list(value.shape)}
+    if isinstance(value, Mapping):
+        return {_key(key, where): to_plain(item, f"{where}.{key}") for key, item in value.items()}
+    if isinstance(value, tuple):
+        return tuple(to_plain(item, f"{where}[{i}]") for i, item in enumerate(value))
+    if isinstance(value, list):
+        return [to_plain(item, f"{where}[{i}]") for i, item in enumerate(value)]
+    if isinstance(value, set | frozenset):
+        return {to_plain(item, where) for item in value}
+    for base in (bool, int, float, str):  # enums and the like lose their class, not their value
+        if isinstance(value, base):
+            return base(value)
+    raise InvalidOperationError(
+        f"{where}: a {type(value).__module__}.{type(value).__qualname__} cannot be kept in a checkpoint; "
+        "use numbers, strings, tensors, arrays, lists, tuples and dicts"
+    )
+
+
+def _key(key: Any, where: str) -> Any:
+    if isinstance(key, np.generic):
+        return key.item()
+    if isinstance(key, str | int | float | bool | tuple) or key is None:
+        return key
+    raise InvalidOperationError(f"{where}: a key of type {type(key).__name__} cannot be kept in a checkpoint")
+
+
+def from_plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        if _ARRAY in value:
+            raw = value[_ARRAY].numpy().tobytes()
+            return np.frombuffer(raw, dtype=np.dtype(value["dtype"])).reshape(value["shape"]).copy()
+        return {key: from_plain(item) for key, item in value.items()}
+    if isinstance(value, tuple) and type(value) is tuple:
+        return tuple(from_plain(item) for item in value)
+    if isinstance(value, list):
+        return [from_plain(item) for item in value]
+    return value
+
+
+def pack(value: Any, where: str) -> torch.Tensor:
+    """One flat uint8 tensor, so that a whole tree is one item of a checkpoint."""
+    stream = io.BytesIO()
+    torch.save(to_plain(value, where), stream)
+    return torch.frombuffer(bytearray(stream.getbuffer()), dtype=torch.uint8)
+
+
+def unpack(tensor: torch.Tensor) -> Any:
+    try:
+        return from_plain(torch.load(io.BytesIO(tensor.numpy().tobytes()), map_location="cpu", weights_only=True))
+    except Exception as error:
+        raise CheckpointCorruptError(f"packed state cannot be read: {error}") from error

@@ -1,0 +1,89 @@
+"""What a run reports about itself: counters of the whole gang, last metrics, and which of them belong to this step."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from everstep.catalog import Progress
+from everstep.checkpoint.heartbeat import finite
+
+_SMOOTHING = 0.1
+
+
+class RunProgress:
+    """`samples` and `tokens` become gang-wide once the ranks' increments were summed (see `take`, `add`)."""
+
+    def __init__(self) -> None:
+        self.step = 0
+        self.samples = 0
+        self.tokens = 0
+        self.epoch = 0
+        self.seconds_per_step: float | None = None
+        self._samples = 0
+        self._tokens = 0
+        self._values: dict[str, Any] = {}
+        self._reported_at: dict[str, int] = {}
+        self._score: tuple[int, Any] | None = None
+        self._last_end: float | None = None
+
+    def report(self, step: int, samples: int, tokens: int, epoch: int | None, score: Any, metrics: Mapping[str, Any]) -> None:
+        self._samples += samples
+        self._tokens += tokens
+        if epoch is not None:
+            self.epoch = epoch
+        if score is not None:
+            self._score = (step, score)
+        for name, value in metrics.items():
+            self._values[name] = value
+            self._reported_at[name] = step
+
+    def take(self) -> tuple[int, int]:
+        """This rank's increments since the last call."""
+        taken = (self._samples, self._tokens)
+        self._samples = self._tokens = 0
+        return taken
+
+    def add(self, samples: int, tokens: int) -> None:
+        self.samples += samples
+        self.tokens += tokens
+
+    def end_step(self, step: int) -> None:
+        now = time.monotonic()
+        if self._last_end is not None:
+            took = now - self._last_end
+            before = self.seconds_per_step
+            self.seconds_per_step = took if before is None else before + _SMOOTHING * (took - before)
+        self._last_end = now
+        self.step = step
+
+    def pause(self) -> None:
+        """The time until the next step ends is no measure of a step: a save or a restore lies in it."""
+        self._last_end = None
+
+    def metrics(self) -> dict[str, float]:
+        """Last values; converting a tensor of an accelerator waits for it."""
+        return finite({name: float(value) for name, value in self._values.items()})
+
+    def score_at(self, step: int, metric: str | None) -> float | None:
+        """The score of this very step: reported as such, else the metric that the policy names."""
+        value: Any = None
+        if self._score is not None and self._score[0] == step:
+            value = self._score[1]
+        elif metric is not None and self._reported_at.get(metric) == step:
+            value = self._values[metric]
+        return None if value is None or not math.isfinite(float(value)) else float(value)
+
+    def counters(self) -> dict[str, int]:
+        return {"step": self.step, "samples": self.samples, "tokens": self.tokens, "epoch": self.epoch}
+
+    def restore(self, counters: Mapping[str, int]) -> None:
+        self.step = counters["step"]
+        self.samples = counters["samples"]
+        self.tokens = counters["tokens"]
+        self.epoch = counters["epoch"]
+
+    def as_document(self) -> Progress:
+        return Progress(**self.counters())

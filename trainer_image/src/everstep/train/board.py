@@ -1,0 +1,43 @@
+"""TensorBoard events: written to local disk, stored beside the checkpoints whenever one is committed."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from everstep.catalog import Store
+from everstep.catalog.keys import TENSORBOARD
+from everstep.errors import CheckpointError
+
+log = logging.getLogger("everstep")
+
+
+class Board:
+    """Event files of this process; each has a name of its own, so attempts do not overwrite each other's."""
+
+    def __init__(self, store: Store) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._store = store
+        self._folder = Path(tempfile.mkdtemp(prefix="everstep-tensorboard-"))
+        self._writer = SummaryWriter(str(self._folder))  # type: ignore[no-untyped-call]
+
+    def add(self, step: int, values: Mapping[str, float]) -> None:
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, step)  # type: ignore[no-untyped-call]
+
+    def store(self) -> None:
+        """A board that cannot be stored costs a warning."""
+        self._writer.flush()  # type: ignore[no-untyped-call]
+        for path in sorted(self._folder.iterdir()):
+            try:
+                self._store.put(f"{TENSORBOARD}{path.name}", path.read_bytes())
+            except CheckpointError as error:
+                log.warning("tensorboard events were not stored: %s", error)
+
+    def close(self) -> None:
+        self._writer.close()  # type: ignore[no-untyped-call]
+        shutil.rmtree(self._folder, ignore_errors=True)
