@@ -1,4 +1,4 @@
-"""The errors that everstep raises, in one place and without torch, so that every layer and every user can catch them by type."""
+"""The errors that everstep raises, in one place and without torch, so that all can catch them by type."""
 
 from __future__ import annotations
 
@@ -49,3 +49,7 @@ class StorageRefusedError(StorageError):
 
 class StorageUnsafeError(StorageError):
     """The store does not enforce conditional writes: a register kept there could lose a commit."""
+
+
+class ArchitectureMismatchError(CheckpointError):
+    """The checkpoint holds tensors of other names or shapes than the model."""
