@@ -1,0 +1,19 @@
+"""How long to wait before an attempt that follows others which committed nothing. After progress: not at all."""
+
+from __future__ import annotations
+
+import hashlib
+
+from everstep_operator.api.failure import Backoff
+
+JITTER = 0.2
+
+
+def delay(policy: Backoff, without_progress: int, seed: str) -> float:
+    """Seconds. Doubles from attempt to attempt; the jitter is made of `seed`, so that deciding twice agrees."""
+    if without_progress <= 0:
+        return 0.0
+    # 2**30 times one second is longer than any maximum; more would overflow a float
+    full = min(float(policy.max_seconds), policy.initial_seconds * 2.0 ** min(without_progress - 1, 30))
+    draw = int.from_bytes(hashlib.sha256(seed.encode()).digest()[:4], "big") / 2**32
+    return full * (1 - JITTER * draw)

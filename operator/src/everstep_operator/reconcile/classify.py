@@ -1,0 +1,216 @@
+"""Why a pod failed, in words that name the culprit: torchrun itself ends with code 1 whatever happened.
+
+Asked in this order: the pod (evicted, deleted, its node lost), the container's reason (OOMKilled), the record that the
+library left, torchrun's summary in the log, the exit code. Of several failed pods the first cause that is not a mere
+consequence counts: a rank whose peer vanished fails too, and often its report comes first.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from everstep_operator.reconcile import record, signals, torchrun
+from everstep_operator.reconcile.observation import NodeView, PodView
+
+FENCED = 76
+"""The trainer's exit code when another worker group has taken over."""
+MISFIT = 78
+"""Its exit code when the request cannot work as it stands (EX_CONFIG): a checkpoint of another architecture, say."""
+
+_PLAIN = ("Error", "Completed", "OOMKilled")
+_WORD = re.compile(r"[^A-Za-z0-9]")
+
+POD, ROOT, UNEXPLAINED, CONSEQUENCE = range(4)
+"""How much a cause explains, the most first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """Why an attempt failed. `code` is negative for a signal; `fault` is when it happened, as far as anybody knows."""
+
+    reason: str
+    message: str
+    weight: int = POD
+    pod: str | None = None
+    node: str | None = None
+    rank: int | None = None
+    code: int | None = None
+    step: int | None = None
+    fault: datetime | None = None
+    reasons: frozenset[str] = frozenset()
+    """All words by which a rule of the failure policy may name it."""
+    conditions: frozenset[tuple[str, str]] = frozenset()
+    """The pod's conditions as (type, status)."""
+
+
+def failed(pod: PodView) -> bool:
+    """Whether the pod can do no more for its gang. A sidecar may keep it Running although its trainer has failed."""
+    return pod.phase == "Failed" or (pod.container.exit_code or 0) != 0
+
+
+def first(causes: Iterable[Cause]) -> Cause | None:
+    """What explains most; of equals the earliest."""
+    return min(causes, key=lambda c: (c.weight, c.fault.timestamp() if c.fault else 0.0), default=None)
+
+
+def pod_failure(pod: PodView) -> Cause:
+    """Of a pod that `failed`."""
+    cause = _of_pod(pod) or _of_container(pod) or _of_process(pod)
+    words = {cause.reason, pod.reason or "", pod.container.reason or ""} - {""}
+    return replace(
+        cause,
+        pod=pod.name,
+        node=pod.node,
+        fault=cause.fault or pod.container.finished,
+        reasons=frozenset(words),
+        conditions=frozenset((c.type, c.status) for c in pod.conditions),
+    )
+
+
+def pod_gone(name: str, index: int) -> Cause:
+    return Cause("PodDeleted", f"pod {index} ({name}) was deleted", pod=name, reasons=frozenset({"PodDeleted"}))
+
+
+def node_lost(pods: Iterable[PodView], node: NodeView) -> Cause:
+    names = ", ".join(pod.name for pod in pods)
+    how = "is gone" if not node.exists else "stopped answering"
+    pod = names.split(", ")[0]
+    message = f"{node.name} {how}, with {names}"
+    return Cause("NodeLost", message[:1024], pod=pod, node=node.name, reasons=frozenset({"NodeLost"}))
+
+
+def _of_pod(pod: PodView) -> Cause | None:
+    where = _where(pod)
+    disruption = pod.condition("DisruptionTarget")
+    if pod.reason == "Evicted":
+        return Cause("Evicted", f"{where} was evicted{_because(pod.message)}")
+    if disruption is not None and disruption.status == "True":
+        reason = disruption.reason or "DisruptionTarget"
+        return Cause(reason, f"{where} was disrupted{_because(disruption.message)}", fault=disruption.since)
+    if pod.reason == "NodeLost":
+        return Cause("NodeLost", f"{where}: the node is lost")
+    if pod.deleting:
+        return Cause("PodDeleted", f"{where} was deleted")
+    if pod.reason and pod.container.exit_code is None:
+        return Cause(_word(pod.reason), f"{where} failed{_because(pod.message)}")
+    return None
+
+
+def _of_container(pod: PodView) -> Cause | None:
+    reason = pod.container.reason
+    if reason == "OOMKilled":
+        found = record.read(pod.container.message)
+        return Cause(
+            "OOMKilled", f"{_where(pod)} ran out of memory", rank=None, code=-9, step=found.step if found else None
+        )
+    if reason and reason not in _PLAIN:
+        return Cause(
+            _word(reason), f"{_where(pod)} failed{_because(pod.container.message)}", code=pod.container.exit_code
+        )
+    return None
+
+
+def _of_process(pod: PodView) -> Cause:
+    found = record.read(pod.container.message)
+    logs = [text for text in (pod.log_tail, None if found else pod.container.message) if text]
+    summary = next((read for text in logs if (read := torchrun.read_summary(text))), None)
+    if found is not None and not (found.peer_lost and summary and _is_signal(summary.code)):
+        return _of_record(pod, found)
+    if summary is not None and summary.code is not None:
+        return _of_summary(pod, summary, logs)
+    return _of_exit_code(pod, logs)
+
+
+def _of_record(pod: PodView, found: record.FailureRecord) -> Cause:
+    who = _where(pod, found.rank)
+    code = found.exit_code
+    weight = CONSEQUENCE if found.peer_lost or found.stopped else ROOT
+    if found.stopped:
+        reason, message = "Stopped", f"{who} was stopped by SIGTERM"
+    elif found.signal:
+        reason, message = found.signal, f"{who} was killed by {found.signal}{signals.hint(found.signal)}"
+        number = signals.number(found.signal)
+        code = -number if number is not None else code
+    elif code == FENCED:
+        reason, message = "Fenced", f"{who} was fenced{_because(found.message)}"
+    else:
+        name = found.exception or "Error"
+        told = f"{name}: {found.message}" if found.message and found.message != name else name
+        reason, message = _word(name), f"{who} failed: {_line(told)}"
+    return Cause(reason, message, weight, rank=found.rank, code=_code(code), step=found.step, fault=found.time)
+
+
+def _of_summary(pod: PodView, summary: torchrun.Summary, logs: list[str]) -> Cause:
+    who = _where(pod, summary.rank)
+    code = summary.code or 0
+    if _is_signal(code):
+        name = signals.name(-code)
+        if name == "SIGTERM":
+            return Cause("Stopped", f"{who} was stopped by SIGTERM", CONSEQUENCE, rank=summary.rank, code=_code(code))
+        return Cause(name, f"{who} was killed by {name}{signals.hint(name)}", ROOT, rank=summary.rank, code=_code(code))
+    error = next((line for text in logs if (line := torchrun.last_error(text))), None) or summary.trace
+    if error is None:
+        return Cause("Error", f"{who} exited with code {code}", ROOT, rank=summary.rank, code=_code(code))
+    weight = CONSEQUENCE if is_consequence(error) else ROOT
+    return Cause(
+        _word(error.split(":")[0]), f"{who} failed: {_line(error)}", weight, rank=summary.rank, code=_code(code)
+    )
+
+
+def _of_exit_code(pod: PodView, logs: list[str]) -> Cause:
+    who, container = _where(pod), pod.container
+    code = container.exit_code
+    error = next((line for text in logs if (line := torchrun.last_error(text))), None)
+    if error is not None:
+        weight = CONSEQUENCE if is_consequence(error) else ROOT
+        return Cause(_word(error.split(":")[0]), f"{who} failed: {_line(error)}", weight, code=_code(code))
+    if code is None:
+        return Cause("Error", f"{who} failed{_because(pod.message)}", UNEXPLAINED)
+    number = container.signal or signals.from_exit_code(code)
+    if number is not None:
+        name = signals.name(number)
+        if name == "SIGTERM":
+            return Cause("Stopped", f"{who} was stopped by SIGTERM", CONSEQUENCE, code=-number)
+        return Cause(name, f"{who} was killed by {name}{signals.hint(name)}", ROOT, code=-number)
+    last = next((line for text in logs if (line := torchrun.last_line(text))), None)
+    return Cause("Error", f"{who} exited with code {code}{_because(last)}", UNEXPLAINED, code=_code(code))
+
+
+def _where(pod: PodView, rank: int | None = None) -> str:
+    place = f" on {pod.node}" if pod.node else ""
+    return f"rank {rank}{place}" if rank is not None else f"pod {pod.index} ({pod.name}){place}"
+
+
+def _because(text: str | None) -> str:
+    return f": {_line(text)}" if text and text.strip() else ""
+
+
+def _line(text: str, most: int = 500) -> str:
+    first_line = text.strip().splitlines()[0].rstrip(". ")
+    return first_line if len(first_line) <= most else first_line[: most - 1] + "…"
+
+
+def _word(text: str) -> str:
+    """A CamelCase word for `reason`: the last part of a dotted name, without anything else."""
+    word = _WORD.sub("", text.rsplit(".", 1)[-1])[:128]
+    return word if word[:1].isalpha() else "Error"
+
+
+def _is_signal(code: int | None) -> bool:
+    return code is not None and code < 0
+
+
+def _code(code: int | None) -> int | None:
+    return code if code is not None and -255 <= code <= 255 else None
+
+
+_PEER_SIGNS = ("closed by peer", "connection reset", "connection refused", "remote process exited", "broken pipe")
+
+
+def is_consequence(error: str) -> bool:
+    """Whether an error says that a peer went away first."""
+    lowered = error.lower()
+    return any(sign in lowered for sign in _PEER_SIGNS)

@@ -1,0 +1,19 @@
+"""Whether the attempt has come to its good end."""
+
+from __future__ import annotations
+
+from everstep_operator.reconcile import failure
+from everstep_operator.reconcile.attempt import Attempt
+from everstep_operator.reconcile.observation import Observation, PodView
+
+
+def succeeded(observation: Observation, attempt: Attempt) -> bool:
+    """Every pod's trainer ended with 0; one that is gone counts where the library says that the training ended."""
+    if not (attempt.launched or attempt.claimed) or not all(_done(pod) for pod in attempt.pods):
+        return False
+    cleared = attempt.missing or any(pod.deleting for pod in attempt.pods)
+    return not cleared or failure.has_finished(observation, attempt)
+
+
+def _done(pod: PodView) -> bool:
+    return pod.phase == "Succeeded" or (pod.phase != "Failed" and pod.container.exit_code == 0)

@@ -1,0 +1,49 @@
+"""The attempts that have ended. An attempt's entry is what says that it has: there is one at most, whatever crashes."""
+
+from __future__ import annotations
+
+from everstep_operator.api import TrainingJobStatus
+from everstep_operator.api.status import HISTORY_LIMIT, HistoryEntry
+from everstep_operator.reconcile import failure
+from everstep_operator.reconcile.attempt import Attempt
+from everstep_operator.reconcile.classify import Cause
+from everstep_operator.reconcile.observation import Observation
+
+SUSPENDED = "Suspended"
+COMPLETED = "Completed"
+DEADLINE = "DeadlineExceeded"
+
+
+def entry(
+    observation: Observation, attempt: Attempt, status: TrainingJobStatus, cause: Cause, rule: str | None = None
+) -> HistoryEntry:
+    gang = status.gang if status.attempt == attempt.number else None
+    started = gang.started if gang else None
+    beat = failure.beating(observation, attempt)
+    known = status.attempt == attempt.number
+    return HistoryEntry(
+        attempt=attempt.number,
+        reason=cause.reason[:256],
+        message=cause.message[:1024],
+        rule=rule,
+        pod=cause.pod,
+        node=cause.node,
+        rank=cause.rank,
+        code=cause.code,
+        from_step=(status.resumed_from.step if status.resumed_from else 0) if known else None,
+        to_step=max([cause.step or 0, beat.heartbeat.step]) if beat else cause.step,
+        started=started,
+        ended=observation.now,
+        seconds=round((observation.now - started).total_seconds(), 1)
+        if started and started <= observation.now
+        else None,
+    )
+
+
+def ended(
+    observation: Observation, attempt: Attempt, status: TrainingJobStatus, cause: Cause, rule: str | None = None
+) -> TrainingJobStatus:
+    """The status in which the attempt's end is recorded."""
+    others = [item for item in status.history if item.attempt != attempt.number]
+    history = [*others, entry(observation, attempt, status, cause, rule)][-HISTORY_LIMIT:]
+    return status.model_copy(update={"attempt": attempt.number, "history": history})

@@ -1,0 +1,92 @@
+"""Restarts of the workers within an attempt: torchrun makes them itself, and a claim with a new epoch tells of them.
+
+The epoch of the last claim that was counted stands in the status beside the count, so that a crash counts none twice.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from everstep.catalog import Location, split_root
+from everstep_operator.api import TrainingJobStatus
+from everstep_operator.api.status import Fence, ResumedFrom, Restarts
+from everstep_operator.reconcile import classify, gang, record, signals, torchrun
+from everstep_operator.reconcile.attempt import Attempt, own
+from everstep_operator.reconcile.observation import Observation
+
+
+@dataclass(frozen=True, slots=True)
+class Claims:
+    """What is new since the status was written: the last claim's epoch, and how many of the claims were restarts."""
+
+    epoch: int
+    restarts: int
+
+
+def seen(observation: Observation, attempt: Attempt, status: TrainingJobStatus) -> Claims | None:
+    """None where there is nothing new. `status` already tells of the attempt."""
+    catalog, fence = own(observation), status.fence
+    if catalog is None or catalog.claim is None or fence is None or fence.attempt != attempt.number:
+        return None
+    claim = catalog.claim
+    if claim.attempt != attempt.number or claim.epoch <= (fence.claimed or fence.epoch):
+        return None
+    first = fence.epoch + 1 if fence.claimed is None else fence.claimed
+    return Claims(claim.epoch, claim.epoch - first)
+
+
+def count(observation: Observation, attempt: Attempt, status: TrainingJobStatus) -> TrainingJobStatus:
+    """The status with new claims counted, and with the entry that the last of them resumed."""
+    claims = seen(observation, attempt, status)
+    if claims is None or status.fence is None:
+        return status
+    restarts = status.restarts or Restarts()
+    if claims.restarts:
+        restarts = restarts.model_copy(
+            update={
+                "in_place": restarts.in_place + claims.restarts,
+                "last_reason": _reason(observation, attempt, claims.restarts),
+                "last_time": observation.now,
+            }
+        )
+    fence: Fence = status.fence.model_copy(update={"claimed": claims.epoch})
+    return status.model_copy(
+        update={
+            "restarts": restarts if claims.restarts else status.restarts,
+            "fence": fence,
+            "resumed_from": _resumed(observation),
+        }
+    )
+
+
+def _resumed(observation: Observation) -> ResumedFrom | None:
+    catalog = own(observation)
+    if catalog is None or catalog.claim is None or catalog.claim.resumed is None:
+        return None
+    location = catalog.claim.resumed
+    try:
+        if "://" not in location:
+            return ResumedFrom(step=Location.parse(location).step, location=f"{gang.root(observation)}/{location}")
+        parsed = split_root(location)[1]
+    except ValueError:
+        return None
+    return ResumedFrom(step=parsed.step, location=location) if parsed else None
+
+
+def _reason(observation: Observation, attempt: Attempt, restarts: int) -> str:
+    """What the log of the pod whose worker died tells; its container lives on, so there is no termination message."""
+    how = "restarted in place" if restarts == 1 else f"restarted in place {restarts} times"
+    for pod in attempt.pods:
+        log = observation.results.logs.get(pod.name)
+        found = record.read(pod.container.message)
+        summary = torchrun.read_summary(log)
+        if summary is None or summary.code is None or (found is not None and found.peer_lost):
+            continue
+        where = f"a worker of pod {pod.index}{f' on {pod.node}' if pod.node else ''}"
+        if summary.code < 0:
+            name = signals.name(-summary.code)
+            return f"{where} was killed by {name}{signals.hint(name)}; {how}"
+        error = torchrun.last_error(log)
+        if error is None or not classify.is_consequence(error):
+            return f"{where} {f'failed: {error}' if error else f'exited with code {summary.code}'}; {how}"[:1024]
+    return f"workers of attempt {attempt.number} {how}"
