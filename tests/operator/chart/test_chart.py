@@ -129,13 +129,17 @@ def test_settings_become_variables(helm_path: str) -> None:
 
 def test_watched_namespaces_are_all_that_it_may_touch(helm_path: str) -> None:
     documents = _render(helm_path, {"watchNamespaces": ["a", "b"]})
-    bound = [d["metadata"]["name"] for d in documents if d["kind"] == "ClusterRoleBinding"]
-    assert bound == ["es-everstep-cluster"]
-    assert {
-        d["metadata"]["namespace"] for d in documents if d["kind"] == "RoleBinding" and "namespace" in d["metadata"]
-    } == {
-        "a",
-        "b",
+    bound = {
+        (d["kind"], d["metadata"]["name"], d["metadata"].get("namespace"))
+        for d in documents
+        if d["kind"].endswith("Binding")
+    }
+    assert bound == {
+        ("ClusterRoleBinding", "es-everstep-cluster", None),
+        ("RoleBinding", "es-everstep", "a"),
+        ("RoleBinding", "es-everstep", "b"),
+        ("RoleBinding", "es-everstep-nodes", "kube-node-lease"),
+        ("RoleBinding", "es-everstep-lease", None),
     }
 
 
@@ -192,8 +196,8 @@ def test_the_api_server_takes_the_pod_under_restricted_pod_security(api_server: 
         ("delete", "pods", True),
         ("get", "pods/log", True),
         ("create", "services", True),
-        ("create", "events", True),
-        ("list", "nodes", True),
+        ("create", "events.events.k8s.io", True),
+        ("get", "nodes", True),
         ("get", "secrets", False),
         ("list", "secrets", False),
         ("create", "secrets", False),
@@ -215,6 +219,8 @@ def test_rights_in_its_own_namespace(api_server: RunningCluster, release: str) -
     assert _can(api_server, release, "update", f"leases.coordination.k8s.io/{release}-everstep", release)
     assert not _can(api_server, release, "update", "leases.coordination.k8s.io/another", release)
     assert not _can(api_server, release, "get", "secrets", release)
+    assert _can(api_server, release, "get", "leases.coordination.k8s.io/node0", "kube-node-lease")
+    assert not _can(api_server, release, "update", "leases.coordination.k8s.io/node0", "kube-node-lease")
     assert _can(api_server, release, "get", "namespaces/kube-system", "")
     assert not _can(api_server, release, "get", "namespaces/default", "")
 
