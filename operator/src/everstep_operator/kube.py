@@ -136,8 +136,11 @@ class Kube:
     async def create(self, path: str, body: Mapping[str, Any], **query: str) -> Json:
         return await self._json("POST", path, query, body)
 
-    async def replace(self, path: str, body: Mapping[str, Any], *, limit: float | None = None) -> Json:
-        return await self._json("PUT", path, {}, body, limit=limit)
+    async def request(
+        self, method: str, path: str, *, body: Mapping[str, Any] | None = None, limit: float | None = None
+    ) -> Json:
+        """Any request, with a limit of its own in seconds."""
+        return await self._json(method, path, {}, body, limit=limit)
 
     async def patch(self, path: str, body: Any, *, kind: str = MERGE_PATCH, **query: str) -> Json:
         return await self._json("PATCH", path, query, body, kind=kind)

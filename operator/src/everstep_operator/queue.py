@@ -161,13 +161,23 @@ class WorkQueue(Generic[K]):
     on_error: Callable[[K, Exception, float], None] | None = None
     """Told of each failed pass, with the pause that follows."""
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
+    _closed: bool = False
 
     def add(self, key: K, delay: float = 0.0) -> None:
         self.schedule.add(key, self.clock(), delay)
         self._changed.set()
 
+    def ready(self) -> int:
+        """How many keys are due and wait for a worker."""
+        return self.schedule.ready(self.clock())
+
+    def close(self) -> None:
+        """Begin no more passes; `run` returns when those under way have ended."""
+        self._closed = True
+        self._changed.set()
+
     async def run(self, handle: Handler[K], permitted: Callable[[], Awaitable[None]] | None = None) -> None:
-        """Work for ever. `permitted` is awaited before each key is taken: until the Lease is held, keys wait."""
+        """Work until closed. `permitted` is awaited before each key is taken: until the Lease is held, keys wait."""
         async with asyncio.TaskGroup() as group:
             for number in range(self.concurrency):
                 group.create_task(self._work(handle, permitted), name=f"worker-{number}")
@@ -177,6 +187,8 @@ class WorkQueue(Generic[K]):
             if permitted is not None:
                 await permitted()
             key = await self._take()
+            if key is None:
+                return
             try:
                 outcome = await handle(key)
             except asyncio.CancelledError:
@@ -192,8 +204,8 @@ class WorkQueue(Generic[K]):
                     self.schedule.done(key, self.clock(), outcome.again_after)
             self._changed.set()
 
-    async def _take(self) -> K:
-        while True:
+    async def _take(self) -> K | None:
+        while not self._closed:
             now = self.clock()
             key = self.schedule.pop(now)
             if key is not None:
@@ -205,3 +217,4 @@ class WorkQueue(Generic[K]):
                     await self._changed.wait()
             except TimeoutError:
                 continue
+        return None

@@ -1,0 +1,67 @@
+"""What an attempt needs of storage: the probe, the resume path, the fence. Blocking calls, in the endpoint's lane."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from everstep.catalog import Catalog, Owner, Resume, fork
+from everstep.catalog.store.probe import probe
+from everstep_operator.memory import JobMemory
+from everstep_operator.observe import Seen
+from everstep_operator.reconcile.observation import Problem
+from everstep_operator.reconcile.plan import Fence, ValidateResumePath
+from everstep_operator.storage import JobStorage, Storages, classify, classify_resume_path
+
+log = logging.getLogger(__name__)
+
+
+async def prove(storage: JobStorage, memory: JobMemory) -> Problem | None:
+    """Prove once that the store enforces conditional writes."""
+    if memory.probed == storage.root:
+        return None
+    try:
+        await storage.call(lambda: probe(storage.store))
+    except Exception as error:  # noqa: BLE001 - raised again unless it is storage's
+        return _known(error, classify)
+    memory.probed = storage.root
+    return None
+
+
+async def resolve(
+    storages: Storages, storage: JobStorage, seen: Seen, action: ValidateResumePath, cluster: str
+) -> Resume | Problem:
+    """The committed checkpoint that the path names, held there if it is another job's."""
+    meta = seen.job.metadata
+    holder = f"{cluster}/{meta.namespace}/{meta.name}"
+    opener = storages.opener(seen.job)
+    try:
+        return await storage.call(lambda: fork.resolve(action.path, storage.root, opener, holder))
+    except Exception as error:  # noqa: BLE001 - raised again unless it is storage's
+        return _known(error, classify_resume_path)
+
+
+async def fence(storage: JobStorage, memory: JobMemory, owner: Owner, action: Fence) -> Catalog | Problem:
+    """Begin an attempt. A fence whose answer did not come in time is awaited again, never doubled."""
+
+    def swap() -> Catalog:
+        return storage.catalog.fence(owner, action.at_least, action.resume, action.adopt, action.expect_existing)
+
+    future = memory.fencing or storage.lane.submit(swap)
+    memory.fencing = future
+    try:
+        catalog = await storage.lane.wait(future, storage.timeout)
+    except Exception as error:  # noqa: BLE001 - raised again unless it is storage's
+        return _known(error, classify)
+    finally:
+        if future.done():
+            memory.fencing = None
+    log.info("fenced attempt %d (epoch %d, generation %d)", catalog.attempt, catalog.epoch, catalog.generation)
+    return catalog
+
+
+def _known(error: Exception, classified: Callable[[Exception], Problem | None]) -> Problem:
+    problem = classified(error)
+    if problem is None:
+        raise error
+    return problem

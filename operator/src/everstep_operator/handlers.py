@@ -1,0 +1,67 @@
+"""kopf as the informer: its events say which job to look at, and nothing more.
+
+They may be late, repeated, or about objects that are gone; a pass reads everything anew. No handler patches anything,
+so kopf writes neither annotations nor finalizers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import kopf
+from kubernetes.aio import client
+
+from everstep_operator.api import GROUP, PLURAL, VERSION
+from everstep_operator.build import names
+from everstep_operator.memory import Key
+
+Look = Callable[[Key], None]
+
+
+def registry(look: Look, configuration: client.Configuration) -> kopf.OperatorRegistry:
+    """Handlers that call `look` with the key of a job to be looked at."""
+    found = kopf.OperatorRegistry()
+
+    @kopf.on.login(registry=found)
+    async def login(**_: Any) -> kopf.ConnectionInfo:
+        return await connection(configuration)
+
+    @kopf.on.event(GROUP, VERSION, PLURAL, registry=found)
+    async def job_changed(namespace: str | None, name: str | None, **_: Any) -> None:
+        if namespace and name:
+            look((namespace, name))
+
+    @kopf.on.event("", "v1", "pods", labels={names.JOB: kopf.PRESENT}, registry=found)
+    async def pod_changed(namespace: str | None, labels: Any, **_: Any) -> None:
+        job = labels.get(names.JOB)
+        if namespace and job:
+            look((namespace, job))
+
+    return found
+
+
+def settings(request_timeout: float) -> kopf.OperatorSettings:
+    found = kopf.OperatorSettings()
+    found.posting.enabled = False
+    found.scanning.disabled = True
+    found.networking.request_timeout = request_timeout
+    found.watching.label_selectors["", "v1", "pods"] = names.JOB
+    found.process.ultimate_exiting_timeout = None
+    found.queueing.exit_timeout = 1.0
+    return found
+
+
+async def connection(configuration: client.Configuration) -> kopf.ConnectionInfo:
+    """The same server and credentials as our own client; asked again after each 401, when a token was rotated."""
+    header = await configuration.get_api_key_with_prefix("BearerToken")
+    scheme, _, token = (header or "").partition(" ")
+    return kopf.ConnectionInfo(
+        server=configuration.host,
+        ca_path=configuration.ssl_ca_cert,
+        insecure=not configuration.verify_ssl,
+        certificate_path=configuration.cert_file,
+        private_key_path=configuration.key_file,
+        scheme=scheme if token else None,
+        token=token or None,
+    )

@@ -1,0 +1,245 @@
+"""The operator's process: watches, workers, Lease and HTTP server side by side; the end of any of them ends it all.
+
+A process that ends is restarted and begins with a clean view of the world; one that limps on with half of its parts
+would be trusted and do nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import random
+import signal
+import sys
+from collections.abc import Coroutine, Sequence
+from typing import Any
+
+import kopf
+from pydantic import ValidationError
+
+from everstep_operator import handlers, health, logs
+from everstep_operator.act import Actor, Events
+from everstep_operator.act.removal import Removals
+from everstep_operator.api import PLURAL
+from everstep_operator.config.profiles import ProfilesFile
+from everstep_operator.config.settings import Settings
+from everstep_operator.kube import JOBS, ApiError, Kube
+from everstep_operator.lease import Elector, Leadership, Timing
+from everstep_operator.leases import KubeLease
+from everstep_operator.memory import Key, Memories
+from everstep_operator.metrics import Metrics
+from everstep_operator.observe import Observer
+from everstep_operator.queue import Pauses, Schedule, WorkQueue
+from everstep_operator.reconciler import Reconciler
+from everstep_operator.storage import Lanes, Storages
+
+log = logging.getLogger(__name__)
+
+USER_AGENT = "everstep-operator"
+POLLS_PER_SECOND = 20.0
+"""Looks at running jobs that one process makes; with more jobs each is looked at less often, within the settings."""
+SPREAD = 30.0
+"""Seconds over which the jobs of a resync are spread."""
+DRAIN = 5.0
+"""Seconds that passes under way get to end after SIGTERM."""
+
+
+class EndedError(Exception):
+    """A part of the process that runs for ever has ended."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The console script."""
+    try:
+        settings = _settings(sys.argv[1:] if arguments is None else arguments)
+    except ValidationError as error:
+        for problem in error.errors(include_url=False):
+            name = "_".join(map(str, problem["loc"])) or "settings"
+            print(f"everstep-operator: {name}: {problem['msg']} (got {problem['input']!r})", file=sys.stderr)
+        raise SystemExit(2) from error
+    logs.configure(settings.log_format, settings.log_level)
+    raise SystemExit(asyncio.run(run(settings)))
+
+
+def _settings(arguments: Sequence[str]) -> Settings:
+    """Settings from the environment, overridden by flags; each setting has a flag of its name."""
+    parser = argparse.ArgumentParser(
+        prog="everstep-operator",
+        description="Runs TrainingJobs. Every flag can also be set as a variable with the prefix EVERSTEP_OPERATOR_.",
+    )
+    for name, field in Settings.model_fields.items():
+        about = " ".join((field.description or "").split()).replace("%", "%%")
+        parser.add_argument(f"--{name.replace('_', '-')}", dest=name, metavar="VALUE", default=None, help=about)
+    given = {name: value for name, value in vars(parser.parse_args(arguments)).items() if value is not None}
+    return Settings(**given)
+
+
+async def run(settings: Settings) -> int:
+    """Run until SIGTERM or SIGINT (0), or until a part fails (1)."""
+    leadership = Leadership()
+    lanes = Lanes(max(2, settings.store_threads // 2))
+    limit = settings.request_timeout_seconds
+    try:
+        async with await Kube.connect(settings.kubeconfig, user_agent=USER_AGENT, limit=limit) as kube:
+            await Operator(settings, kube, leadership, lanes).run()
+    except Exception as failure:
+        for error in _leaves(failure):
+            log.error("ending: %s", error, exc_info=None if isinstance(error, EndedError) else error)
+        return 1
+    finally:
+        lanes.close()
+    return 0
+
+
+def _leaves(error: BaseException) -> list[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        return [leaf for inner in error.exceptions for leaf in _leaves(inner)]
+    return [error]
+
+
+class Operator:
+    """The parts of one process, put together."""
+
+    def __init__(self, settings: Settings, kube: Kube, leadership: Leadership, lanes: Lanes) -> None:
+        self._settings = settings
+        self._kube = kube
+        self._leadership = leadership
+        self._metrics = metrics = Metrics()
+        kube.observe = lambda verb, status: metrics.requests.labels(verb, str(status)).inc()
+        self._health = health.Health(leading=lambda: leadership.held)
+        self._memories = Memories()
+        pauses = Pauses(resync=settings.resync_seconds)
+        self._queue: WorkQueue[Key] = WorkQueue(Schedule(pauses), concurrency=settings.concurrency)
+        self._queue.on_error = _report
+        metrics.queue.set_function(lambda: self._queue.ready())
+        metrics.jobs.set_function(lambda: len(self._memories))
+        metrics.leader.set_function(lambda: float(leadership.held))
+        guarded = kube.guarded(leadership.check)
+        storages = Storages(ProfilesFile(settings.profiles_file), lanes, settings.store_timeout_seconds)
+        observer = Observer(
+            guarded, storages, poll_seconds=self._poll_seconds, progress_seconds=settings.progress_seconds
+        )
+        removals = Removals(leadership.check, self._queue.add, metrics)
+        self._reconcile = Reconciler(
+            guarded,
+            observer,
+            Actor(guarded, storages, removals, metrics),
+            Events(guarded, settings.identity),
+            storages,
+            self._memories,
+            metrics,
+            self._health,
+        )
+
+    async def run(self) -> None:
+        """Returns after SIGTERM; raises an ExceptionGroup where a part has failed or ended."""
+        settings = self._settings
+        stop = asyncio.Event()
+        watching = asyncio.Event()
+        timing = Timing(settings.lease_seconds, settings.lease_renew_seconds)
+        lease = KubeLease(self._kube, settings.lease_namespace, settings.lease_name)
+        elector = Elector(lease, settings.identity, self._leadership, timing)
+        async with asyncio.TaskGroup() as group:
+            # kopf's end cancels every task that began after it: so it begins last.
+            parts = [
+                group.create_task(_forever(part(), name), name=name)
+                for name, part in (
+                    ("the Lease", elector.run),
+                    ("HTTP", self._serve),
+                    ("the resync", self._resync),
+                    ("the workers", self._work),
+                    ("the watches", lambda: self._watch(watching)),
+                )
+            ]
+            group.create_task(_on_signals(watching, stop))
+            await stop.wait()
+            log.info("stopping")
+            lease_task, *_, workers, _watches = parts
+            await self._drain(workers)
+            for task in parts[::-1]:
+                if task is not lease_task:
+                    task.cancel()
+            lease_task.cancel()  # releases the Lease: nothing acts any more
+
+    async def _drain(self, workers: asyncio.Task[None]) -> None:
+        """Let passes under way come to their end, so that the next holder of the Lease finds whole steps."""
+        self._queue.close()
+        await asyncio.wait([workers], timeout=DRAIN if self._health.passes else 0.1)
+
+    async def _work(self) -> None:
+        await self._queue.run(self._reconcile, self._leadership.wait)
+
+    async def _watch(self, watching: asyncio.Event) -> None:
+        namespaces = self._settings.watch_namespaces
+        scope: dict[str, Any] = {"namespaces": namespaces} if namespaces else {"clusterwide": True}
+        await kopf.operator(
+            registry=handlers.registry(self._queue.add, self._kube.api.configuration),
+            settings=handlers.settings(self._settings.request_timeout_seconds),
+            standalone=True,
+            ready_flag=watching,
+            **scope,
+        )
+
+    async def _serve(self) -> None:
+        settings = self._settings
+        await health.serve(
+            self._health,
+            self._metrics,
+            settings.http_host,
+            settings.http_port,
+            lambda port: log.info("serving probes and metrics on port %d", port),
+        )
+
+    async def _resync(self) -> None:
+        """Look at all jobs at the beginning and then now and again, whatever the watches told or missed."""
+        spread = 0.0
+        while True:
+            try:
+                for key in await self._list():
+                    self._queue.add(key, random.uniform(0, spread))
+                self._health.synced = True
+                spread = SPREAD
+            except ApiError as error:
+                if not self._health.synced and error.not_found:
+                    raise EndedError("the cluster has no TrainingJobs: install crds/ of everstep first") from error
+                log.warning("the jobs could not be listed: %s", error)
+            pause = self._settings.resync_seconds if self._health.synced else 2.0
+            await asyncio.sleep(pause * random.uniform(0.9, 1.1))
+
+    async def _list(self) -> list[Key]:
+        spaces = self._settings.watch_namespaces
+        paths = [f"{JOBS}/namespaces/{space}/{PLURAL}" for space in spaces] or [f"{JOBS}/{PLURAL}"]
+        found = [job for path in paths for job in await self._kube.list(path)]
+        return [(job["metadata"]["namespace"], job["metadata"]["name"]) for job in found]
+
+    def _poll_seconds(self) -> float:
+        settings = self._settings
+        busy = len(self._memories) / POLLS_PER_SECOND
+        return min(settings.poll_max_seconds, max(settings.poll_seconds, busy))
+
+
+async def _forever(part: Coroutine[Any, Any, None], name: str) -> None:
+    await part
+    raise EndedError(f"{name} ended, and the operator with it")
+
+
+async def _on_signals(watching: asyncio.Event, stop: asyncio.Event) -> None:
+    """Our own handlers, once kopf has installed its: it would cancel all tasks in no order."""
+    loop = asyncio.get_running_loop()
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    for number in numbers:
+        loop.add_signal_handler(number, stop.set)
+    await watching.wait()
+    for number in numbers:
+        loop.add_signal_handler(number, stop.set)
+
+
+def _report(key: Key, error: Exception, pause: float) -> None:
+    with logs.about("/".join(key)):
+        known = isinstance(error, ApiError)
+        log.warning("looking again after %.1f s: %s", pause, error, exc_info=None if known else error)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,79 @@
+"""What this process remembers of a job between passes. Nothing here is needed to be right: a restart begins without it,
+and only repeats work (a probe, a sweep, a whole GET) or takes an age to be younger than it is."""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from everstep.catalog import Catalog, Heartbeat, Snapshot
+
+if TYPE_CHECKING:
+    from everstep_operator.observe.registers import Polled
+
+Key = tuple[str, str]
+"""Namespace and name of a job."""
+
+
+@dataclass(slots=True)
+class Registers:
+    """The last versions read, with their tokens, and when their content last changed (monotonic seconds)."""
+
+    snapshot: Snapshot | None = None
+    heartbeat: Heartbeat | None = None
+    heartbeat_attempt: int = 0
+    heartbeat_token: str | None = None
+    beat_at: float = 0.0
+    step_at: float = 0.0
+    polling: Future[Polled] | None = None
+    """A poll that was not answered in time and still runs."""
+
+
+@dataclass(slots=True)
+class JobMemory:
+    """Of one incarnation (uid) of a job."""
+
+    uid: str
+    registers: Registers = field(default_factory=Registers)
+    probed: str | None = None
+    """The root whose store passed the probe."""
+    fencing: Future[Catalog] | None = None
+    """A fence that was not answered in time: its end is awaited before another is begun."""
+    removal: asyncio.Task[None] | None = None
+    """Removals under way in the background."""
+    removal_failures: int = 0
+    removal_not_before: float = 0.0
+    swept_at: float | None = None
+    deleted: bool = False
+    """All of its checkpoints were removed."""
+
+
+class Memories:
+    """The memories of all jobs."""
+
+    def __init__(self) -> None:
+        self._jobs: dict[Key, JobMemory] = {}
+
+    def __len__(self) -> int:
+        return len(self._jobs)
+
+    def of(self, key: Key, uid: str) -> JobMemory:
+        found = self._jobs.get(key)
+        if found is None or found.uid != uid:
+            if found is not None:
+                _drop(found)
+            found = self._jobs[key] = JobMemory(uid)
+        return found
+
+    def forget(self, key: Key) -> JobMemory | None:
+        found = self._jobs.pop(key, None)
+        if found is not None:
+            _drop(found)
+        return found
+
+
+def _drop(memory: JobMemory) -> None:
+    if memory.removal is not None:
+        memory.removal.cancel()

@@ -1,0 +1,125 @@
+"""One look at one job: itself, its pods and service from the API server, its registers from storage, side by side."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from everstep_operator.api import TrainingJob
+from everstep_operator.build import names
+from everstep_operator.kube import CORE, Kube, core_path, job_path
+from everstep_operator.memory import JobMemory, Key
+from everstep_operator.observe.nodes import Nodes
+from everstep_operator.observe.registers import read_registers
+from everstep_operator.observe.views import pod_view, service_view, trainer_name
+from everstep_operator.reconcile.observation import Observation, PodView, Problem, Results, ServiceView, Stored
+from everstep_operator.storage import JobStorage, Storages, classify
+
+SIGN_OF_LIFE = 12.0
+"""Seconds without a beat or a step after which the nodes of a job's pods are asked about."""
+
+
+@dataclass(slots=True)
+class Seen:
+    """The job's object as it was read, or as our last write left it."""
+
+    body: dict[str, Any]
+    job: TrainingJob
+    containers: dict[str, str] = field(default_factory=dict)
+    """Pod name to the name of its trainer container."""
+
+    @property
+    def key(self) -> Key:
+        return self.job.key
+
+
+def _utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+class Observer:
+    def __init__(
+        self,
+        kube: Kube,
+        storages: Storages,
+        *,
+        poll_seconds: Callable[[], float],
+        progress_seconds: float,
+        clock: Callable[[], float] = time.monotonic,
+        now: Callable[[], datetime] = _utc_now,
+    ) -> None:
+        self._kube = kube
+        self._storages = storages
+        self._poll_seconds = poll_seconds
+        self._progress_seconds = progress_seconds
+        self._clock = clock
+        self._now = now
+        self._nodes = Nodes(kube, clock)
+        self._cluster: str | None = None
+
+    async def job(self, key: Key) -> Seen | None:
+        """The job itself; None where it is gone. Raises InvalidJobError."""
+        body = await self._kube.find(job_path(*key))
+        return None if body is None else Seen(body, TrainingJob.parse(body))
+
+    async def cluster(self) -> str:
+        """The uid of kube-system, by which catalogs know their cluster."""
+        if self._cluster is None:
+            space = await self._kube.get(f"{CORE}/namespaces/kube-system")
+            self._cluster = str(space["metadata"]["uid"])
+        return self._cluster
+
+    async def storage(self, seen: Seen) -> JobStorage | Problem:
+        """The job's storage, or why it may not be used."""
+        try:
+            return await self._storages.of(seen.job)
+        except Exception as error:
+            problem = classify(error)
+            if problem is None:
+                raise
+            return problem
+
+    async def registers(self, seen: Seen, memory: JobMemory, storage: JobStorage | Problem) -> Stored:
+        if isinstance(storage, Problem):
+            return Stored(problem=storage)
+        return await read_registers(storage, memory, seen.job.status.attempt, self._clock)
+
+    async def belongings(self, seen: Seen) -> tuple[tuple[PodView, ...], tuple[ServiceView, ...]]:
+        """The job's pods of every attempt, and its service, live."""
+        meta = seen.job.metadata
+        selector = names.selector(meta.uid)
+        pods, services = await asyncio.gather(
+            self._kube.list(core_path(meta.namespace, "pods"), labelSelector=selector),
+            self._kube.list(core_path(meta.namespace, "services"), labelSelector=selector),
+        )
+        seen.containers = {pod["metadata"]["name"]: trainer_name(pod) or "" for pod in pods}
+        views = (pod_view(pod) for pod in pods)
+        found = sorted((view for view in views if view is not None), key=lambda view: (view.attempt, view.index))
+        return tuple(found), tuple(service_view(service) for service in services)
+
+    async def observe(self, seen: Seen, stored: Stored, results: Results) -> Observation:
+        """Everything that a decision needs. `stored` is read once a pass, pods before each decision of it."""
+        cluster = await self.cluster()
+        pods, services = await self.belongings(seen)
+        suspects = {pod.node for pod in pods if pod.node and not pod.terminal and _in_doubt(pod, stored)}
+        return Observation(
+            job=seen.job,
+            now=self._now(),
+            cluster=cluster,
+            pods=pods,
+            services=services,
+            nodes=await self._nodes.look(suspects) if suspects else (),
+            stored=stored,
+            results=results,
+            poll_seconds=self._poll_seconds(),
+            progress_seconds=self._progress_seconds,
+        )
+
+
+def _in_doubt(pod: PodView, stored: Stored) -> bool:
+    beat = stored.heartbeat
+    return pod.deleting or beat is None or max(beat.beat_age, beat.step_age) > SIGN_OF_LIFE

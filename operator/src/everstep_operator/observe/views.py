@@ -1,0 +1,113 @@
+"""From the API's JSON to the plain views that decisions are made on. Pure; what is missing or odd becomes a default."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from typing import Any, cast, get_args
+
+from everstep_operator.api import GROUP, trainer_index
+from everstep_operator.build import names
+from everstep_operator.reconcile.observation import (
+    ConditionView,
+    ContainerView,
+    PodPhase,
+    PodView,
+    ServiceView,
+)
+
+Json = Mapping[str, Any]
+
+
+def moment(text: str | None) -> datetime | None:
+    """A time of the API as an aware datetime."""
+    return datetime.fromisoformat(text) if text else None
+
+
+def pod_view(pod: Json) -> PodView | None:
+    """None for a pod whose labels do not tell attempt and index: somebody else's."""
+    meta, status = pod["metadata"], pod.get("status") or {}
+    labels = meta.get("labels") or {}
+    try:
+        attempt, index = int(labels[names.ATTEMPT]), int(labels[names.INDEX])
+    except (KeyError, ValueError):
+        return None
+    phase = status.get("phase")
+    return PodView(
+        name=meta["name"],
+        uid=meta["uid"],
+        attempt=attempt,
+        index=index,
+        phase=cast(PodPhase, phase if phase in get_args(PodPhase) else "Pending"),
+        resource_version=meta.get("resourceVersion", ""),
+        deleting=bool(meta.get("deletionTimestamp")),
+        deletion_grace=meta.get("deletionGracePeriodSeconds") if meta.get("deletionTimestamp") else None,
+        node=pod.get("spec", {}).get("nodeName"),
+        created=moment(meta.get("creationTimestamp")),
+        reason=status.get("reason"),
+        message=status.get("message"),
+        conditions=tuple(_conditions(status.get("conditions") or [])),
+        container=container_view(pod),
+        annotations={
+            key: value for key, value in (meta.get("annotations") or {}).items() if key.startswith(f"{GROUP}/")
+        },
+    )
+
+
+def trainer_name(pod: Json) -> str | None:
+    containers = pod.get("spec", {}).get("containers") or []
+    return containers[trainer_index(pod)].get("name") if containers else None
+
+
+def container_view(pod: Json) -> ContainerView:
+    name = trainer_name(pod)
+    found = (s for s in pod.get("status", {}).get("containerStatuses") or [] if s.get("name") == name)
+    status = next(found, None)
+    if status is None:
+        return ContainerView()
+    state = status.get("state") or {}
+    waiting, running, ended = state.get("waiting"), state.get("running"), state.get("terminated")
+    restarts = int(status.get("restartCount") or 0)
+    if ended:
+        return ContainerView(
+            exit_code=int(ended.get("exitCode") or 0),
+            signal=ended.get("signal") or None,
+            reason=ended.get("reason"),
+            message=ended.get("message"),
+            started=moment(ended.get("startedAt")),
+            finished=moment(ended.get("finishedAt")),
+            restarts=restarts,
+        )
+    if running:
+        return ContainerView(running_since=moment(running.get("startedAt")), restarts=restarts)
+    waiting = waiting or {}
+    return ContainerView(
+        waiting_reason=waiting.get("reason"), waiting_message=waiting.get("message"), restarts=restarts
+    )
+
+
+def service_view(service: Json) -> ServiceView:
+    meta, spec = service["metadata"], service.get("spec") or {}
+    attempt = (spec.get("selector") or {}).get(names.ATTEMPT, "0")
+    return ServiceView(
+        name=meta["name"],
+        uid=meta["uid"],
+        cluster_ip=spec.get("clusterIP") or "",
+        attempt=int(attempt) if attempt.isdigit() else 0,
+    )
+
+
+def is_ready(node: Json) -> bool:
+    conditions = (node.get("status") or {}).get("conditions") or []
+    return any(each.get("type") == "Ready" and each.get("status") == "True" for each in conditions)
+
+
+def _conditions(items: Iterable[Json]) -> Iterable[ConditionView]:
+    for item in items:
+        yield ConditionView(
+            type=item.get("type", ""),
+            status=item.get("status", "Unknown"),
+            reason=item.get("reason") or "",
+            message=item.get("message") or "",
+            since=moment(item.get("lastTransitionTime")),
+        )

@@ -1,0 +1,126 @@
+"""One pass over one job: observe, decide, act; as often as the decision asks for within the pass."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+from everstep_operator import logs
+from everstep_operator.act import Actor, Events, StaleError, write_status
+from everstep_operator.act.actor import Chain
+from everstep_operator.api import InvalidJobError
+from everstep_operator.health import Health
+from everstep_operator.kube import Kube
+from everstep_operator.memory import Key, Memories
+from everstep_operator.metrics import Metrics
+from everstep_operator.observe import Observer, Seen
+from everstep_operator.observe.registers import stored as stored_view
+from everstep_operator.queue import Outcome
+from everstep_operator.reconcile.decide import decide
+from everstep_operator.reconcile.observation import Results
+from everstep_operator.reconcile.plan import Plan
+from everstep_operator.storage import Storages
+
+log = logging.getLogger(__name__)
+
+LONGEST_CHAIN = 24
+"""Decisions in one pass; more of them is a bug, and the queue's pace then bounds the harm."""
+AFTER_PROBLEM = 5.0
+"""Seconds to the next look where actions failed and no decision said when."""
+
+
+class Reconciler:
+    def __init__(
+        self,
+        kube: Kube,
+        observer: Observer,
+        actor: Actor,
+        events: Events,
+        storages: Storages,
+        memories: Memories,
+        metrics: Metrics,
+        health: Health,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._kube = kube
+        self._observer = observer
+        self._actor = actor
+        self._events = events
+        self._storages = storages
+        self._memories = memories
+        self._metrics = metrics
+        self._health = health
+        self._clock = clock
+
+    async def __call__(self, key: Key) -> Outcome:
+        """The queue's handler."""
+        began = self._health.passes[key] = self._clock()
+        result = "error"
+        try:
+            with logs.about("/".join(key)):
+                outcome = await self._pass(key)
+            result = "ok"
+        except StaleError as error:
+            log.debug("observing anew: %s", error)
+            return Outcome(again_after=0.0)
+        finally:
+            self._health.passes.pop(key, None)
+            self._metrics.passes.labels(result).observe(self._clock() - began)
+        return outcome
+
+    async def _pass(self, key: Key) -> Outcome:
+        try:
+            seen = await self._observer.job(key)
+        except InvalidJobError as error:
+            log.error("the stored object cannot be read, so nothing is done about it: %s", error)
+            return Outcome()
+        if seen is None:
+            gone = self._memories.forget(key)
+            if gone is not None:
+                self._storages.forget(gone.uid)
+            return Outcome(gone=True)
+        logs.at_attempt(seen.job.status.attempt)
+        if not seen.job.is_ours:
+            return Outcome()
+        return await self._chain(seen)
+
+    async def _chain(self, seen: Seen) -> Outcome:
+        memory = self._memories.of(seen.key, seen.job.metadata.uid)
+        storage = await self._observer.storage(seen)
+        stored = await self._observer.registers(seen, memory, storage)
+        known = Results(
+            probed=memory.probed is not None and memory.probed == getattr(storage, "root", None),
+            checkpoints_deleted=memory.deleted,
+        )
+        chain = Chain(seen, memory, storage, await self._observer.cluster(), known)
+        told = False
+        for _ in range(LONGEST_CHAIN):
+            if chain.fenced is not None:
+                stored = stored_view(memory, self._clock(), fenced=chain.fenced)
+            plan = decide(await self._observer.observe(seen, stored, chain.results))
+            await self._record(seen, plan)
+            problem = await self._actor.run(chain, plan.actions)
+            if problem is not None:
+                log.info("%s: %s", problem.reason, problem.message)
+            chain.results = replace(chain.results, problem=problem)
+            if problem is not None and told:
+                return Outcome(AFTER_PROBLEM if plan.requeue_after is None else plan.requeue_after)
+            told = problem is not None
+            if not plan.again and not told:
+                return Outcome(plan.requeue_after)
+        log.error("a pass came to no end after %d decisions", LONGEST_CHAIN)
+        return Outcome(AFTER_PROBLEM)
+
+    async def _record(self, seen: Seen, plan: Plan) -> None:
+        before = seen.job.status.restarts
+        written = await write_status(self._kube, seen, plan.status)
+        logs.at_attempt(plan.status.attempt)
+        if not written:
+            return
+        after = plan.status.restarts
+        if after is not None and after.total > (before.total if before else 0):
+            reason = (plan.status.history[-1].reason if plan.status.history else None) or "Unknown"
+            self._metrics.restarts.labels(reason).inc()
+        await self._events.emit(seen.job, plan.events)
