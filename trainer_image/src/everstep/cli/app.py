@@ -18,7 +18,8 @@ from everstep.catalog.rebuild import survey
 from everstep.catalog.verify import verify_save
 from everstep.cli import format as written
 from everstep.cli.output import Output, complain, console, emit, errors
-from everstep.cli.runs import Row, Run, find_runs
+from everstep.cli.runs import find_runs
+from everstep.cli.tables import run_summary, run_table
 from everstep.errors import CheckpointCorruptError, CheckpointError, CheckpointNotFoundError, InvalidOperationError
 
 app = typer.Typer(
@@ -52,38 +53,9 @@ def list_runs(
     emit(
         output,
         data,
-        *[table for run in runs for table in (_table(run), _summary(run))],
+        *[table for run in runs for table in (run_table(run), run_summary(run))],
         f"Grand total: {len(runs)} run(s), {count} checkpoint(s), {written.size(total)}",
     )
-
-
-def _table(run: Run) -> Table:
-    table = Table(title=run.uri, title_justify="left", title_style="bold")
-    for name, justify in (("Step", "right"), ("Size", "right"), ("Files", "right"), ("Status", "left")):
-        table.add_column(name, justify=justify)  # type: ignore[arg-type]
-    for name in ("Created", "Score", "Kept because"):
-        table.add_column(name)
-    for row in run.rows:
-        table.add_row(*_cells(row))
-    return table
-
-
-def _cells(row: Row) -> list[str]:
-    return [
-        str(row.step),
-        "" if row.bytes is None else written.size(row.bytes),
-        "" if row.files is None else str(row.files),
-        row.status,
-        "" if row.created is None else written.time(row.created),
-        "" if row.score is None else f"{row.score:.6g}",
-        ", ".join(row.kept_because),
-    ]
-
-
-def _summary(run: Run) -> str:
-    latest = run.catalog.latest()
-    newest = "none committed" if latest is None else f"step {latest.step} ({latest.location})"
-    return f"Run total: {len(run.rows)} checkpoint(s), {written.size(run.total)}. Latest: {newest}\n"
 
 
 def _open(uri: str, endpoint: str | None, region: str | None) -> tuple[JobCatalog, str | None]:
