@@ -1,0 +1,74 @@
+"""torchrun within this process, so that what its agent knows of a failed worker is not lost with it."""
+
+from __future__ import annotations
+
+import sys
+from argparse import Namespace
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from torch.distributed.elastic.multiprocessing.api import SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
+from torch.distributed.run import parse_args, run
+
+from everstep.checkpoint import exits, termination
+from everstep.checkpoint.termination import FailureRecord
+
+WORKER = "everstep.launch.worker"
+_ROOT_SIGNALS = {"SIGKILL", "SIGSEGV", "SIGBUS", "SIGILL", "SIGFPE"}
+"""Deaths that no other rank's end brings about; an abort or an exception may follow from a lost peer."""
+
+
+def run_torchrun(arguments: Sequence[str]) -> int:
+    """Returns the exit code for the container: that of the worker that failed first, 143 after SIGTERM."""
+    parsed = parse_args(list(arguments))
+    wrap(parsed)
+    path = termination.termination_path()
+    try:
+        run(parsed)
+    except ChildFailedError as error:
+        print(error, file=sys.stderr, flush=True)
+        record = choose(error.failures, termination.read_record(path))
+        termination.write_record(record, replace=True)
+        return record.exit_code or exits.FAILED
+    except SignalException as error:
+        termination.write_record(termination.describe_sigterm(None, f"ended by {error.sigval.name}"))
+        return 128 + error.sigval.value
+    except Exception as error:
+        termination.write_record(termination.describe(error, exits.FAILED))
+        raise
+    return 0
+
+
+def wrap(parsed: Namespace) -> None:
+    """Run the script below a thin module that records what it dies of, even in its first import."""
+    if parsed.no_python or parsed.run_path:
+        return
+    script = ["-m", parsed.training_script] if parsed.module else [parsed.training_script]
+    parsed.training_script_args = [*script, *parsed.training_script_args]
+    parsed.training_script = WORKER
+    parsed.module = True
+
+
+def choose(failures: dict[int, ProcessFailure], record: FailureRecord | None) -> FailureRecord:
+    """The cause: a rank that was killed, else what a rank wrote down, else what the agent saw first."""
+    killed = [rank for rank in sorted(failures) if failures[rank].signal_name() in _ROOT_SIGNALS]
+    if killed:
+        return _seen(killed[0], failures[killed[0]], record)
+    if record is not None and record.rank in failures and failures[record.rank].exitcode == record.exit_code:
+        return record
+    first = min(failures, key=lambda rank: (failures[rank].timestamp, rank))
+    return _seen(first, failures[first], record)
+
+
+def _seen(rank: int, failure: ProcessFailure, record: FailureRecord | None) -> FailureRecord:
+    by_signal = failure.exitcode < 0
+    return FailureRecord(
+        rank=rank,
+        exit_code=128 - failure.exitcode if by_signal else failure.exitcode,
+        signal=failure.signal_name() if by_signal else None,
+        message=failure.message if by_signal else f"the worker ended with exit code {failure.exitcode}",
+        step=record.step if record is not None else None,
+        time=datetime.now(UTC),
+        restart=record.restart if record is not None else 0,
+    )

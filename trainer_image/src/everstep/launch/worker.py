@@ -1,0 +1,48 @@
+"""`python -m everstep.launch.worker [-m] SCRIPT …`: runs a training script as python itself would, and writes down what it
+dies of, also where it fails before it imports everstep."""
+
+from __future__ import annotations
+
+import os
+import runpy
+import sys
+from types import TracebackType
+
+from everstep.checkpoint import exits, termination
+
+
+def main() -> None:
+    arguments = sys.argv[1:]
+    if arguments[:1] == ["-m"]:
+        arguments = arguments[1:]
+        as_module = True
+    else:
+        as_module = False
+        sys.path[0] = os.path.dirname(os.path.abspath(arguments[0]))
+    sys.argv = arguments
+    termination.install()
+    try:
+        if as_module:
+            runpy.run_module(arguments[0], run_name="__main__", alter_sys=True)
+        else:
+            runpy.run_path(arguments[0], run_name="__main__")
+    except SystemExit as end:
+        if end.code not in (0, None):
+            code = end.code if isinstance(end.code, int) else exits.FAILED
+            termination.write_record(termination.describe(end, code))
+        raise
+    except BaseException as error:
+        sys.excepthook(type(error), error, own_frames(error.__traceback__))
+        sys.exit(exits.FAILED)
+
+
+def own_frames(trace: TracebackType | None) -> TracebackType | None:
+    """Without the frames of this module and of runpy, which tell the user nothing."""
+    inner = trace
+    while inner is not None and inner.tb_frame.f_code.co_filename in (__file__, "<frozen runpy>", runpy.__file__):
+        inner = inner.tb_next
+    return inner or trace
+
+
+if __name__ == "__main__":
+    main()
