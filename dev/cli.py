@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from dev import build, cluster, prerequisites
+from dev import build, cluster, images, prerequisites
 from dev.golang import GoMissingError
 from dev.instance import Instance, InstanceError, Level, load
 from dev.paths import instances
@@ -100,6 +100,24 @@ def make_bucket(
 ) -> None:
     """Create a bucket on the instance's S3 server, if it is not there."""
     cluster.s3_server(required(instance, state)).endpoint.make_bucket(name, versioned=versioned)
+
+
+@app.command("images")
+def build_images(
+    which: Annotated[list[str] | None, typer.Argument(help="operator, trainer, tests; default: the first two.")] = None,
+    load_them: Annotated[bool, typer.Option("--load/--no-load", help="Load them into the instance.")] = True,
+    instance: Name = "dev",
+    state: State = None,
+) -> None:
+    """Build the project's images, and load what is new into an instance that runs."""
+    known = {each.short_name: each for each in images.IMAGES}
+    if unknown := sorted(set(which or ()) - set(known)):
+        raise InstanceError(f"there is no image {', '.join(unknown)}: the images are {', '.join(known)}")
+    chosen = [each for name, each in known.items() if name in (which or ("operator", "trainer"))]
+    if load_them:
+        images.load(required(instance, state), chosen, console=console)
+    else:
+        images.build(chosen, console=console)
 
 
 @app.command("build")

@@ -6,10 +6,11 @@ import os
 import shutil
 import subprocess
 from collections.abc import Mapping
+from pathlib import Path
 
 from rich.console import Console
 
-# Program -> Debian's package (the same in Debian 12 and 13).
+# Program (or file) -> Debian's package (the same in Debian 12 and 13).
 API: Mapping[str, str] = {"openssl": "openssl"}
 FULL: Mapping[str, str] = {
     **API,
@@ -17,12 +18,13 @@ FULL: Mapping[str, str] = {
     "mount": "mount",
     "nft": "nftables",
     "nsenter": "util-linux",
+    "busybox": "busybox-static",
     "runc": "runc",
 }
 IMAGES: Mapping[str, str] = {
     **FULL,
     "buildah": "buildah",
-    "busybox": "busybox-static",
+    "/usr/share/keyrings/debian-archive-keyring.gpg": "debian-archive-keyring",
     "mmdebstrap": "mmdebstrap",
 }
 SBIN = ("/usr/local/sbin", "/usr/sbin", "/sbin")  # not on everyone's PATH
@@ -35,7 +37,11 @@ class MissingError(RuntimeError):
 def missing(programs: Mapping[str, str]) -> list[str]:
     """The packages of the programs that are not there, sorted."""
     path = ":".join([os.environ.get("PATH", ""), *SBIN])
-    return sorted({package for program, package in programs.items() if shutil.which(program, path=path) is None})
+    return sorted(
+        package
+        for program, package in programs.items()
+        if not (Path(program).exists() if program.startswith("/") else shutil.which(program, path=path))
+    )
 
 
 def ensure(programs: Mapping[str, str], *, console: Console | None = None) -> None:
