@@ -35,6 +35,8 @@ class Nodes:
 
     async def look(self, wanted: Iterable[str]) -> tuple[NodeView, ...]:
         """The nodes of these names, at most FRESH seconds old."""
+        now = self._clock()
+        self._known = {name: known for name, known in self._known.items() if now - known.asked < 10 * SILENT}
         return tuple(await asyncio.gather(*(self._one(name) for name in sorted(set(wanted)))))
 
     async def _one(self, name: str) -> NodeView:
@@ -45,12 +47,7 @@ class Nodes:
         node, lease = await asyncio.gather(self._kube.find(f"{CORE}/nodes/{name}"), self._kube.find(f"{LEASES}/{name}"))
         renewed = str(((lease or {}).get("spec") or {}).get("renewTime") or "")
         seen = known.renewed_seen if known is not None and known.renewed == renewed else now
-        silent = now - seen > SILENT
+        silent = lease is not None and now - seen > SILENT  # without a Lease only the Ready condition tells
         view = NodeView(name, exists=node is not None, ready=node is not None and is_ready(node), lease_silent=silent)
         self._known[name] = _Known(view, now, renewed, seen)
-        if node is None:
-            self._forget_old(now)
         return view
-
-    def _forget_old(self, now: float) -> None:
-        self._known = {name: known for name, known in self._known.items() if now - known.asked < 10 * SILENT}

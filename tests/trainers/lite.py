@@ -1,0 +1,281 @@
+"""A trainer without torch that keeps the whole contract: it claims, beats, commits and resumes as everstep.catalog says.
+
+It serves the operator's tests, in a thread beside them or in an image of its own. Its training is a chain of hashes, so
+that a resume from the wrong step, or one that repeats or skips a step, ends in another result. Pod 0 trains; the others
+wait for its end, as ranks of a gang would.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from datetime import UTC, datetime
+from pathlib import Path
+
+from awscrt.checksums import crc32c
+
+from everstep.catalog import (
+    File,
+    Heartbeat,
+    JobCatalog,
+    Manifest,
+    Progress,
+    S3Access,
+    Store,
+    open_store,
+    read_heartbeat,
+    write_heartbeat,
+)
+from everstep.catalog.job import Claimed
+from everstep.catalog.manifest import BLOCK
+from everstep.catalog.progress import Phase
+from everstep.checkpoint import termination
+from everstep.checkpoint.exits import FENCED, TERMINATED
+from everstep.errors import CheckpointCorruptError, FencedError
+
+SHARD = "__0_0.distcp"
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the run does. Each field is also an argument (--total-steps) and a variable (LITE_TOTAL_STEPS)."""
+
+    total_steps: int = 50
+    seconds_per_step: float = 0.05
+    save_every: int = 10
+    heartbeat_seconds: float = 0.5
+    shard_bytes: int = 1024
+    crash_step: int = 0
+    """Exit after this step with `crash_code`; 0: never."""
+    crash_code: int = 1
+    crash_attempts: int = 1
+    """Only attempts up to this one crash or hang."""
+    crash_silently: bool = False
+    """Leave no record in the termination message."""
+    hang_step: int = 0
+    """After this step beat on, but do nothing any more."""
+    ignore_sigterm: bool = False
+
+
+@dataclass(frozen=True)
+class Job:
+    """What the operator tells a pod."""
+
+    root: str
+    attempt: int
+    uid: str
+    leader: bool = True
+    """Whether this is pod 0."""
+    termination_log: Path | None = None
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str]) -> Job:
+        return cls(
+            root=environment["EVERSTEP_ROOT"],
+            attempt=int(environment["EVERSTEP_ATTEMPT"]),
+            uid=environment["EVERSTEP_JOB_UID"],
+            leader="is_host=1" in environment.get("PET_RDZV_CONF", "is_host=1"),
+            termination_log=Path(environment.get("EVERSTEP_TERMINATION_LOG", "/dev/termination-log")),
+        )
+
+
+def chain(steps: int) -> bytes:
+    """The state after so many steps without any interruption."""
+    state = b""
+    for step in range(1, steps + 1):
+        state = advance(state, step)
+    return state
+
+
+def advance(state: bytes, step: int) -> bytes:
+    return hashlib.sha256(state + step.to_bytes(8, "big")).digest()
+
+
+@dataclass
+class Run:
+    """One pod's process. `stop` is SIGTERM."""
+
+    job: Job
+    options: Options = field(default_factory=Options)
+    access: S3Access | None = None
+    stop: threading.Event = field(default_factory=threading.Event)
+    kill: threading.Event = field(default_factory=threading.Event)
+    """SIGKILL, for runs in a thread: nothing is written any more."""
+    step: int = 0
+    state: bytes = b""
+
+    def __call__(self) -> int:
+        """Train to the end; returns the exit code."""
+        store = open_store(self.job.root, self.access)
+        try:
+            if not self.job.leader:
+                return self._follow(store)
+            return self._train(store)
+        except FencedError as error:
+            self._tell(FENCED, error)
+            return FENCED
+        except Exception as error:
+            self._tell(1, error)
+            raise
+
+    def _train(self, store: Store) -> int:
+        claimed = JobCatalog(store).claim(self.job.attempt, self.job.uid)
+        beats = _Beats(store, claimed, self.options)
+        self._restore(claimed)
+        beats.update("training", self.step, resumed=claimed.resume.step if claimed.resume else None)
+        while self.step < self.options.total_steps:
+            if self.kill.wait(self.options.seconds_per_step):
+                return 137
+            self.step += 1
+            self.state = advance(self.state, self.step)
+            beats.update("training", self.step)
+            faulty = self.job.attempt <= self.options.crash_attempts
+            if faulty and self.step == self.options.crash_step:
+                return self._crash()
+            if faulty and self.step == self.options.hang_step:
+                return self._hang(beats)
+            stopping = self.stop.is_set() and not self.options.ignore_sigterm
+            if stopping or self.step % self.options.save_every == 0 or self.step == self.options.total_steps:
+                self._save(store, claimed)
+            if stopping:
+                beats.update("finished", self.step, now=True)
+                return TERMINATED
+        beats.update("finished", self.step, now=True)
+        return 0
+
+    def _follow(self, store: Store) -> int:
+        while not self.kill.wait(0.2):
+            if self.stop.is_set() and not self.options.ignore_sigterm:
+                return TERMINATED
+            found = read_heartbeat(store, self.job.attempt)
+            if isinstance(found, tuple) and found[0].phase == "finished":
+                return 0
+        return 137
+
+    def _restore(self, claimed: Claimed) -> None:
+        point = claimed.resume
+        if point is None:
+            return
+        source = claimed.job if point.root is None else JobCatalog(open_store(point.root, self.access))
+        manifest = source.manifest(point)
+        shard = source.store.get(f"{point.location}/{SHARD}")
+        kept = manifest.file(SHARD)
+        if kept is None or _blocks(shard) != kept.blocks:
+            raise CheckpointCorruptError(f"{point.location}/{SHARD} does not have the committed checksums")
+        self.step, self.state = point.step, shard[:32]
+
+    def _save(self, store: Store, claimed: Claimed) -> None:
+        location = claimed.new_location(self.step)
+        shard = self.state + bytes(max(0, self.options.shard_bytes - 32))
+        metadata = b"lite"
+        store.put(location.key(SHARD), shard)
+        store.put(location.key(".metadata"), metadata)
+        now = datetime.now(UTC)
+        if self.kill.is_set():
+            return
+        claimed.commit(
+            Manifest(
+                location=str(location),
+                step=self.step,
+                epoch=claimed.epoch,
+                attempt=claimed.attempt,
+                world_size=1,
+                files=(
+                    File(name=SHARD, size=len(shard), blocks=_blocks(shard), rank=0),
+                    File(name=".metadata", size=len(metadata), blocks=_blocks(metadata)),
+                ),
+                progress=Progress(step=self.step),
+                score=1.0 / self.step,
+                started=now,
+                written=now,
+            )
+        )
+
+    def _crash(self) -> int:
+        if not self.options.crash_silently:
+            self._tell(self.options.crash_code, RuntimeError(f"told to crash at step {self.step}"))
+        return self.options.crash_code
+
+    def _hang(self, beats: _Beats) -> int:
+        while not self.kill.wait(self.options.heartbeat_seconds):
+            if self.stop.is_set() and not self.options.ignore_sigterm:
+                return TERMINATED
+            beats.update("training", self.step, now=True)
+        return 137
+
+    def _tell(self, code: int, error: Exception) -> None:
+        if self.job.termination_log is not None:
+            termination.write_record(termination.describe(error, code, self.step), self.job.termination_log)
+
+
+class _Beats:
+    """Writes the heartbeat as often as the options say, on the training thread: there is no other work."""
+
+    def __init__(self, store: Store, claimed: Claimed, options: Options) -> None:
+        now = datetime.now(UTC)
+        self._store = store
+        self._every = options.heartbeat_seconds
+        self._next = 0.0
+        self._last = Heartbeat(
+            attempt=claimed.attempt,
+            epoch=claimed.epoch,
+            beat=0,
+            time=now,
+            phase="restoring",
+            phase_since=now,
+            total_steps=options.total_steps,
+            seconds_per_step=options.seconds_per_step,
+        )
+
+    def update(self, phase: Phase, step: int, *, resumed: int | None = None, now: bool = False) -> None:
+        time_now = datetime.now(UTC)
+        if phase != self._last.phase:
+            self._last = self._last.model_copy(update={"phase": phase, "phase_since": time_now})
+            now = True
+        if resumed is not None:
+            self._last = self._last.model_copy(update={"resumed_step": resumed})
+        if step and self._last.first_step is None and step != self._last.resumed_step:
+            self._last = self._last.model_copy(update={"first_step": time_now})
+        self._last = self._last.model_copy(update={"step": step})
+        if now or time.monotonic() >= self._next:
+            self._next = time.monotonic() + self._every
+            self._last = self._last.model_copy(update={"beat": self._last.beat + 1, "time": time_now})
+            write_heartbeat(self._store, self._last)
+
+
+def _blocks(body: bytes) -> tuple[int, ...]:
+    return tuple(crc32c(body[start : start + BLOCK]) for start in range(0, len(body), BLOCK))
+
+
+def options_from(arguments: Sequence[str], environment: Mapping[str, str]) -> Options:
+    """Arguments win over variables, variables over defaults."""
+    parser = argparse.ArgumentParser(prog="lite", description=__doc__)
+    for option in fields(Options):
+        name = option.name.replace("_", "-")
+        kind: Callable[[str], object] = _yes if isinstance(option.default, bool) else type(option.default)
+        default = environment.get(f"LITE_{option.name.upper()}")
+        parser.add_argument(f"--{name}", type=kind, default=option.default if default is None else kind(default))
+    return Options(**vars(parser.parse_args(arguments)))
+
+
+def _yes(text: str) -> bool:
+    return text.lower() in ("1", "true", "yes")
+
+
+def main() -> int:
+    run = Run(Job.from_environment(os.environ), options_from(sys.argv[1:], os.environ))
+    signal.signal(signal.SIGTERM, lambda *_: run.stop.set())
+    code = run()
+    print(f"step {run.step} of {run.options.total_steps}, exit code {code}", flush=True)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
