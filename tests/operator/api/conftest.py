@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,10 +73,21 @@ class Jobs:
 def crd_server(api_server: RunningCluster) -> RunningCluster:
     """The API server with this tree's CRD, applied under strict validation."""
     api_server.apply(CRD.read_text(encoding="utf-8"))
-    # Not `--for=condition`, which fails on an object that has no conditions yet.
-    established = """--for=jsonpath={.status.conditions[?(@.type=="Established")].status}=True"""
-    api_server.kubectl("wait", established, "crd/trainingjobs.everstep.dev", "--timeout=30s")
+    deadline = time.monotonic() + 30
+    while not _served(api_server):
+        assert time.monotonic() < deadline, "the CRD is not served after 30 s"
+        time.sleep(0.1)
     return api_server
+
+
+def _served(api_server: RunningCluster) -> bool:
+    """Whether jobs can be listed and are described. `kubectl wait` fails on an object that has no conditions yet."""
+    try:
+        api_server.kubectl("get", "--raw", "/apis/everstep.dev/v1alpha1/trainingjobs?limit=1")
+        api_server.kubectl("get", "--raw", "/openapi/v3/apis/everstep.dev/v1alpha1")
+    except AssertionError:
+        return False
+    return True
 
 
 @pytest.fixture(scope="session")

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from everstep_operator.api import TrainingJob
 from everstep_operator.api.pod_template import from_openapi, stored
 from tests.operator.api.conftest import Jobs, RefusedError
 from tests.plugins.cluster import RunningCluster
 from tests.support.trainingjobs import GONE, Manifest, edited, full, full_status, minimal
+
+ROOT = Path(__file__).parents[3]
 
 
 def _job(jobs: Jobs, manifest: Manifest) -> Manifest:
@@ -213,3 +217,10 @@ def test_fields_are_explained(crd_server: RunningCluster) -> None:
 def test_the_pod_templates_schema_is_this_servers(api_server: RunningCluster) -> None:
     document = json.loads(api_server.kubectl("get", "--raw", "/openapi/v3/api/v1"))
     assert from_openapi(document) == stored()
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.yaml")), ids=lambda path: path.name)
+def test_examples_are_accepted(crd_jobs: Jobs, path: Path) -> None:
+    for document in yaml.safe_load_all(path.read_text(encoding="utf-8")):
+        if document and document["kind"] == "TrainingJob":
+            crd_jobs.create(document, dry_run=True)
