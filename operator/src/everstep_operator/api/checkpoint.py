@@ -106,7 +106,8 @@ class Checkpoint(SpecModel):
     interval: Annotated[Interval, Field(json_schema_extra=changes("restart"))] = Interval(seconds=600)
     """How often to save."""
     async_: Annotated[bool, Field(alias="async", json_schema_extra=changes("restart"))] = True
-    """Upload in the background while training goes on. A save counts only once it is committed, either way."""
+    """Upload in the background while training goes on. A save counts only once it is committed, either way.
+    Not acted on yet: every save is synchronous."""
     keep_last: Annotated[KeepCount, Field(json_schema_extra=changes("live"))] = 3
     """How many of the newest checkpoints to keep. Never fewer than two, so that a corrupt one has one before it."""
     keep_best: Annotated[KeepBest | None, Field(json_schema_extra=changes("live"))] = None
@@ -114,9 +115,9 @@ class Checkpoint(SpecModel):
     keep_every: Annotated[PositiveSteps | None, Field(json_schema_extra=changes("live"))] = None
     """Keep each checkpoint whose step is a multiple of this for good."""
     local: Annotated[LocalTier | None, Field(json_schema_extra=changes("restart"))] = None
-    """A fast tier on the node."""
+    """A fast tier on the node. Not acted on yet."""
     weights: Annotated[Weights | None, Field(json_schema_extra=changes("restart"))] = None
-    """Weight-only saves for inference."""
+    """Weight-only saves for inference. Not acted on yet."""
 
 
 class Resume(SpecModel):

@@ -86,7 +86,7 @@ class TrainingJobSpec(SpecModel):
     ] = 1
     """Training processes in a pod: a number, or torchrun's words `auto`, `gpu`, `cpu` for what the node has."""
     elastic: Annotated[Elastic | None, Field(json_schema_extra=changes("restart"))] = None
-    """Bounds within which the size of the gang may change without your doing."""
+    """Bounds within which the size of the gang may change without your doing. Not acted on yet."""
     suspend: Annotated[bool, Field(json_schema_extra=changes("live"))] = False
     """Save, stop the pods, and wait until it is false again; the job then resumes at its latest commit."""
     template: Annotated[dict[str, Any], Field(json_schema_extra=changes("restart", **{INLINE: "pod_template"}))]
