@@ -34,7 +34,7 @@ validation, which is `kubectl`'s default, in the pod template too.
 *Changeable* says what an edit of a running job does:
 
 - **live**: it takes effect at once;
-- **with a restart**: the operator saves, stops the gang and starts the next attempt with it;
+- **with a restart**: the next attempt uses it; suspend the job and resume it to have one at once;
 - **before the first attempt**: it may change until the first attempt has started, and is refused afterwards;
 - **no**: it is refused.
 
