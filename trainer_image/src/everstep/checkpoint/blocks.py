@@ -47,7 +47,9 @@ def join(spans: Iterable[Span], gap: int = GAP, piece: int = PIECE) -> list[Span
     joined: list[Span] = []
     for span in sorted(spans, key=lambda s: (s.start, s.end)):
         last = joined[-1] if joined else None
-        if last is not None and (span.start < last.end or (span.start - last.end <= gap and span.end - last.start <= piece)):
+        if last is not None and (
+            span.start < last.end or (span.start - last.end <= gap and span.end - last.start <= piece)
+        ):
             joined[-1] = Span(last.start, max(last.end, span.end))
         else:
             joined.append(span)
@@ -84,7 +86,9 @@ def read_verified(store: Store, key: str, file: File, span: Span) -> bytes:
 
 def check_blocks(file: File) -> None:
     if len(file.blocks) != -(-file.size // BLOCK):
-        raise CheckpointCorruptError(f"the manifest lists {len(file.blocks)} blocks for the {file.size} bytes of {file.name}")
+        raise CheckpointCorruptError(
+            f"the manifest lists {len(file.blocks)} blocks for the {file.size} bytes of {file.name}"
+        )
 
 
 def read_whole(store: Store, key: str, file: File) -> bytes:

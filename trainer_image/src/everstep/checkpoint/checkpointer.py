@@ -61,18 +61,21 @@ class _Agreed:
 class Checkpointer:
     """Saves and restores the given objects below one job's root.
 
-    `model` and `optimizer` go through torch.distributed.checkpoint (FSDP2, DTensor, plain modules); `scheduler`, `data` and
-    further named objects need state_dict()/load_state_dict() or get_state()/set_state(). `root` is a URI or path
-    (default: EVERSTEP_ROOT); `interval_steps` and `interval_seconds` override EVERSTEP_POLICY. `config` (JSON-like) is
-    digested into the manifest. `resume_step`: train on from this committed step instead of the latest; later ones are set
-    aside. `on_commit` runs on rank 0 after each commit. Errors: see `everstep.errors`.
+    `model` and `optimizer` (one or several) go through torch.distributed.checkpoint: FSDP2, DTensor, plain modules.
+    `scheduler`, `data` and further named objects need state_dict()/load_state_dict() or get_state()/set_state().
+    `root` is a URI or path (default: EVERSTEP_ROOT); `interval_steps` and `interval_seconds` override EVERSTEP_POLICY. `config`
+    (JSON-like) is digested into the manifest. `resume_step`: train on from this committed step instead of the latest;
+    later ones are set aside. Errors: see `everstep.errors`.
     """
 
     def __init__(
         self,
         *,
         model: torch.nn.Module | None = None,
-        optimizer: torch.optim.Optimizer | tuple[torch.optim.Optimizer, ...] | list[torch.optim.Optimizer] | None = None,
+        optimizer: torch.optim.Optimizer
+        | tuple[torch.optim.Optimizer, ...]
+        | list[torch.optim.Optimizer]
+        | None = None,
         scheduler: Any = None,
         data: Any = None,
         root: str | None = None,
@@ -82,7 +85,6 @@ class Checkpointer:
         heartbeat_seconds: float | None = None,
         resume_step: int | None = None,
         config: Any = None,
-        on_commit: Callable[[Committed], None] | None = None,
         environment: JobEnvironment | None = None,
         **others: Any,
     ) -> None:
@@ -93,8 +95,8 @@ class Checkpointer:
         policy = environment.policy or Policy()
         if interval_steps is not None or interval_seconds is not None:
             policy = policy.model_copy(update={"interval": Interval(steps=interval_steps, seconds=interval_seconds)})
-        optimizers = () if optimizer is None else (optimizer,) if isinstance(optimizer, torch.optim.Optimizer) else tuple(optimizer)
-        app = Application(model, optimizers, scheduler, data, others)
+        several = (optimizer,) if isinstance(optimizer, torch.optim.Optimizer) else tuple(optimizer or ())
+        app = Application(model, several, scheduler, data, others)
         self._gang = Gang()
         self._environment = environment
         self._policy = policy
@@ -102,7 +104,7 @@ class Checkpointer:
         self._session = Session(store or open_store(str(uri)), self._gang, app, environment)
         self._resume_step = resume_step
         self._config_digest = None if config is None else _digest(config)
-        self._on_commit = on_commit
+        self._on_commit: Callable[[Committed], None] | None = None
         self._heartbeat_seconds = heartbeat_seconds or environment.heartbeat_seconds
         self._heartbeat: HeartbeatThread | None = None
         self._progress = RunProgress()
@@ -154,13 +156,19 @@ class Checkpointer:
         """What was loaded; None for a fresh start."""
         return self._loaded
 
+    def on_commit(self, hook: Callable[[Committed], None]) -> None:
+        """Run `hook` on rank 0 after each commit; an exception of its own is logged and costs nothing else."""
+        self._on_commit = hook
+
     # the context
 
     def __enter__(self) -> Checkpointer:
         self._termination.install()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         code = _exit_code(error)
         if isinstance(error, FencedError) and self._gang.leads:
             print(f"fenced: {error}", file=sys.stderr, flush=True)
@@ -209,8 +217,8 @@ class Checkpointer:
     ) -> None:
         """Metrics of this step (numbers or tensors of one element, such as `loss=`), and what this rank has consumed.
 
-        `tokens` and `samples` are this rank's own since the last report; they are summed over all ranks. `score` is what
-        keepBest compares, and belongs to this step only.
+        `tokens` and `samples` are this rank's own since the last report; they are summed over all ranks. `score` is
+        what keepBest compares, and belongs to this step only.
         """
         self._progress.report(self._current, samples, tokens, epoch, score, metrics)
 
@@ -305,12 +313,14 @@ class Checkpointer:
         self._score = float(score)
 
     def commit(self) -> Committed:
-        """Make the open save the latest committed step. Raises FencedError where another worker group has taken over."""
+        """Make the open save the latest committed step. Raises FencedError where another group has taken over."""
         metrics = self._progress.metrics()
         entry = self._session.commit(
             self._progress.as_document(), metrics, self._score, self._config_digest, self._custom
         )
-        committed = Committed(entry.step, entry.location, entry.bytes, entry.score, self.progress, metrics, self._custom)
+        committed = Committed(
+            entry.step, entry.location, entry.bytes, entry.score, self.progress, metrics, self._custom
+        )
         if self._gang.leads:
             log.info("committed step %d: %s, %.1f MiB", entry.step, entry.location, entry.bytes / 2**20)
             self._run_hook(committed)
@@ -425,7 +435,13 @@ class Checkpointer:
 def _committed(loaded: Loaded) -> Committed:
     manifest = loaded.manifest
     return Committed(
-        manifest.step, manifest.location, manifest.bytes, manifest.score, manifest.progress, manifest.metrics, manifest.custom
+        manifest.step,
+        manifest.location,
+        manifest.bytes,
+        manifest.score,
+        manifest.progress,
+        manifest.metrics,
+        manifest.custom,
     )
 
 

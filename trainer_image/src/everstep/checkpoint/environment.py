@@ -71,6 +71,8 @@ def read_environment() -> JobEnvironment:
         first = error.errors()[0]
         name = "EVERSTEP_" + "_".join(str(part) for part in first["loc"][:1]).upper()
         inner = ".".join(str(part) for part in first["loc"][1:])
-        raise InvalidOperationError(f"{name}{': ' + inner if inner else ''}: {first['msg']} (got {first['input']!r})") from error
+        raise InvalidOperationError(
+            f"{name}{': ' + inner if inner else ''}: {first['msg']} (got {first['input']!r})"
+        ) from error
     except Exception as error:  # pydantic-settings wraps broken JSON in its own error type
         raise InvalidOperationError(f"environment: {error}: {error.__cause__}") from error

@@ -6,6 +6,6 @@ FAILED = 1
 FENCED = 76
 """Another attempt or worker group has taken over; starting this one again is pointless."""
 MISFIT = 78
-"""The request cannot work as it stands: checkpoint of another architecture, bad configuration (EX_CONFIG of sysexits.h)."""
+"""It cannot work as it stands: checkpoint of another architecture, bad configuration (EX_CONFIG of sysexits.h)."""
 TERMINATED = 143
 """SIGTERM: the step was saved, then the process ended (128 + 15)."""

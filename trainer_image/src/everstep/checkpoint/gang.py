@@ -36,8 +36,8 @@ class Failure:
     def of(cls, rank: int, error: BaseException) -> Failure:
         if isinstance(error, CheckpointError):
             try:
-                pickle.loads(pickle.dumps(error))  # noqa: S301 - our own exception, a moment old
-            except Exception:
+                pickle.loads(pickle.dumps(error))
+            except Exception:  # noqa: BLE001 - it can fail in any way
                 return cls(rank, CheckpointError(str(error)))
             return cls(rank, error)
         return cls(rank, CheckpointError(f"{type(error).__name__}: {error}"))
@@ -51,7 +51,11 @@ def worst(failures: Sequence[Failure]) -> CheckpointError:
     if isinstance(chosen.error, FencedError) or len(ranks) == 0:
         return chosen.error
     kind = type(chosen.error)
-    named = f"rank {ranks[0]}" if len(ranks) == 1 else f"ranks {', '.join(map(str, ranks[:8]))}{'…' if len(ranks) > 8 else ''}"
+    named = (
+        f"rank {ranks[0]}"
+        if len(ranks) == 1
+        else f"ranks {', '.join(map(str, ranks[:8]))}{'…' if len(ranks) > 8 else ''}"
+    )
     try:
         return kind(f"{named}: {chosen.error}")
     except TypeError:
@@ -127,10 +131,12 @@ class Gang:
     def _attempt(self, action: Callable[[], T]) -> tuple[T | None, Failure | None]:
         try:
             return action(), None
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - all ranks must hear of it
             return None, Failure.of(self.rank, error)
 
     def start_sum(self, values: Sequence[int]) -> PendingSum:
         tensor = torch.tensor(list(values), dtype=torch.int64, device="cpu")
-        work = dist.all_reduce(tensor, op=dist.ReduceOp.SUM, group=self.group, async_op=True) if self.distributed else None
+        work = (
+            dist.all_reduce(tensor, op=dist.ReduceOp.SUM, group=self.group, async_op=True) if self.distributed else None
+        )
         return PendingSum(tensor, work)

@@ -1,4 +1,4 @@
-"""The sign of life: a thread of rank 0 that overwrites one small object, whatever the training thread is waiting for."""
+"""The sign of life: a thread of rank 0 that overwrites one small object, whatever training is waiting for."""
 
 from __future__ import annotations
 

@@ -31,7 +31,11 @@ def to_plain(value: Any, where: str) -> Any:
         if value.dtype.kind not in "biufc":
             raise InvalidOperationError(f"{where}: an array of dtype {value.dtype} cannot be kept in a checkpoint")
         kind = value.dtype.str
-        raw = torch.frombuffer(bytearray(np.ascontiguousarray(value).tobytes()), dtype=torch.uint8) if value.size else torch.empty(0, dtype=torch.uint8)
+        raw = (
+            torch.frombuffer(bytearray(np.ascontiguousarray(value).tobytes()), dtype=torch.uint8)
+            if value.size
+            else torch.empty(0, dtype=torch.uint8)
+        )
         return {_ARRAY: raw, "dtype": kind, "shape": list(value.shape)}
     if isinstance(value, Mapping):
         return {_key(key, where): to_plain(item, f"{where}.{key}") for key, item in value.items()}

@@ -29,7 +29,9 @@ class RunProgress:
         self._score: tuple[int, Any] | None = None
         self._last_end: float | None = None
 
-    def report(self, step: int, samples: int, tokens: int, epoch: int | None, score: Any, metrics: Mapping[str, Any]) -> None:
+    def report(
+        self, step: int, samples: int, tokens: int, epoch: int | None, score: Any, metrics: Mapping[str, Any]
+    ) -> None:
         self._samples += samples
         self._tokens += tokens
         if epoch is not None:

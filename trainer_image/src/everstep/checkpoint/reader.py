@@ -127,6 +127,8 @@ def _deliver(archive: memoryview, item: ReadItem, planner: LoadPlanner) -> None:
     tensor = narrow_tensor_by_index(_tensor(archive), item.storage_offsets, item.lengths)
     target = planner.resolve_tensor(item).detach()
     if target.size() != tensor.size():
-        raise CheckpointCorruptError(f"{item.storage_index.fqn}: {tuple(tensor.size())} is stored where {tuple(target.size())} was promised")
+        raise CheckpointCorruptError(
+            f"{item.storage_index.fqn}: {tuple(tensor.size())} is stored where {tuple(target.size())} was promised"
+        )
     target.copy_(tensor)
     planner.commit_tensor(item, target)

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.distributed.checkpoint as dcp
-from torch.distributed.checkpoint import CheckpointException
-from torch.distributed.checkpoint._nested_dict import set_element
+from torch.distributed.checkpoint._traverse import set_element
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
 from torch.distributed.checkpoint.planner import ReadItem
+from torch.distributed.checkpoint.state_dict_loader import load
 
 from everstep.catalog import JobCatalog, Manifest, ResumePoint, Store, open_store
 from everstep.checkpoint import plain
@@ -40,7 +40,7 @@ class Restoration:
         self.touched = False
 
     def load(self, point: ResumePoint) -> Loaded:
-        """Collective. Raises CheckpointCorruptError for bytes that fail their digest twice, ArchitectureMismatchError."""
+        """Collective. Raises CheckpointCorruptError (bytes fail their digest twice), ArchitectureMismatchError."""
         started = time.monotonic()
         store = self.store if point.root is None else open_store(point.root)
         manifest = self.gang.lead(lambda: committed_manifest(JobCatalog(store), point))
@@ -89,7 +89,7 @@ def _load_into(state: dict[str, Any], reader: ShardReader, gang: Gang) -> None:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="torch.distributed is disabled")
         try:
-            dcp.load(
+            load(
                 state,
                 storage_reader=reader,
                 planner=_Planner(),

@@ -16,7 +16,7 @@ def capture() -> dict[str, Any]:
         "numpy": np.random.get_state(legacy=True),
         "torch": torch.get_rng_state(),
     }
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
+    if torch.cuda.is_available() and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         state["cuda"] = torch.cuda.get_rng_state()
     return state
 
@@ -32,7 +32,9 @@ def restore(state: dict[str, Any]) -> None:
 
 def seed_for(rank: int, step: int, world_size: int) -> int:
     """The seed of a rank that did not exist when the step was saved: the same in every run."""
-    return int.from_bytes(hashlib.sha256(f"everstep rank {rank}/{world_size} at step {step}".encode()).digest()[:4], "big")
+    return int.from_bytes(
+        hashlib.sha256(f"everstep rank {rank}/{world_size} at step {step}".encode()).digest()[:4], "big"
+    )
 
 
 def reseed(rank: int, step: int, world_size: int) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
-import torch.distributed.checkpoint as dcp
-from torch.distributed.checkpoint import CheckpointException
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
+from torch.distributed.checkpoint.state_dict_saver import save
 
 from everstep.catalog import File, Location, Store
 from everstep.checkpoint.gang import Failure, Gang, worst
@@ -20,7 +20,7 @@ def write_shards(store: Store, gang: Gang, location: Location, state: dict[str, 
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="torch.distributed is disabled")
         try:
-            dcp.save(
+            save(
                 state,
                 storage_writer=writer,
                 planner=DefaultSavePlanner(),

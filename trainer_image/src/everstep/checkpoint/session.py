@@ -103,7 +103,9 @@ class Session:
 
     def begin(self, step: int) -> None:
         if self.draft is not None:
-            raise InvalidOperationError(f"begin({step}): the save of step {self.draft.step} is still open; commit() or abort() it")
+            raise InvalidOperationError(
+                f"begin({step}): the save of step {self.draft.step} is still open; commit() or abort() it"
+            )
         self.claim()
         location = self.gang.lead(lambda: self._require_claimed().new_location(step))
         self.draft = Draft(step, location, datetime.now(UTC))
@@ -202,7 +204,9 @@ class Session:
 
     def _fall_back(self, point: ResumePoint, error: CheckpointCorruptError, touched: bool) -> ResumePoint | None:
         if point.root is not None:
-            raise CheckpointCorruptError(f"the checkpoint to start from, {point.uri('')}, is damaged: {error}") from error
+            raise CheckpointCorruptError(
+                f"the checkpoint to start from, {point.uri('')}, is damaged: {error}"
+            ) from error
         reason = str(error)
         before = self.gang.lead(lambda: self._require_claimed().quarantine(point.location, reason))
         if self.gang.leads:
@@ -214,8 +218,8 @@ class Session:
             )
         if before is None and touched:
             raise CheckpointCorruptError(
-                f"the only checkpoint, of step {point.step}, is damaged ({reason}); it was set aside and part of it was "
-                "already loaded: start again for a fresh run"
+                f"the only checkpoint, of step {point.step}, is damaged ({reason}); it was set aside, but part of it "
+                "was loaded already: start again for a fresh run"
             ) from error
         return before
 

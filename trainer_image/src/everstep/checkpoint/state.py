@@ -1,9 +1,9 @@
 """A training job's state as DCP items, and back.
 
-    model.*, optimizer.*     as `torch.distributed.checkpoint.state_dict` names them: stock tools find them
-    everstep.common          scheduler, data position, counters, other objects: one packed item, from rank 0
-    everstep.rank.{rank}     what each rank has of its own: one packed item a rank, so that nothing is deduplicated away
-    everstep.objects.*       tensors of other objects
+model.*, optimizer.*     as `torch.distributed.checkpoint.state_dict` names them: stock tools find them
+everstep.common          scheduler, data position, counters, other objects: one packed item, from rank 0
+everstep.rank.{rank}     what each rank has of its own: one packed item a rank, so that nothing is deduplicated away
+everstep.objects.*       tensors of other objects
 """
 
 from __future__ import annotations
@@ -75,7 +75,12 @@ def capture(app: Application, gang: Gang, counters: Mapping[str, int]) -> dict[s
     """Collective. A nested state dict for DCP whose tensors are the live ones, not copies."""
     data, shared = _capture_data(app, gang)
     own: dict[str, Any] = {"rng": rng.capture()}
-    common: dict[str, Any] = {"format": 1, "world_size": gang.world_size, "counters": dict(counters), "data_is_shared": shared}
+    common: dict[str, Any] = {
+        "format": 1,
+        "world_size": gang.world_size,
+        "counters": dict(counters),
+        "data_is_shared": shared,
+    }
     if shared:
         common["data"] = data
     else:
@@ -148,8 +153,9 @@ def _optimizer_state(model: nn.Module, optimizers: Sequence[torch.optim.Optimize
 
 @contextlib.contextmanager
 def _hooks_disarmed(optimizers: Sequence[torch.optim.Optimizer]) -> Iterator[None]:
-    """torch initialises the state of a fresh optimizer by a step with zero gradients: no hook of the user's may see it."""
+    """torch initialises a fresh optimizer's state by a step with zero gradients: no hook of the user's may see it."""
     kept = []
+    hooks: Any
     for optimizer in optimizers:
         for hooks in (optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks):
             kept.append((hooks, dict(hooks)))
@@ -177,9 +183,8 @@ def check_architecture(app: Application, metadata: Metadata) -> None:
     if app.model is None:
         return
     stored = shapes(metadata, "model.")
-    wanted = {
-        name: tuple(value.size()) for name, value in get_model_state_dict(app.model).items() if isinstance(value, torch.Tensor)
-    }
+    live = get_model_state_dict(app.model)
+    wanted = {name: tuple(value.size()) for name, value in live.items() if isinstance(value, torch.Tensor)}
     differences = [
         f"{name}: {_shape(stored.get(name))} in the checkpoint, {_shape(wanted.get(name))} in the model"
         for name in [*wanted, *(name for name in stored if name not in wanted)]
@@ -202,7 +207,7 @@ def template(app: Application, metadata: Metadata, common: Mapping[str, Any]) ->
         state["model"] = get_model_state_dict(app.model)
     if app.model is not None and any(name.startswith("optimizer.state.") for name in names) and app.optimizers:
         with _hooks_disarmed(app.optimizers):
-            optimizer = dict(get_optimizer_state_dict(app.model, list(app.optimizers)))
+            optimizer: dict[str, Any] = dict(get_optimizer_state_dict(app.model, list(app.optimizers)))
         optimizer["state"] = {
             parameter: values
             for parameter, values in optimizer["state"].items()
@@ -211,7 +216,8 @@ def template(app: Application, metadata: Metadata, common: Mapping[str, Any]) ->
         optimizer["param_groups"] = _known_options(optimizer["param_groups"], names)
         state["optimizer"] = optimizer
     elif app.optimizers:
-        state["optimizer"] = {"param_groups": _known_options([_options(g) for o in app.optimizers for g in o.param_groups], names)}
+        groups = [_options(group) for each in app.optimizers for group in each.param_groups]
+        state["optimizer"] = {"param_groups": _known_options(groups, names)}
     tensors = {}
     for path in _references(common.get("objects", {})):
         item = names.get(f"{OBJECTS}{path}")
@@ -259,7 +265,14 @@ def _live_tensor(app: Application, path: str, item: TensorStorageMetadata) -> to
     return torch.empty(item.size, dtype=item.properties.dtype)
 
 
-def apply(app: Application, loaded: Mapping[str, Any], common: Mapping[str, Any], own: Mapping[str, Any] | None, step: int, gang: Gang) -> Restored:
+def apply(
+    app: Application,
+    loaded: Mapping[str, Any],
+    common: Mapping[str, Any],
+    own: Mapping[str, Any] | None,
+    step: int,
+    gang: Gang,
+) -> Restored:
     """Hand the loaded state to the objects; random numbers last, because handing over may draw some."""
     if app.model is not None:
         set_model_state_dict(app.model, loaded["model"])
@@ -272,7 +285,8 @@ def apply(app: Application, loaded: Mapping[str, Any], common: Mapping[str, Any]
     tensors = loaded.get("everstep", {}).get("objects", {})
     for name, item in sorted(app.others.items()):
         if name not in common["objects"]:
-            raise InvalidOperationError(f"the checkpoint has no {name!r}; it has {sorted(common['objects']) or 'no such objects'}")
+            has = sorted(common["objects"]) or "no such objects"
+            raise InvalidOperationError(f"the checkpoint has no {name!r}; it has {has}")
         accessors(item, name)[1](_put_back(common["objects"][name], tensors))
     _apply_data(app, common, own, gang)
     if own is not None and common["world_size"] == gang.world_size:

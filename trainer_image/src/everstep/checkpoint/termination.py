@@ -1,4 +1,4 @@
-"""The record that a failing rank leaves in the container's termination message: the first failure of a worker group wins.
+"""The record that a failing rank leaves in the container's termination message: a worker group's first failure wins.
 
 torchrun masks its workers (a SIGKILLed one and one that exits with 3 both end the container with 1), so this record is
 what tells people and the operator why a gang died.
@@ -23,7 +23,14 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 DEFAULT_PATH = Path("/dev/termination-log")
 MAX_BYTES = 4096
 """The kubelet keeps no more of a termination message."""
-_PEER_SIGNS = ("closed by peer", "connection reset", "connection refused", "remote process exited", "socket closed", "broken pipe")
+_PEER_SIGNS = (
+    "closed by peer",
+    "connection reset",
+    "connection refused",
+    "remote process exited",
+    "socket closed",
+    "broken pipe",
+)
 
 
 class FailureRecord(BaseModel):
@@ -39,7 +46,7 @@ class FailureRecord(BaseModel):
     step: int | None = None
     time: datetime
     restart: int = 0
-    """How often this node's agent had restarted its workers; a later worker group's record replaces an earlier one's."""
+    """How often this node's agent had restarted its workers; a later group's record replaces an earlier one's."""
     peer_lost: bool = False
     """A consequence: the exception says that another rank went away first."""
 

@@ -1,4 +1,4 @@
-"""DCP's storage writer over everstep's stores: every byte is summed when it is written, and nothing is committed here."""
+"""DCP's storage writer over everstep's stores: every byte is summed when it is written; nothing is committed here."""
 
 from __future__ import annotations
 

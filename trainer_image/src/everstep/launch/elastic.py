@@ -21,11 +21,11 @@ _ROOT_SIGNALS = {"SIGKILL", "SIGSEGV", "SIGBUS", "SIGILL", "SIGFPE"}
 
 def run_torchrun(arguments: Sequence[str]) -> int:
     """Returns the exit code for the container: that of the worker that failed first, 143 after SIGTERM."""
-    parsed = parse_args(list(arguments))
+    parsed = parse_args(list(arguments))  # type: ignore[no-untyped-call]
     wrap(parsed)
     path = termination.termination_path()
     try:
-        run(parsed)
+        run(parsed)  # type: ignore[no-untyped-call]
     except ChildFailedError as error:
         print(error, file=sys.stderr, flush=True)
         record = choose(error.failures, termination.read_record(path))

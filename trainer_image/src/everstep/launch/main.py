@@ -1,7 +1,8 @@
 """`everstep-run COMMAND …`: what stands in a container's `args` runs below it.
 
-Plain commands are supervised: signals are passed on (a PID 1 without handlers ignores SIGTERM). `torchrun …` runs within
-this process; when its workers fail, the record of the first failure and the worker's own exit code become the container's.
+Plain commands are supervised: signals are passed on (a PID 1 without handlers ignores SIGTERM). `torchrun …` runs
+within this process; when its workers fail, the record of the first failure and that worker's exit code become the
+container's.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ def _end_early(number: int, frame: FrameType | None) -> None:
 def supervise(command: Sequence[str]) -> int:
     """Run a command to its end; returns its exit code as a shell would."""
     try:
-        process = subprocess.Popen(list(command))  # noqa: S603 - the user's own command is what this is for
+        process = subprocess.Popen(list(command))
     except OSError as error:
         print(f"everstep-run: {command[0]}: {error.strerror}", file=sys.stderr)
         return NOT_FOUND

@@ -1,5 +1,5 @@
-"""`python -m everstep.launch.worker [-m] SCRIPT …`: runs a training script as python itself would, and writes down what it
-dies of, also where it fails before it imports everstep."""
+"""`python -m everstep.launch.worker [-m] SCRIPT …`: runs a training script as python itself would, and writes down what
+it dies of, also where it fails before it imports everstep."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def main() -> None:
             code = end.code if isinstance(end.code, int) else exits.FAILED
             termination.write_record(termination.describe(end, code))
         raise
-    except BaseException as error:
+    except BaseException as error:  # noqa: BLE001 - whatever it is, it ends this process
         sys.excepthook(type(error), error, own_frames(error.__traceback__))
         sys.exit(exits.FAILED)
 

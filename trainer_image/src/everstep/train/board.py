@@ -23,15 +23,15 @@ class Board:
 
         self._store = store
         self._folder = Path(tempfile.mkdtemp(prefix="everstep-tensorboard-"))
-        self._writer = SummaryWriter(str(self._folder))  # type: ignore[no-untyped-call]
+        self._writer = SummaryWriter(str(self._folder))
 
     def add(self, step: int, values: Mapping[str, float]) -> None:
         for name, value in values.items():
-            self._writer.add_scalar(name, value, step)  # type: ignore[no-untyped-call]
+            self._writer.add_scalar(name, value, step)
 
     def store(self) -> None:
         """A board that cannot be stored costs a warning."""
-        self._writer.flush()  # type: ignore[no-untyped-call]
+        self._writer.flush()
         for path in sorted(self._folder.iterdir()):
             try:
                 self._store.put(f"{TENSORBOARD}{path.name}", path.read_bytes())
@@ -39,5 +39,5 @@ class Board:
                 log.warning("tensorboard events were not stored: %s", error)
 
     def close(self) -> None:
-        self._writer.close()  # type: ignore[no-untyped-call]
+        self._writer.close()
         shutil.rmtree(self._folder, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Samples as a function of the global position: whoever is asked for position p gets the same sample, on any number of ranks."""
+"""Samples as a function of the global position: position p is the same sample on any number of ranks."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ BYTE_OFFSET = 3
 END_OF_TEXT = 1
 VOCABULARY = 384
 
-Tokens = npt.NDArray[np.uint16] | npt.NDArray[np.uint32]
+Tokens = npt.NDArray[np.unsignedinteger[Any]]
 Encode = Callable[[bytes], Tokens]
 
 
@@ -35,12 +35,13 @@ class TextDataset:
         self.tokens = tokens
         self.sequence = sequence
         if len(self) == 0:
-            raise InvalidOperationError(f"{self.tokens.size} tokens are fewer than one sample of {sequence} tokens needs")
+            raise InvalidOperationError(f"{self.tokens.size} tokens do not make one sample of {sequence} tokens")
 
     @classmethod
     def of(cls, documents: Iterable[Document], sequence: int, encode: Encode = encode_bytes) -> TextDataset:
         parts = [encode(document.text) for document in documents]
-        return cls(np.concatenate(parts) if parts else np.empty(0, dtype=np.uint16), sequence)
+        tokens: Tokens = np.concatenate(parts) if parts else np.empty(0, dtype=np.uint16)
+        return cls(tokens, sequence)
 
     def __len__(self) -> int:
         return max(0, (self.tokens.size - 1) // self.sequence)
@@ -110,5 +111,7 @@ class GlobalBatches:
         if state["dataset"] != self._digest:
             raise InvalidOperationError("data: the checkpoint was made with another text or another length of sequence")
         if state["seed"] != self._order.seed:
-            raise InvalidOperationError(f"data: the checkpoint's order has seed {state['seed']}, this run {self._order.seed}")
+            raise InvalidOperationError(
+                f"data: the checkpoint's order has seed {state['seed']}, this run's {self._order.seed}"
+            )
         self.position = int(state["position"])

@@ -56,9 +56,10 @@ def train(config: TrainConfig, ranks: Ranks) -> None:
         root=config.root,
         interval_steps=config.save_steps,
         config=config.model_dump(mode="json", exclude={"config", "root", "loss_log"}),
-        on_commit=lambda committed: board.store() if board else None,
     ) as checkpointer:
         board = Board(checkpointer.store) if ranks.leads else None
+        if board is not None:
+            checkpointer.on_commit(lambda committed: board.store())
         journal = Journal(config) if ranks.leads else None
         began = time.monotonic()
         for step in checkpointer.steps(config.steps):
@@ -73,7 +74,8 @@ def train(config: TrainConfig, ranks: Ranks) -> None:
                 score = evaluate(model, held_out, config.evaluation.samples, ranks)
                 metrics["eval_loss"] = score
                 checkpointer.phase("training")
-            checkpointer.report(samples=len(tokens), tokens=tokens[:, 1:].numel(), epoch=data.epoch, score=score, **metrics)
+            seen = tokens[:, 1:].numel()
+            checkpointer.report(samples=len(tokens), tokens=seen, epoch=data.epoch, score=score, **metrics)
             if board is not None and journal is not None:
                 now = time.monotonic()
                 metrics["learning_rate"] = float(scheduler.get_last_lr()[0])
@@ -91,8 +93,8 @@ def optimize(
     tokens: torch.Tensor,
     config: TrainConfig,
 ) -> tuple[torch.Tensor, float]:
-    """One optimizer step on this rank's samples; returns its loss and the norm of the whole gradient before clipping."""
-    parts: Sequence[torch.Tensor] = tokens.split(config.micro_batch or len(tokens))
+    """One step on this rank's samples; returns its loss and the norm of the whole gradient before clipping."""
+    parts: Sequence[torch.Tensor] = torch.split(tokens, config.micro_batch or len(tokens))
     total = torch.zeros((), device=tokens.device)
     for number, part in enumerate(parts):
         sharded: Any = model

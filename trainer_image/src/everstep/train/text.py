@@ -1,4 +1,4 @@
-"""Text as a list of documents in a fixed order, from the standard library's sources, from files, or from object storage."""
+"""Text as documents in a fixed order, from the standard library's sources, from files, or from object storage."""
 
 from __future__ import annotations
 
@@ -34,10 +34,12 @@ def read_documents(source: str, text_field: str = "text", max_bytes: int = 16 <<
         path = Path(source)
         if not path.exists():
             raise InvalidOperationError(f"data.source: {source} does not exist")
-        found = _folder(path, TEXT_SUFFIXES | RECORD_SUFFIXES) if path.is_dir() else iter([(path.name, path.read_bytes())])
+        single = iter([(path.name, path.read_bytes())]) if path.is_file() else None
+        found = single or _folder(path, TEXT_SUFFIXES | RECORD_SUFFIXES)
     documents = list(_bounded(_split(found, text_field), max_bytes))
     if not documents:
-        raise InvalidOperationError(f"data.source: no text in {source} (looked for {', '.join(sorted(TEXT_SUFFIXES | RECORD_SUFFIXES))})")
+        kinds = ", ".join(sorted(TEXT_SUFFIXES | RECORD_SUFFIXES))
+        raise InvalidOperationError(f"data.source: no text in {source} (looked for {kinds})")
     return documents
 
 
