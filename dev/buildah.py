@@ -1,4 +1,4 @@
-"""Runs buildah with a storage of its own in the cache, and leaves no mounts."""
+"""Runs buildah and skopeo with a storage of its own in the cache, and leaves no mounts."""
 
 from __future__ import annotations
 
@@ -16,6 +16,12 @@ SETTINGS = {
     "/etc/ssl/certs": ("/etc/ssl/certs",),
 }
 
+# A mount namespace of its own: what it mounts goes with it, and what it notes below /var/lib as well.
+PRIVATE = (
+    *("unshare", "--mount", "--propagation", "private"),
+    *("sh", "-c", 'mount -n -t tmpfs -o mode=755 everstep /var/lib && exec "$@"', "sh"),
+)
+
 
 class Buildah:
     """A builder whose images, layers and caches lie in one directory."""
@@ -24,19 +30,28 @@ class Buildah:
         self.directory = directory
 
     def command(self, *arguments: str) -> list[str]:
-        # In a mount namespace of its own: what it mounts goes with it.
-        private = ("unshare", "--mount", "--propagation", "private")
-        storage = (f"--root={self.directory / 'storage'}", f"--runroot={self.directory / 'run'}")
-        return [*private, "buildah", *storage, "--storage-driver=overlay", *arguments]
+        storage = (f"--root={self.storage}", f"--runroot={self.runtime}", "--storage-driver=overlay")
+        return ["buildah", *storage, *arguments]
+
+    @property
+    def storage(self) -> Path:
+        return self.directory / "storage"
+
+    @property
+    def runtime(self) -> Path:
+        return self.directory / "run"
 
     def run(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        return self._run(self.command(*arguments), check=check)
+
+    def _run(self, command: list[str], *, check: bool = True) -> subprocess.CompletedProcess[str]:
         temporary = self.directory / "tmp"
         temporary.mkdir(parents=True, exist_ok=True)
         environment = {**os.environ, "BUILDAH_ISOLATION": "chroot", "TMPDIR": str(temporary)}
-        done = subprocess.run(self.command(*arguments), capture_output=True, text=True, env=environment)
+        done = subprocess.run([*PRIVATE, *command], capture_output=True, text=True, env=environment)
         if check and done.returncode != 0:
             words = "\n".join((done.stdout + done.stderr).splitlines()[-40:])
-            raise InstanceError(f"buildah {arguments[0]} failed:\n{words}")
+            raise InstanceError(f"{' '.join(command[:1] + command[-2:])} failed:\n{words}")
         return done
 
     def image_id(self, name: str) -> str | None:
@@ -56,8 +71,10 @@ class Buildah:
         self.run("rmi", "--prune", check=False)
 
     def export(self, name: str, layout: Path) -> None:
-        """Write an image into an OCI layout, its layers uncompressed."""
-        self.run("push", "--quiet", "--disable-compression", "--format=oci", name, f"oci:{layout}")
+        """Write an image into an OCI layout, its layers as they are stored: uncompressed. Blobs there are kept."""
+        source = f"containers-storage:[overlay@{self.storage}+{self.runtime}]{name}"
+        accept = "--dest-oci-accept-uncompressed-layers"  # buildah's own push would compress
+        self._run(["skopeo", "copy", "--quiet", accept, source, f"oci:{layout}:image"])
 
 
 def host_settings() -> dict[str, Path]:

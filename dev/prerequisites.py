@@ -26,6 +26,7 @@ IMAGES: Mapping[str, str] = {
     "buildah": "buildah",
     "/usr/share/keyrings/debian-archive-keyring.gpg": "debian-archive-keyring",
     "mmdebstrap": "mmdebstrap",
+    "skopeo": "skopeo",
 }
 SBIN = ("/usr/local/sbin", "/usr/sbin", "/sbin")  # not on everyone's PATH
 
