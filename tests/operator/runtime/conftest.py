@@ -1,0 +1,79 @@
+"""A namespace with the operator, a kubelet that is played, and jobs: all that the operator's own tests need."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dev.s3 import S3Endpoint
+from everstep.catalog import S3Access
+from tests.plugins.cluster import RunningCluster
+from tests.support.kubelet import Kubelet, wait_for
+from tests.support.operator_process import OperatorProcess
+from tests.support.rig import Rig, write_profiles
+from tests.trainers.lite import Job, Options
+
+CRD = Path(__file__).parents[3] / "crds/trainingjobs.everstep.dev.yaml"
+
+
+@pytest.fixture(scope="session")
+def crd_server(api_server: RunningCluster) -> RunningCluster:
+    """The API server with this tree's CRD."""
+    api_server.apply(CRD.read_text(encoding="utf-8"))
+
+    def served() -> bool:
+        try:
+            return bool(api_server.kubectl("get", "--raw", "/apis/everstep.dev/v1alpha1/trainingjobs"))
+        except AssertionError:
+            return False
+
+    wait_for("the CRD is served", served)
+    return api_server
+
+
+@pytest.fixture
+def rig(
+    crd_server: RunningCluster, s3_server: S3Endpoint, tmp_path: Path, make_rig: Callable[..., Rig]
+) -> Iterator[Rig]:
+    """An operator that runs, with a kubelet."""
+    made = make_rig()
+    made.operator.start()
+    with made.kubelet:
+        yield made
+
+
+@pytest.fixture
+def make_rig(crd_server: RunningCluster, s3_server: S3Endpoint, tmp_path: Path) -> Iterator[Callable[..., Rig]]:
+    """Makes rigs whose operator and kubelet are not yet started; stops the operators afterwards."""
+    made: list[Rig] = []
+    spaces: list[Any] = []
+
+    def make(endpoint: str | None = None, kubeconfig: Path | None = None) -> Rig:
+        space = crd_server.namespace()
+        namespace = space.__enter__()
+        spaces.append(space)
+        directory = tmp_path / namespace
+        directory.mkdir()
+        bucket = s3_server.make_bucket()
+        url = endpoint or s3_server.url
+        profiles = write_profiles(directory, s3_server, bucket, url)
+        operator = OperatorProcess(kubeconfig or crd_server.kubeconfig, directory, namespace, profiles)
+        access = S3Access(s3_server.url, s3_server.region, s3_server.access_key, s3_server.secret_key)
+        options: dict[int, Options] = {}
+
+        def choose(job: Job) -> Options:
+            return options.get(job.attempt) or options.get(0) or Options()
+
+        kubelet = Kubelet(crd_server.kubeconfig, namespace, access, choose)
+        rig = Rig(crd_server, namespace, s3_server, bucket, directory, operator, kubelet, options, url)
+        made.append(rig)
+        return rig
+
+    yield make
+    for rig in made:
+        rig.operator.kill()
+    for space in spaces:
+        space.__exit__(None, None, None)

@@ -1,0 +1,209 @@
+"""Plays scheduler and kubelet of one namespace on an API server without nodes: it binds pods to a node of its own, runs
+each pod's trainer in a thread, and reports what a kubelet would report."""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from kubernetes import client, config
+
+from everstep.catalog import S3Access
+from tests.trainers.lite import Job, Options, Run
+
+Pod = Any
+
+
+@dataclass
+class Container:
+    """One pod's running trainer."""
+
+    pod: str
+    uid: str
+    environment: dict[str, str]
+    run: Run
+    log: Path
+    thread: threading.Thread | None = None
+    exit_code: int | None = None
+    started: str = ""
+
+    @property
+    def attempt(self) -> int:
+        return self.run.job.attempt
+
+
+@dataclass
+class Kubelet:
+    """`options` makes each run's options from its environment. All pods of the namespace end on one node."""
+
+    kubeconfig: Path
+    namespace: str
+    access: S3Access
+    options: Callable[[Job], Options]
+    containers: dict[str, Container] = field(default_factory=dict)
+    """By pod uid, all that ever ran."""
+    paused: threading.Event = field(default_factory=threading.Event)
+    """While set, nothing is run or reported: the kubelet is silent."""
+
+    def __post_init__(self) -> None:
+        self.api = client.CoreV1Api(config.new_client_from_config(str(self.kubeconfig)))
+        self.leases = client.CoordinationV1Api(self.api.api_client)
+        self.node = f"node-{secrets.token_hex(4)}"
+        self._stop = threading.Event()
+        self._loop = threading.Thread(target=self._run, name="kubelet", daemon=True)
+        self._directory = tempfile.TemporaryDirectory()
+        self.errors: list[Exception] = []
+
+    def __enter__(self) -> Kubelet:
+        self.api.create_node({"metadata": {"name": self.node}, "spec": {}})
+        self.set_ready(True)
+        self._loop.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for container in self.containers.values():
+            container.run.kill.set()
+        self._loop.join()
+        for container in self.containers.values():
+            if container.thread is not None:
+                container.thread.join(timeout=30)
+        with contextlib.suppress(client.ApiException):
+            self.api.delete_node(self.node)
+        self._directory.cleanup()
+        assert not self.errors, self.errors
+
+    def set_ready(self, ready: bool) -> None:
+        condition = {"type": "Ready", "status": "True" if ready else "Unknown", "reason": "Test"}
+        self.api.patch_node_status(self.node, {"status": {"conditions": [condition]}})
+
+    def running(self) -> list[Container]:
+        return [each for each in self.containers.values() if each.exit_code is None]
+
+    def container(self, pod: str) -> Container:
+        """The newest container of a pod of that name."""
+        return [each for each in self.containers.values() if each.pod == pod][-1]
+
+    def _run(self) -> None:
+        while not self._stop.wait(0.05):
+            if self.paused.is_set():
+                continue
+            try:
+                for pod in self.api.list_namespaced_pod(self.namespace).items:
+                    self._sync(pod)
+            except client.ApiException as error:
+                if error.status not in (404, 409):
+                    self.errors.append(error)
+            except Exception as error:  # noqa: BLE001 - shown when the test ends
+                if not self._stop.is_set():
+                    self.errors.append(error)
+
+    def _sync(self, pod: Pod) -> None:
+        meta = pod.metadata
+        container = self.containers.get(meta.uid)
+        if pod.status.phase in ("Succeeded", "Failed") and not meta.deletion_timestamp:
+            return
+        if container is None:
+            if meta.deletion_timestamp:
+                self._remove(pod)
+            elif pod.spec.node_name is None:
+                self._bind(pod)
+            else:
+                self._start(pod)
+            return
+        if meta.deletion_timestamp and not container.run.stop.is_set():
+            container.run.stop.set()
+            grace = float(meta.deletion_grace_period_seconds or 0)
+            killer = threading.Timer(grace, container.run.kill.set)
+            killer.daemon = True
+            killer.start()
+        if container.exit_code is not None:
+            if pod.status.phase not in ("Succeeded", "Failed"):
+                self._report_end(pod, container)
+            if meta.deletion_timestamp:
+                self._remove(pod)
+
+    def _bind(self, pod: Pod) -> None:
+        target = {"apiVersion": "v1", "kind": "Node", "name": self.node}
+        body = {"metadata": {"name": pod.metadata.name}, "target": target}
+        self.api.create_namespaced_pod_binding(pod.metadata.name, self.namespace, body, _preload_content=False)
+
+    def _start(self, pod: Pod) -> None:
+        spec = pod.spec.containers[0]
+        environment = {item.name: item.value or "" for item in spec.env or []}
+        log = Path(self._directory.name) / pod.metadata.uid
+        environment["EVERSTEP_TERMINATION_LOG"] = str(log)
+        job = Job.from_environment(environment)
+        run = Run(job, self.options(job), self.access)
+        container = Container(pod.metadata.name, pod.metadata.uid, environment, run, log, started=_now())
+        self.containers[pod.metadata.uid] = container
+        state = {"running": {"startedAt": container.started}}
+        self._report(pod, "Running", state, ready=True)
+
+        def work() -> None:
+            try:
+                code = run()
+            except Exception:  # noqa: BLE001 - it left its record; the process would end with 1
+                code = 1
+            container.exit_code = 137 if run.kill.is_set() else code
+
+        container.thread = threading.Thread(target=work, name=container.pod, daemon=True)
+        container.thread.start()
+
+    def _report_end(self, pod: Pod, container: Container) -> None:
+        code = container.exit_code or 0
+        ended = {
+            "exitCode": code,
+            "reason": "Completed" if code == 0 else "Error",
+            "message": container.log.read_text() if container.log.exists() else "",
+            "startedAt": container.started,
+            "finishedAt": _now(),
+        }
+        self._report(pod, "Succeeded" if code == 0 else "Failed", {"terminated": ended}, ready=False)
+
+    def _report(self, pod: Pod, phase: str, state: dict[str, Any], *, ready: bool) -> None:
+        name = pod.spec.containers[0].name
+        status = {
+            "phase": phase,
+            "podIP": "10.0.0.1",
+            "startTime": self.containers[pod.metadata.uid].started,
+            "conditions": [{"type": "Ready", "status": str(ready)}],
+            "containerStatuses": [
+                {
+                    "name": name,
+                    "image": pod.spec.containers[0].image,
+                    "imageID": "test",
+                    "ready": ready,
+                    "restartCount": 0,
+                    "state": state,
+                }
+            ],
+        }
+        self.api.patch_namespaced_pod_status(pod.metadata.name, self.namespace, {"status": status})
+
+    def _remove(self, pod: Pod) -> None:
+        options = {"gracePeriodSeconds": 0, "preconditions": {"uid": pod.metadata.uid}}
+        self.api.delete_namespaced_pod(pod.metadata.name, self.namespace, body=options, _preload_content=False)
+
+
+def _now() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def wait_for(what: str, found: Callable[[], Any], seconds: float = 30.0) -> Any:
+    """What `found` returns once it is true; fails with `what` after `seconds`."""
+    deadline = time.monotonic() + seconds
+    while True:
+        value = found()
+        if value:
+            return value
+        assert time.monotonic() < deadline, f"after {seconds:g} s still not: {what}"
+        time.sleep(0.05)

@@ -1,0 +1,126 @@
+"""One namespace with its operator, its kubelet and its bucket, and the questions that tests ask about it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from kubernetes import client, config
+
+from dev.s3 import S3Endpoint
+from everstep.catalog import Catalog, JobCatalog, job_root, open_store
+from tests.plugins.cluster import RunningCluster
+from tests.support.kubelet import Kubelet, wait_for
+from tests.support.operator_process import OperatorProcess
+from tests.trainers.lite import Options
+
+
+@dataclass
+class Rig:
+    """What a test works with."""
+
+    cluster: RunningCluster
+    namespace: str
+    s3: S3Endpoint
+    bucket: str
+    directory: Path
+    operator: OperatorProcess
+    kubelet: Kubelet
+    options: dict[int, Options] = field(default_factory=dict)
+    """By attempt; 0: all others."""
+    endpoint: str = ""
+
+    def __post_init__(self) -> None:
+        self.api = client.CustomObjectsApi(config.new_client_from_config(str(self.cluster.kubeconfig)))
+        self.core = client.CoreV1Api(self.api.api_client)
+        self.events = client.EventsV1Api(self.api.api_client)
+        self.endpoint = self.endpoint or self.s3.url
+
+    def apply(self, name: str = "job", **spec: Any) -> dict[str, Any]:
+        """Create a job of two pods; `spec` adds to its spec."""
+        storage = {"uri": f"s3://{self.bucket}/jobs", "endpoint": self.endpoint, "region": self.s3.region}
+        checkpoint = {"storage": storage, "interval": {"steps": 10}, **spec.pop("checkpoint", {})}
+        body = {
+            "apiVersion": "everstep.dev/v1alpha1",
+            "kind": "TrainingJob",
+            "metadata": {"name": name, "namespace": self.namespace},
+            "spec": {
+                "nodes": 2,
+                "template": {"spec": {"containers": [{"name": "trainer", "image": "example.test/lite:1"}]}},
+                "checkpoint": checkpoint,
+                **spec,
+            },
+        }
+        created: dict[str, Any] = self.api.create_namespaced_custom_object(
+            "everstep.dev", "v1alpha1", self.namespace, "trainingjobs", body
+        )
+        return created
+
+    def job(self, name: str = "job") -> dict[str, Any]:
+        found: dict[str, Any] = self.api.get_namespaced_custom_object(
+            "everstep.dev", "v1alpha1", self.namespace, "trainingjobs", name
+        )
+        return found
+
+    def patch(self, body: dict[str, Any], name: str = "job") -> None:
+        self.api.patch_namespaced_custom_object("everstep.dev", "v1alpha1", self.namespace, "trainingjobs", name, body)
+
+    def delete(self, name: str = "job") -> None:
+        self.api.delete_namespaced_custom_object("everstep.dev", "v1alpha1", self.namespace, "trainingjobs", name)
+
+    def status(self, name: str = "job") -> dict[str, Any]:
+        found: dict[str, Any] = self.job(name).get("status") or {}
+        return found
+
+    def until_phase(self, *phases: str, name: str = "job", seconds: float = 40) -> dict[str, Any]:
+        try:
+            wait_for(f"{name} is {phases}", lambda: self.status(name).get("phase") in phases, seconds)
+        except AssertionError as error:
+            status = yaml.safe_dump(self.status(name))
+            pods = "\n".join(f"{pod.metadata.name} {pod.status.phase}" for pod in self.pods())
+            raise AssertionError(f"{error}\n{status}\n{pods}\n{self.operator.tail()}") from None
+        return self.status(name)
+
+    def until_running(self, attempt: int, nodes: int = 2, seconds: float = 40) -> None:
+        """Until all pods of an attempt train."""
+
+        def trains() -> bool:
+            return sum(each.attempt == attempt for each in self.kubelet.running()) == nodes
+
+        try:
+            wait_for(f"attempt {attempt} runs", trains, seconds)
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{yaml.safe_dump(self.status())}\n{self.operator.tail()}") from None
+
+    def pods(self) -> list[Any]:
+        found: list[Any] = self.core.list_namespaced_pod(self.namespace).items
+        return found
+
+    def reasons(self) -> list[str]:
+        """Reasons of the job's events."""
+        found = self.events.list_namespaced_event(self.namespace).items
+        return [event.reason for event in found]
+
+    def catalog(self, name: str = "job") -> Catalog:
+        root = job_root(f"s3://{self.bucket}/jobs", self.namespace, name)
+        return JobCatalog(open_store(root, self.kubelet.access)).require()
+
+
+def write_profiles(directory: Path, s3: S3Endpoint, bucket: str, url: str) -> Path:
+    """A profiles file that gives every namespace one bucket at `url`."""
+    credentials = directory / "credentials"
+    credentials.mkdir()
+    (credentials / "accessKey").write_text(s3.access_key)
+    (credentials / "secretKey").write_text(s3.secret_key)
+    profile = {
+        "name": "tests",
+        "namespaces": ["*"],
+        "endpoint": url,
+        "buckets": [{"name": bucket}],
+        "credentials": {"directory": "credentials"},
+    }
+    path = directory / "profiles.yaml"
+    path.write_text(yaml.safe_dump({"profiles": [profile]}))
+    return path
