@@ -60,9 +60,13 @@ class Attempt:
 def own(observation: Observation) -> Catalog | None:
     """The catalog, if this very job has fenced it."""
     catalog = observation.stored.catalog
-    if catalog is None or catalog.owner != owner(observation):
+    if catalog is None or catalog.owner is None or _identity(catalog.owner) != _identity(owner(observation)):
         return None
     return catalog
+
+
+def _identity(owner: Owner) -> tuple[str, str, str, str]:
+    return owner.cluster, owner.namespace, owner.name, owner.uid
 
 
 def owner(observation: Observation) -> Owner:

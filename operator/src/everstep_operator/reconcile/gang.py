@@ -1,4 +1,4 @@
-"""The pods of the attempt in force: which have still to be made, and of what; how many run; what the others wait for."""
+"""The pods of the attempt in force: what missing ones are made of, how many run, what the others wait for."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def root(observation: Observation) -> str:
 
 
 def launch(observation: Observation, attempt: Attempt) -> Launch | None:
-    """What the attempt's missing pods are to be built with: what their siblings were, else what the fenced catalog says.
+    """What the attempt's missing pods are built with: what their siblings were, else what the fenced catalog says.
 
     Nothing can be committed between the fence and the first claim, so a later reading of it gives the same.
     """

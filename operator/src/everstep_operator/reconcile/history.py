@@ -46,4 +46,4 @@ def ended(
     """The status in which the attempt's end is recorded."""
     others = [item for item in status.history if item.attempt != attempt.number]
     history = [*others, entry(observation, attempt, status, cause, rule)][-HISTORY_LIMIT:]
-    return status.model_copy(update={"attempt": attempt.number, "history": history})
+    return status.model_copy(update={"attempt": max(attempt.number, status.attempt), "history": history})

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from everstep.catalog import Location, split_root
 from everstep_operator.api import TrainingJobStatus
-from everstep_operator.api.status import Fence, ResumedFrom, Restarts
+from everstep_operator.api.status import Fence, Restarts, ResumedFrom
 from everstep_operator.reconcile import classify, gang, record, signals, torchrun
 from everstep_operator.reconcile.attempt import Attempt, own
 from everstep_operator.reconcile.observation import Observation

@@ -1,0 +1,51 @@
+"""Conditions, set so that a transition's time says when the answer changed and nothing is written while it has not."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from everstep_operator.api import Condition, ConditionType, TrainingJobStatus
+from everstep_operator.reconcile.observation import Observation
+
+PATIENT = (
+    "GangRunning",
+    "GangStarting",
+    "Pending",
+    "Restarting",
+    "BackOff",
+    "Stopping",
+    "Suspended",
+)
+"""Reasons of the condition Running that ask nothing of anybody."""
+
+
+def put(
+    observation: Observation,
+    status: TrainingJobStatus,
+    kind: ConditionType,
+    holds: bool,
+    reason: str,
+    message: str = "",
+) -> TrainingJobStatus:
+    before = status.condition(kind)
+    word: Literal["True", "False"] = "True" if holds else "False"
+    since = before.last_transition_time if before is not None and before.status == word else observation.now
+    condition = Condition(
+        type=kind,
+        status=word,
+        reason=reason[:1024],
+        message=message[:4096],
+        last_transition_time=since,
+        observed_generation=observation.job.metadata.generation,
+    )
+    others = [item for item in status.conditions if item.type != kind]
+    return status.model_copy(update={"conditions": sorted([*others, condition], key=lambda item: item.type)})
+
+
+def clear(
+    observation: Observation, status: TrainingJobStatus, kind: ConditionType, reason: str, message: str = ""
+) -> TrainingJobStatus:
+    """Set a condition to False, if it was ever set: what never happened needs no line."""
+    if status.condition(kind) is None:
+        return status
+    return put(observation, status, kind, False, reason, message)

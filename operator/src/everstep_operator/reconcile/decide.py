@@ -1,0 +1,148 @@
+"""The decision: the policies in their order. Each is a file of its own; this one says only which of them has a say."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from everstep_operator.api import ConditionType, Phase, TrainingJobStatus
+from everstep_operator.build.names import selector
+from everstep_operator.reconcile import (
+    checkpoints,
+    completion,
+    conditions,
+    deadline,
+    deletion,
+    ends,
+    events,
+    failure,
+    gang,
+    goodput,
+    history,
+    in_place,
+    launch,
+    progress,
+    recovery,
+    restart,
+    retention,
+    storage,
+    suspend,
+    teardown,
+)
+from everstep_operator.reconcile.attempt import Attempt, current
+from everstep_operator.reconcile.classify import Cause
+from everstep_operator.reconcile.observation import Observation
+from everstep_operator.reconcile.plan import Plan, ReadLogs
+
+
+def decide(observation: Observation) -> Plan:
+    """What to do about one job. A pure function: the same observation gives the same plan."""
+    job = observation.job
+    if not job.is_ours:
+        return Plan(job.status)
+    attempt = current(observation)
+    if job.is_deleted:
+        return _stamped(observation, deletion.plan(observation, attempt))
+    plan = _choose(observation, attempt)
+    finalizer = deletion.finalizer(observation)
+    return _stamped(observation, replace(plan, actions=(*finalizer, *plan.actions)))
+
+
+def _choose(observation: Observation, attempt: Attempt) -> Plan:
+    stored = observation.job.status
+    if stored.phase is not None and stored.phase.finished:
+        return ends.finished(observation, attempt)
+    cause = None
+    if attempt.number and not attempt.ended:
+        if completion.succeeded(observation, attempt):
+            return ends.succeed(observation, attempt, _survey(observation, attempt))
+        cause = failure.find(observation, attempt)
+        names = _logs_wanted(observation, attempt) if cause is None else ()
+        if names:
+            return Plan(stored, actions=(ReadLogs(names),), again=True)
+    status = _survey(observation, attempt)
+    if cause is not None:
+        return restart.failed(observation, attempt, status, cause)
+    left = deadline.left(observation)
+    if left is not None and left <= 0:
+        return _deadline_exceeded(observation, attempt, status)
+    if observation.job.spec.suspend:
+        return suspend.plan(observation, attempt, status)
+    if attempt.launched and not attempt.ended:
+        plan = _steady(observation, attempt, status)
+    else:
+        plan = launch.plan(observation, attempt, status)
+    if left is None or plan.again:
+        return plan
+    waits = [seconds for seconds in (plan.requeue_after, left) if seconds is not None]
+    return replace(plan, requeue_after=min(waits))
+
+
+def _survey(observation: Observation, attempt: Attempt) -> TrainingJobStatus:
+    """The status with all that was observed, whatever is decided about it."""
+    status = gang.describe(observation, attempt, observation.job.status)
+    status = in_place.count(observation, attempt, status)
+    status = checkpoints.describe(observation, status)
+    status = progress.describe(observation, attempt, status)
+    status = recovery.measure(observation, attempt, status)
+    status = goodput.describe(observation, status)
+    status = storage.describe(observation, status, storage.problem(observation, attempt))
+    last = status.last_checkpoint
+    if last is not None:
+        kind, message = ConditionType.CHECKPOINT_AVAILABLE, "the job can resume from its latest checkpoint"
+        status = conditions.put(observation, status, kind, True, "CheckpointCommitted", message)
+    return status
+
+
+def _logs_wanted(observation: Observation, attempt: Attempt) -> tuple[str, ...]:
+    """Pods whose logs tell why workers were restarted in place; none where they have been read."""
+    if observation.results.logs or observation.results.problem is not None:
+        return ()
+    status = gang.describe(observation, attempt, observation.job.status)
+    claims = in_place.seen(observation, attempt, status)
+    return tuple(pod.name for pod in attempt.pods) if claims is not None and claims.restarts else ()
+
+
+def _steady(observation: Observation, attempt: Attempt, status: TrainingJobStatus) -> Plan:
+    """The gang is whole, and nothing is wrong with it."""
+    runs = status.gang is not None and status.gang.running is not None
+    status = deadline.start(status, observation.now)
+    status = status.model_copy(update={"phase": Phase.RUNNING if runs else Phase.STARTING})
+    summary = (status.gang.summary if status.gang else None) or ""
+    if runs:
+        status = conditions.put(observation, status, ConditionType.RUNNING, True, "GangRunning", "all pods run")
+        status = conditions.clear(observation, status, ConditionType.RESTARTING, "GangRunning")
+        status = conditions.clear(observation, status, ConditionType.STALLED, "GangRunning")
+    else:
+        waits = gang.waiting(attempt)
+        reason = waits[0] if waits else "GangStarting"
+        message = (status.gang.waiting if status.gang and waits else None) or summary
+        status = conditions.put(observation, status, ConditionType.RUNNING, False, reason, message)
+    status = conditions.clear(observation, status, ConditionType.SUSPENDED, "Resumed")
+    repair = () if launch.has_service(observation, attempt) else (launch.service(observation, attempt),)
+    upkeep = retention.upkeep(observation)
+    if not upkeep:
+        status = storage.ready(observation, attempt, status)
+    actions = (*teardown.deletions(attempt.others), *repair, *upkeep)
+    return Plan(status, actions=actions, requeue_after=observation.poll_seconds)
+
+
+def _deadline_exceeded(observation: Observation, attempt: Attempt, status: TrainingJobStatus) -> Plan:
+    limit = observation.job.spec.active_deadline_seconds
+    message = f"the job was active for longer than activeDeadlineSeconds, {limit} s"
+    if attempt.number and not attempt.ended:
+        status = history.ended(observation, attempt, status, Cause(history.DEADLINE, message))
+    return ends.fail(observation, attempt, status, history.DEADLINE, message)
+
+
+def _stamped(observation: Observation, plan: Plan) -> Plan:
+    """Round the status to what the API server stores, hold mere progress back, and tell the events."""
+    meta, before = observation.job.metadata, observation.job.status
+    common = {"observed_generation": meta.generation, "selector": selector(meta.uid)}
+    status = TrainingJobStatus.model_validate(plan.status.model_copy(update=common).dump())
+    wait = None
+    if status.phase is None or not status.phase.finished:
+        status, wait = progress.held_back(observation, status)
+    after = plan.requeue_after
+    if wait is not None and not plan.again:
+        after = wait if after is None else min(after, wait)
+    return replace(plan, status=status, events=events.derive(before, status), requeue_after=after)

@@ -1,0 +1,106 @@
+"""Events, told from how the status changed. A handful an attempt: a commit each step must not become a storm."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from everstep_operator.api import Condition, ConditionType, Phase, TrainingJobStatus
+from everstep_operator.reconcile import conditions
+from everstep_operator.reconcile.history import COMPLETED, SUSPENDED
+from everstep_operator.reconcile.plan import Event
+
+
+def derive(before: TrainingJobStatus, after: TrainingJobStatus) -> tuple[Event, ...]:
+    if before == after:
+        return ()
+    return tuple(
+        event
+        for part in (_storage, _ended, _created, _in_place, _waiting, _running, _committed, _quarantined, _finished)
+        for event in part(before, after)
+    )
+
+
+def _ended(before: TrainingJobStatus, after: TrainingJobStatus) -> Iterator[Event]:
+    known = {entry.attempt for entry in before.history}
+    for entry in after.history:
+        if entry.attempt in known or entry.reason == COMPLETED:
+            continue
+        key = str(entry.attempt)
+        if entry.reason == SUSPENDED:
+            yield Event("Normal", "Suspended", f"attempt {key} is stopped; its workers save before they end", key)
+        else:
+            yield Event("Warning", "GangFailed", f"attempt {key}: {entry.message}", key)
+
+
+def _created(before: TrainingJobStatus, after: TrainingJobStatus) -> Iterator[Event]:
+    if after.attempt == before.attempt or after.gang is None or after.fence is None:
+        return
+    nodes = after.gang.nodes or 0
+    pods = f"created {nodes} pod{'s' if nodes != 1 else ''} of attempt {after.attempt}"
+    start = after.resumed_from
+    how = f"resuming step {start.step} from {start.location}" if start else "starting afresh"
+    yield Event("Normal", "GangCreated", f"{pods}, {how}", str(after.attempt))
+
+
+def _in_place(before: TrainingJobStatus, after: TrainingJobStatus) -> Iterator[Event]:
+    old, new = before.restarts, after.restarts
+    if new is not None and new.in_place > (old.in_place if old else 0) and after.fence is not None:
+        start = after.resumed_from
+        how = f"resuming step {start.step}" if start else "starting afresh"
+        yield Event("Warning", "RestartedInPlace", f"{new.last_reason}, {how}", str(after.fence.claimed))
+
+
+def _running(before: TrainingJobStatus, after: TrainingJobStatus) -> Iterator[Event]:
+    if after.phase is Phase.RUNNING and before.phase is not Phase.RUNNING and after.gang is not None:
+        yield Event("Normal", "Running", f"attempt {after.attempt}: {after.gang.summary}", str(after.attempt))
+
+
+def _committed(before: TrainingJobStatus, after: TrainingJobStatus) -> Iterator[Event]:
+    """Only an attempt's first."""
+    old, new = before.last_checkpoint, after.last_checkpoint
+    if new is None or new.attempt != after.attempt or (old is not None and old.attempt == new.attempt):
+        return
+    message = f"attempt {new.attempt} committed its first checkpoint: step {new.step}, {new.size}"
+    yield Event("Normal", "CheckpointCommitted", message, str(new.attempt))
+
+
+def _quarantined(before: TrainingJobStatus, after: TrainingJobStatus) -> Iterator[Event]:
+    old = before.checkpoints.quarantined if before.checkpoints else None
+    new = after.checkpoints.quarantined if after.checkpoints else None
+    if (new or 0) > (old or 0):
+        message = "a checkpoint's bytes did not verify; it was set aside, and the one before is used"
+        yield Event("Warning", "CheckpointQuarantined", message, str(new))
+
+
+def _storage(before: TrainingJobStatus, after: TrainingJobStatus) -> Iterator[Event]:
+    yield from _turned(before.condition(ConditionType.STORAGE_READY), after.condition(ConditionType.STORAGE_READY))
+
+
+def _turned(old: Condition | None, new: Condition | None) -> Iterator[Event]:
+    """A condition has become False, or is so for another reason."""
+    if (
+        new is None
+        or new.status != "False"
+        or (old is not None and (old.status, old.reason) == (new.status, new.reason))
+    ):
+        return
+    yield Event("Warning", new.reason, new.message, new.last_transition_time.isoformat())
+
+
+def _waiting(before: TrainingJobStatus, after: TrainingJobStatus) -> Iterator[Event]:
+    """Pods that cannot start: no image, no room, refused by the API server."""
+    old, new = before.condition(ConditionType.RUNNING), after.condition(ConditionType.RUNNING)
+    storage = after.condition(ConditionType.STORAGE_READY)
+    if new is None or new.reason in conditions.PATIENT or (storage is not None and storage.reason == new.reason):
+        return
+    if not (after.phase is not None and after.phase.finished):
+        yield from _turned(old, new)
+
+
+def _finished(before: TrainingJobStatus, after: TrainingJobStatus) -> Iterator[Event]:
+    if after.phase is before.phase or after.phase is None or not after.phase.finished:
+        return
+    kind = ConditionType.COMPLETE if after.phase is Phase.SUCCEEDED else ConditionType.FAILED
+    condition = after.condition(kind)
+    message = condition.message if condition else ""
+    yield Event("Normal" if kind is ConditionType.COMPLETE else "Warning", after.phase.value, message)

@@ -1,0 +1,63 @@
+"""An attempt has failed: record it, once, and lead to the next one or to the job's end."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+
+from everstep_operator.api import ConditionType, TrainingJobStatus
+from everstep_operator.api.status import Restarts
+from everstep_operator.reconcile import backoff, conditions, ends, history, launch, limits, recovery, suspend
+from everstep_operator.reconcile.attempt import Attempt, committed, current
+from everstep_operator.reconcile.classify import Cause
+from everstep_operator.reconcile.observation import Observation
+from everstep_operator.reconcile.plan import Plan
+
+
+def failed(observation: Observation, attempt: Attempt, status: TrainingJobStatus, cause: Cause) -> Plan:
+    policy = observation.job.spec.failure_policy
+    before = status.restarts or Restarts()
+    idle = _without_progress(observation, attempt, before)
+    verdict = limits.judge(policy, before, cause, idle, _superseded(observation, attempt))
+    status = history.ended(observation, attempt, status, cause, verdict.rule)
+    status = status.model_copy(update={"recovery": recovery.begin(observation, attempt, cause)})
+    if verdict.end is not None:
+        restarts = before.model_copy(update={"without_progress": idle, "next_time": None})
+        status = status.model_copy(update={"restarts": restarts})
+        return ends.fail(observation, current(after(observation, status)), status, verdict.end, verdict.message)
+    wait = backoff.delay(policy.backoff, idle, f"{observation.job.metadata.uid}/{attempt.number}")
+    restarts = before.model_copy(
+        update={
+            "total": before.total + 1,
+            "counted": before.counted + int(verdict.counted),
+            "without_progress": idle,
+            "last_reason": cause.message[:1024],
+            "last_time": observation.now,
+            "next_time": observation.now + timedelta(seconds=wait) if wait else None,
+        }
+    )
+    status = status.model_copy(update={"restarts": restarts, "gang": None, "nodes": 0})
+    status = conditions.put(observation, status, ConditionType.RUNNING, False, "Restarting", cause.message)
+    status = conditions.put(observation, status, ConditionType.RESTARTING, True, cause.reason, cause.message)
+    if cause.reason == "Stalled":
+        status = conditions.put(observation, status, ConditionType.STALLED, True, cause.reason, cause.message)
+    written = after(observation, status)
+    follow = suspend.plan if observation.job.spec.suspend else launch.plan
+    return follow(written, current(written), status)
+
+
+def after(observation: Observation, status: TrainingJobStatus) -> Observation:
+    """The observation as it is once this status is written: what follows may rely on it."""
+    return replace(observation, job=observation.job.model_copy(update={"status": status}))
+
+
+def _without_progress(observation: Observation, attempt: Attempt, before: Restarts) -> int:
+    """Attempts in a row that committed nothing; one whose catalog cannot be read now is not held against the job."""
+    if committed(observation, attempt.number):
+        return 0
+    return before.without_progress + (1 if observation.stored.problem is None else 0)
+
+
+def _superseded(observation: Observation, attempt: Attempt) -> bool:
+    catalog = observation.stored.catalog
+    return observation.stored.problem is None and (catalog is None or catalog.attempt > attempt.number)

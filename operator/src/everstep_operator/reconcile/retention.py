@@ -1,0 +1,38 @@
+"""Which checkpoints stay, and the upkeep of a root whose catalog is this job's: retire, remove, sweep."""
+
+from __future__ import annotations
+
+from everstep.catalog import Best, Retention
+from everstep.catalog.retention import expendable
+from everstep_operator.api.spec import TrainingJobSpec
+from everstep_operator.reconcile.attempt import own
+from everstep_operator.reconcile.observation import Observation
+from everstep_operator.reconcile.plan import Action, FinishRemovals, Retire, Sweep
+
+SWEEP_SECONDS = 600.0
+REMOVALS = 8
+"""Intents that one pass finishes: a running job is not to wait long for its next look."""
+
+
+def policy(spec: TrainingJobSpec) -> Retention:
+    wanted = spec.checkpoint
+    best = Best(count=wanted.keep_best.count, mode=wanted.keep_best.mode) if wanted.keep_best else None
+    return Retention(last=wanted.keep_last, best=best, every=wanted.keep_every)
+
+
+def upkeep(observation: Observation, once: bool = False) -> tuple[Action, ...]:
+    """`once`: of a job that writes nothing any more, whose root needs no second sweep."""
+    catalog = own(observation)
+    if catalog is None or observation.stored.problem is not None or observation.results.problem is not None:
+        return ()
+    wanted = policy(observation.job.spec)
+    actions: list[Action] = []
+    leaving = expendable(catalog, wanted, observation.now)
+    if leaving:
+        actions.append(Retire(wanted))
+    if leaving or catalog.removing:
+        actions.append(FinishRemovals(REMOVALS))
+    age = observation.stored.swept_age
+    if age is None or (age >= SWEEP_SECONDS and not once):
+        actions.append(Sweep())
+    return tuple(actions)

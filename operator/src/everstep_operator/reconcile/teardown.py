@@ -1,0 +1,36 @@
+"""Pods that are to go, and when they are gone enough for the next gang.
+
+A gang that has lost a member cannot save any more, so after a failure its grace is a second. A planned stop gets the
+pods' own grace, in which they save.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from everstep_operator.reconcile.observation import Observation, PodView
+from everstep_operator.reconcile.plan import DeletePod
+
+GRACE = 1
+
+
+def deletions(pods: Iterable[PodView], graceful: bool = False) -> tuple[DeletePod, ...]:
+    """`graceful`: with each pod's own grace; else a longer one that is running already is cut short."""
+    found = []
+    for pod in pods:
+        if not pod.deleting:
+            found.append(DeletePod(pod.name, pod.uid, None if graceful else GRACE))
+        elif not graceful and not pod.terminal and (pod.deletion_grace or 0) > GRACE:
+            found.append(DeletePod(pod.name, pod.uid, GRACE))
+    return tuple(found)
+
+
+def in_the_way(observation: Observation, pods: Iterable[PodView]) -> tuple[PodView, ...]:
+    """Pods that may still run: neither terminal nor on a lost node."""
+    return tuple(pod for pod in pods if not pod.terminal and not _lost(observation, pod))
+
+
+def _lost(observation: Observation, pod: PodView) -> bool:
+    """Its node does not answer: whatever runs there was fenced, and its kubelet cannot confirm a deletion."""
+    node = observation.node(pod.node)
+    return pod.deleting and node is not None and not node.healthy
