@@ -45,7 +45,11 @@ class Image:
 
 PACKAGE = ("pyproject.toml", "README.md", "LICENSE", ".dockerignore", "operator/src", "trainer_image/src")
 OPERATOR = Image("docker.io/everstep/operator:dev", "operator/Dockerfile", PACKAGE)
-TRAINER = Image("docker.io/everstep/trainer:dev", "trainer_image/Dockerfile", PACKAGE)
+TRAINER = Image(
+    "docker.io/everstep/trainer:dev",
+    "trainer_image/Dockerfile",
+    (*PACKAGE, "uv.lock", "trainer_image/requirements.py"),
+)
 # A trainer without torch, for tests of the operator: the everstep package is in the operator's image already.
 TESTS = Image(
     "docker.io/everstep/tests:dev",
