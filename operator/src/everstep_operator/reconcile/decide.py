@@ -122,7 +122,7 @@ def _steady(observation: Observation, attempt: Attempt, status: TrainingJobStatu
     upkeep = retention.upkeep(observation)
     if not upkeep:
         status = storage.ready(observation, attempt, status)
-    actions = (*teardown.deletions(attempt.others), *repair, *upkeep)
+    actions = (*teardown.deletions(status, attempt.others), *repair, *upkeep)
     return Plan(status, actions=actions, requeue_after=observation.poll_seconds)
 
 

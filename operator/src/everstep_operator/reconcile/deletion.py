@@ -22,7 +22,7 @@ def finalizer(observation: Observation) -> tuple[Action, ...]:
 def plan(observation: Observation, attempt: Attempt) -> Plan:
     status = observation.job.status
     pods = (*attempt.others, *attempt.pods)
-    deletes = teardown.deletions(pods)
+    deletes = teardown.deletions(status, pods)
     if FINALIZER not in observation.job.metadata.finalizers:
         return Plan(status, actions=deletes)
     if observation.job.spec.deletion_policy != "Delete" or observation.results.checkpoints_deleted:

@@ -12,9 +12,6 @@ from everstep_operator.reconcile.classify import Cause
 from everstep_operator.reconcile.observation import Observation
 from everstep_operator.reconcile.plan import DeleteJob, Plan
 
-GRACEFUL = (history.DEADLINE, history.COMPLETED)
-"""Ends after which pods that still run get their own grace."""
-
 
 def succeed(observation: Observation, attempt: Attempt, status: TrainingJobStatus) -> Plan:
     status = history.ended(observation, attempt, status, Cause(history.COMPLETED, "all pods succeeded"))
@@ -39,10 +36,9 @@ def finished(observation: Observation, attempt: Attempt) -> Plan:
     status = checkpoints.describe(observation, observation.job.status)
     if status.phase is Phase.SUCCEEDED:
         status = progress.describe(observation, replace(attempt, end=None), status)
-    graceful = bool(status.history) and status.history[-1].reason in GRACEFUL
-    running = [pod for pod in attempt.pods if not pod.terminal]
+    running = (pod for pod in attempt.pods if not pod.terminal)
     upkeep = retention.upkeep(observation, once=True)
-    actions = (*teardown.deletions(attempt.others), *teardown.deletions(running, graceful), *upkeep)
+    actions = (*teardown.deletions(status, [*attempt.others, *running]), *upkeep)
     left = _seconds_to_live(observation, status)
     if left is not None and left <= 0:
         return Plan(status, actions=(*actions, DeleteJob(observation.job.metadata.uid)))

@@ -12,6 +12,8 @@ from everstep_operator.reconcile.observation import Observation
 SUSPENDED = "Suspended"
 COMPLETED = "Completed"
 DEADLINE = "DeadlineExceeded"
+PLANNED = (SUSPENDED, COMPLETED, DEADLINE)
+"""Ends that are no failure of the gang: its pods may take their time to stop."""
 
 
 def entry(

@@ -36,7 +36,7 @@ def plan(observation: Observation, attempt: Attempt, status: TrainingJobStatus) 
         return ends.fail(observation, attempt, status, found.reason, found.message)
     status = deadline.start(status, observation.now)
     old = _old(attempt)
-    deletes = teardown.deletions(old, attempt.end is not None and attempt.end.reason == history.SUSPENDED)
+    deletes = teardown.deletions(status, old)
     if found is not None:
         status = _describe(observation, status, found.reason, found.message)
         return Plan(status, actions=deletes, requeue_after=storage.retry_after(observation, status))

@@ -19,8 +19,7 @@ def plan(observation: Observation, attempt: Attempt, status: TrainingJobStatus) 
         status = history.ended(observation, attempt, status, Cause(history.SUSPENDED, "suspended by spec.suspend"))
         status = status.model_copy(update={"gang": None, "nodes": 0})
     pods = (*attempt.others, *attempt.pods)
-    failed = attempt.end is not None and attempt.end.reason != history.SUSPENDED
-    deletes = (*teardown.deletions(attempt.others), *teardown.deletions(attempt.pods, graceful=not failed))
+    deletes = teardown.deletions(status, pods)
     blocking = teardown.in_the_way(observation, pods)
     status = recovery.drop(deadline.stop(status, observation.now))
     kind = ConditionType.SUSPENDED

@@ -8,16 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from everstep_operator.api import TrainingJobStatus
+from everstep_operator.reconcile.history import PLANNED
 from everstep_operator.reconcile.observation import Observation, PodView
 from everstep_operator.reconcile.plan import DeletePod
 
 GRACE = 1
 
 
-def deletions(pods: Iterable[PodView], graceful: bool = False) -> tuple[DeletePod, ...]:
-    """`graceful`: with each pod's own grace; else a longer one that is running already is cut short."""
+def deletions(status: TrainingJobStatus, pods: Iterable[PodView]) -> tuple[DeletePod, ...]:
+    """How an attempt ended, as `status` records it, decides about the grace of its pods. After a failure a longer
+    grace that is running already is cut short."""
+    planned = {entry.attempt for entry in status.history if entry.reason in PLANNED}
     found = []
     for pod in pods:
+        graceful = pod.attempt in planned
         if not pod.deleting:
             found.append(DeletePod(pod.name, pod.uid, None if graceful else GRACE))
         elif not graceful and not pod.terminal and (pod.deletion_grace or 0) > GRACE:
