@@ -37,7 +37,6 @@ def up(
     state: State = None,
 ) -> None:
     """Start an instance and wait until it is ready."""
-    prerequisites.ensure(prerequisites.FULL if level is Level.full else prerequisites.API, console=console)
     started = time.monotonic()
     running = cluster.up(instance, level, s3=s3, state=state)
     console.print(f"{instance} is ready at {running.server} after {time.monotonic() - started:.1f} s", highlight=False)

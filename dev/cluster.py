@@ -32,6 +32,7 @@ def up(name: str, level: Level, *, s3: bool = True, state: Path | None = None) -
     path = directory(name, state)
     if level is Level.full:
         prerequisites.require_root("a cluster that runs pods")
+    prerequisites.ensure(prerequisites.FULL if level is Level.full else prerequisites.API)
     binaries = build.ensure()
     with locked(name):
         standing = load(name, state)

@@ -29,12 +29,11 @@ from dev.paths import REPOSITORY, cache
 
 @dataclass(frozen=True)
 class Image:
-    """One Dockerfile. Paths are relative to the repository."""
+    """One Dockerfile, whose context is the repository. Paths are relative to it."""
 
     name: str
     dockerfile: str
     inputs: tuple[str, ...]  # what it copies from its context: files and directories
-    context: str = "."
     arguments: tuple[tuple[str, str], ...] = ()
     parent: str = base_image.NAME  # the local image that it starts from
 
@@ -50,14 +49,8 @@ TRAINER = Image(
     "trainer_image/Dockerfile",
     (*PACKAGE, "uv.lock", "trainer_image/requirements.py"),
 )
-# A trainer without torch, for tests of the operator: the everstep package is in the operator's image already.
-TESTS = Image(
-    "docker.io/everstep/tests:dev",
-    "tests/trainers/Dockerfile",
-    ("tests/trainers",),
-    context="tests/trainers",
-    parent=OPERATOR.name,
-)
+# A trainer without torch, for the operator's tests.
+TESTS = Image("docker.io/everstep/tests:dev", "tests/trainers/Dockerfile", (*PACKAGE, "tests/trainers/lite.py"))
 IMAGES = (OPERATOR, TRAINER, TESTS)
 SCARCE = 25_000_000_000  # bytes free on the disk, below which layers of earlier builds are given up
 
@@ -107,7 +100,7 @@ def _build_one(image: Image, built: dict[str, Built], buildah: Buildah, root: Pa
         return known
     console.print(f"building {image.name}")
     started = time.monotonic()
-    buildah.build(image.name, root / image.dockerfile, root / image.context, dict(image.arguments))
+    buildah.build(image.name, root / image.dockerfile, root, dict(image.arguments))
     image_id = buildah.image_id(image.name)
     if image_id is None:
         raise InstanceError(f"the builder made no image {image.name}")
