@@ -10,7 +10,7 @@ import yaml
 from kubernetes import client, config
 
 from dev.s3 import S3Endpoint
-from everstep.catalog import Catalog, JobCatalog, job_root, open_store
+from everstep.catalog import Catalog, JobCatalog, Store, job_root, open_store
 from tests.plugins.cluster import RunningCluster
 from tests.support.kubelet import Kubelet, wait_for
 from tests.support.operator_process import OperatorProcess
@@ -103,9 +103,15 @@ class Rig:
         found = self.events.list_namespaced_event(self.namespace).items
         return [event.reason for event in found]
 
+    def exists(self, name: str = "job") -> bool:
+        found = self.api.list_namespaced_custom_object("everstep.dev", "v1alpha1", self.namespace, "trainingjobs")
+        return any(item["metadata"]["name"] == name for item in found["items"])
+
+    def store(self, name: str = "job") -> Store:
+        return open_store(job_root(f"s3://{self.bucket}/jobs", self.namespace, name), self.kubelet.access)
+
     def catalog(self, name: str = "job") -> Catalog:
-        root = job_root(f"s3://{self.bucket}/jobs", self.namespace, name)
-        return JobCatalog(open_store(root, self.kubelet.access)).require()
+        return JobCatalog(self.store(name)).require()
 
 
 def write_profiles(directory: Path, s3: S3Endpoint, bucket: str, url: str) -> Path:

@@ -16,7 +16,8 @@ from everstep_operator.api import GROUP, PLURAL, VERSION
 from everstep_operator.build import names
 from everstep_operator.memory import Key
 
-Look = Callable[[Key], None]
+Look = Callable[[Key, str | None], None]
+"""Called with a job's key and, where the job itself has changed, its resourceVersion."""
 
 
 def registry(look: Look, configuration: client.Configuration) -> kopf.OperatorRegistry:
@@ -28,15 +29,15 @@ def registry(look: Look, configuration: client.Configuration) -> kopf.OperatorRe
         return await connection(configuration)
 
     @kopf.on.event(GROUP, VERSION, PLURAL, registry=found)
-    async def job_changed(namespace: str | None, name: str | None, **_: Any) -> None:
+    async def job_changed(namespace: str | None, name: str | None, meta: Any, **_: Any) -> None:
         if namespace and name:
-            look((namespace, name))
+            look((namespace, name), meta.get("resourceVersion"))
 
     @kopf.on.event("", "v1", "pods", labels={names.JOB: kopf.PRESENT}, registry=found)
     async def pod_changed(namespace: str | None, labels: Any, **_: Any) -> None:
         job = labels.get(names.JOB)
         if namespace and job:
-            look((namespace, job))
+            look((namespace, job), None)
 
     return found
 

@@ -14,7 +14,7 @@ from typing import Any, Literal
 _job: ContextVar[str | None] = ContextVar("job", default=None)
 _attempt: ContextVar[int | None] = ContextVar("attempt", default=None)
 
-NOISY = ("botocore", "boto3", "urllib3", "aiohttp.access", "kopf._core.reactor", "kopf._core.engines")
+NOISY = ("aiohttp.access", "asyncio", "boto3", "botocore", "kopf", "kubernetes", "urllib3", "kube_config")
 """Libraries whose lines below WARNING say nothing about jobs."""
 
 

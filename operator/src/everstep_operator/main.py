@@ -174,12 +174,16 @@ class Operator:
         namespaces = self._settings.watch_namespaces
         scope: dict[str, Any] = {"namespaces": namespaces} if namespaces else {"clusterwide": True}
         await kopf.operator(
-            registry=handlers.registry(self._queue.add, self._kube.api.configuration),
+            registry=handlers.registry(self._look, self._kube.api.configuration),
             settings=handlers.settings(self._settings.request_timeout_seconds),
             standalone=True,
             ready_flag=watching,
             **scope,
         )
+
+    def _look(self, key: Key, resource_version: str | None) -> None:
+        if not self._memories.is_echo(key, resource_version):
+            self._queue.add(key)
 
     async def _serve(self) -> None:
         settings = self._settings

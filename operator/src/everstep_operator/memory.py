@@ -36,6 +36,8 @@ class JobMemory:
     """Of one incarnation (uid) of a job."""
 
     uid: str
+    written: str = ""
+    """resourceVersion of our own last write of the job: its echo in the watch is no news."""
     registers: Registers = field(default_factory=Registers)
     probed: str | None = None
     """The root whose store passed the probe."""
@@ -66,6 +68,11 @@ class Memories:
                 _drop(found)
             found = self._jobs[key] = JobMemory(uid)
         return found
+
+    def is_echo(self, key: Key, resource_version: str | None) -> bool:
+        """Whether that version of a job is the one that this process wrote and has decided on."""
+        found = self._jobs.get(key)
+        return found is not None and bool(resource_version) and found.written == resource_version
 
     def forget(self, key: Key) -> JobMemory | None:
         found = self._jobs.pop(key, None)

@@ -101,6 +101,7 @@ class Reconciler:
                 stored = stored_view(memory, self._clock(), fenced=chain.fenced)
             plan = decide(await self._observer.observe(seen, stored, chain.results))
             await self._record(seen, plan)
+            memory.written = seen.job.metadata.resource_version
             problem = await self._actor.run(chain, plan.actions)
             if problem is not None:
                 log.info("%s: %s", problem.reason, problem.message)

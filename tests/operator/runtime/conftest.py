@@ -45,8 +45,16 @@ def rig(
         yield made
 
 
+@pytest.fixture(scope="session")
+def bucket(s3_server: S3Endpoint) -> str:
+    """One bucket for all: roots differ by namespace, and a bucket takes its share of the server's volumes."""
+    return s3_server.make_bucket()
+
+
 @pytest.fixture
-def make_rig(crd_server: RunningCluster, s3_server: S3Endpoint, tmp_path: Path) -> Iterator[Callable[..., Rig]]:
+def make_rig(
+    crd_server: RunningCluster, s3_server: S3Endpoint, bucket: str, tmp_path: Path
+) -> Iterator[Callable[..., Rig]]:
     """Makes rigs whose operator and kubelet are not yet started; stops the operators afterwards."""
     made: list[Rig] = []
     spaces: list[Any] = []
@@ -57,7 +65,6 @@ def make_rig(crd_server: RunningCluster, s3_server: S3Endpoint, tmp_path: Path) 
         spaces.append(space)
         directory = tmp_path / namespace
         directory.mkdir()
-        bucket = s3_server.make_bucket()
         url = endpoint or s3_server.url
         profiles = write_profiles(directory, s3_server, bucket, url)
         operator = OperatorProcess(kubeconfig or crd_server.kubeconfig, directory, namespace, profiles)

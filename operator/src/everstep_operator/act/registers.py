@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable
+from dataclasses import replace
 
 from everstep.catalog import Catalog, Owner, Resume, fork
 from everstep.catalog.store.probe import probe
@@ -15,6 +17,8 @@ from everstep_operator.storage import JobStorage, Storages, classify, classify_r
 
 log = logging.getLogger(__name__)
 
+_PROBE = re.compile(r"probe-[0-9a-f]+\.json")
+
 
 async def prove(storage: JobStorage, memory: JobMemory) -> Problem | None:
     """Prove once that the store enforces conditional writes."""
@@ -23,7 +27,9 @@ async def prove(storage: JobStorage, memory: JobMemory) -> Problem | None:
     try:
         await storage.call(lambda: probe(storage.store))
     except Exception as error:  # noqa: BLE001 - raised again unless it is storage's
-        return _known(error, classify)
+        problem = _known(error, classify)
+        # The object's random name would make a new message, and a new status, of each try.
+        return replace(problem, message=_PROBE.sub("probe.json", problem.message))
     memory.probed = storage.root
     return None
 
