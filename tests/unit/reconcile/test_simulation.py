@@ -317,11 +317,11 @@ class World:
         """Everything works again, nobody interferes: the job must come to rest."""
         self.heal()
         for _ in range(40):
-            before = self.writes
-            decided = self.operate()
             self.start()
             self.reap()
             self.now += 400.0  # longer than any back-off
+            before = self.writes
+            decided = self.operate()
             at_rest = decided.status.phase in (Phase.RUNNING, Phase.SUCCEEDED, Phase.FAILED)
             if at_rest and self.writes == before:
                 return decided

@@ -1,0 +1,133 @@
+"""Whether an attempt has failed, and when it is too early to say."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from everstep_operator.reconcile import completion, failure
+from everstep_operator.reconcile.attempt import current
+from everstep_operator.reconcile.observation import HeartbeatView, NodeView, Observation, PodView
+from tests.support.observations import (
+    at,
+    beat,
+    claimed,
+    failed,
+    fenced,
+    job,
+    observe,
+    pod,
+    record,
+    running,
+    succeeded,
+)
+
+SICK = (NodeView("node-a"), NodeView("node-b", ready=False))
+SILENT = (NodeView("node-a"), NodeView("node-b", lease_silent=True))
+STOPPED = record(signal="SIGTERM", exit_code=143)
+
+
+def reason(observation: Observation) -> str | None:
+    cause = failure.find(observation, current(observation))
+    return cause.reason if cause else None
+
+
+def seen(*pods: PodView, **changes: Any) -> Observation:
+    return observe(job(running()), *pods, **{"catalog": claimed(), **changes})
+
+
+@pytest.mark.parametrize(
+    ("observation", "expected"),
+    [
+        pytest.param(seen(pod(0), pod(1)), None, id="all well"),
+        pytest.param(seen(pod(0), failed(1)), "Error", id="a failed pod"),
+        pytest.param(
+            seen(pod(0), replace(failed(1), phase="Running")), "Error", id="a failed trainer beside a living sidecar"
+        ),
+        pytest.param(seen(pod(0)), "PodDeleted", id="a missing pod"),
+        pytest.param(seen(), "PodDeleted", id="no pod at all"),
+        pytest.param(seen(pod(0), pod(1, deleting=True)), None, id="a pod that is stopping may save"),
+        pytest.param(
+            seen(failed(0, message=STOPPED), pod(1, deleting=True)),
+            None,
+            id="a peer has saved, the stopping pod not yet",
+        ),
+        pytest.param(
+            seen(failed(0, code=1), pod(1, deleting=True)), "Error", id="a peer has failed while another stops"
+        ),
+        pytest.param(seen(failed(0, message=STOPPED)), "PodDeleted", id="the stopping pod is gone"),
+        pytest.param(seen(pod(0), pod(1), nodes=SICK), "NodeLost", id="unready node, no heartbeat"),
+        pytest.param(seen(pod(0), pod(1), nodes=SILENT), "NodeLost", id="silent Lease, no heartbeat"),
+        pytest.param(seen(pod(0), pod(1), nodes=SICK, heartbeat=beat(beat_age=3)), None, id="unready node, heartbeat"),
+        pytest.param(
+            seen(pod(0), pod(1), nodes=SICK, heartbeat=beat(beat_age=20)), "NodeLost", id="unready node, old heartbeat"
+        ),
+        pytest.param(
+            seen(pod(0), pod(1), nodes=SICK, heartbeat=beat(attempt=9)), "NodeLost", id="another attempt's heartbeat"
+        ),
+        pytest.param(seen(pod(0), succeeded(1), nodes=SICK), None, id="an ended pod on an unready node"),
+        pytest.param(seen(pod(0), pod(1), heartbeat=beat(beat_age=599, step_age=599)), None, id="slow"),
+        pytest.param(seen(pod(0), pod(1), heartbeat=beat(beat_age=600)), "Stalled", id="no heartbeat for long"),
+        pytest.param(seen(pod(0), pod(1), heartbeat=beat(step_age=600)), "Stalled", id="no step for long"),
+        pytest.param(
+            seen(pod(0), pod(1), heartbeat=beat(step_age=600, phase="evaluating")), None, id="no step, but evaluating"
+        ),
+        pytest.param(seen(succeeded(0), pod(1), heartbeat=beat(phase="finished", beat_age=900)), None, id="finished"),
+        pytest.param(seen(pod(1), heartbeat=beat(phase="finished")), None, id="finished, a pod cleared away"),
+        pytest.param(seen(failed(1), heartbeat=beat(phase="finished")), "PodDeleted", id="finished, but a pod failed"),
+    ],
+)
+def test_recorded_gang(observation: Observation, expected: str | None) -> None:
+    assert reason(observation) == expected
+
+
+@pytest.mark.parametrize(
+    ("observation", "expected"),
+    [
+        pytest.param(observe(job(), catalog=fenced()), None, id="fenced, no pods yet"),
+        pytest.param(observe(job(), pod(0), catalog=fenced()), None, id="half a gang"),
+        pytest.param(observe(job(), pod(0), catalog=claimed()), None, id="half a gang that has claimed already"),
+        pytest.param(observe(job(), failed(0), catalog=fenced()), "Error", id="half a gang that has failed"),
+        pytest.param(observe(job(), catalog=claimed()), "PodDeleted", id="claimed, and all pods are gone"),
+    ],
+)
+def test_gang_that_the_status_does_not_know(observation: Observation, expected: str | None) -> None:
+    assert reason(observation) == expected
+
+
+def test_the_size_is_the_one_that_the_gang_was_created_with() -> None:
+    grown = observe(job(running(), nodes=4), pod(0), pod(1), catalog=claimed())
+    assert reason(grown) is None
+
+
+@pytest.mark.parametrize(
+    ("started", "limit", "expected"), [(-59, 60, None), (-61, 60, "StartTimeout"), (-61, None, None)]
+)
+def test_start_timeout(started: float, limit: int | None, expected: str | None) -> None:
+    status = running(
+        {"phase": "Starting", "gang": {"nodes": 2, "started": at(started).isoformat(), "waiting": "pod 1: no room"}}
+    )
+    waiting = pod(1, phase="Pending", node=None)
+    of = job(status, failurePolicy__startTimeoutSeconds=limit) if limit else job(status)
+    assert reason(observe(of, pod(0), waiting, catalog=fenced())) == expected
+
+
+@pytest.mark.parametrize(
+    ("pods", "heartbeat", "done"),
+    [
+        ((succeeded(0), succeeded(1)), None, True),
+        ((succeeded(0), replace(succeeded(1), phase="Running")), None, True),
+        ((succeeded(0), pod(1)), None, False),
+        ((succeeded(0), failed(1)), None, False),
+        ((succeeded(0),), None, False),
+        ((succeeded(0),), beat(phase="finished"), True),
+        ((), beat(phase="finished"), True),
+        ((succeeded(0), replace(succeeded(1), deleting=True)), None, False),
+        ((succeeded(0), replace(succeeded(1), deleting=True)), beat(phase="finished"), True),
+    ],
+)
+def test_completion(pods: tuple[PodView, ...], heartbeat: HeartbeatView | None, done: bool) -> None:
+    observation = seen(*pods, heartbeat=heartbeat)
+    assert completion.succeeded(observation, current(observation)) is done
