@@ -72,8 +72,6 @@ def test_only_a_go_that_is_new_enough_is_taken(found: str | None, enough: bool) 
 
 def test_a_missing_program_is_named_with_the_command_to_type(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.geteuid", lambda: 1000)
-    with pytest.raises(
-        prerequisites.MissingError, match="sudo apt-get install .* no-such-package"
-    ):
+    with pytest.raises(prerequisites.MissingError, match=r"sudo apt-get install .* no-such-package"):
         prerequisites.ensure({"no-such-program": "no-such-package"})
     prerequisites.ensure({"sh": "dash"})
