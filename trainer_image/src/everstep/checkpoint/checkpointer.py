@@ -63,9 +63,9 @@ class Checkpointer:
 
     `model` and `optimizer` (one or several) go through torch.distributed.checkpoint: FSDP2, DTensor, plain modules.
     `scheduler`, `data` and further named objects need state_dict()/load_state_dict() or get_state()/set_state().
-    `root` is a URI or path (default: EVERSTEP_ROOT); `interval_steps` and `interval_seconds` override EVERSTEP_POLICY. `config`
-    (JSON-like) is digested into the manifest. `resume_step`: train on from this committed step instead of the latest;
-    later ones are set aside. Errors: see `everstep.errors`.
+    `root` is a URI or path (default: EVERSTEP_ROOT); `interval_steps` and `interval_seconds` override EVERSTEP_POLICY.
+    `config` (JSON-like) is digested into the manifest. `resume_step`: train on from this committed step instead of the
+    latest; later ones are set aside. Errors: see `everstep.errors`.
     """
 
     def __init__(

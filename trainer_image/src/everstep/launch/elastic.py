@@ -7,6 +7,8 @@ from argparse import Namespace
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
+from torch.distributed.elastic.agent.server.api import RunResult, WorkerGroup
+from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
 from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.distributed.run import parse_args, run
@@ -19,10 +21,31 @@ _ROOT_SIGNALS = {"SIGKILL", "SIGSEGV", "SIGBUS", "SIGILL", "SIGFPE"}
 """Deaths that no other rank's end brings about; an abort or an exception may follow from a lost peer."""
 
 
+FINAL = {exits.FENCED, exits.MISFIT, exits.TERMINATED}
+"""Exit codes after which starting the workers again in place would only end the same way."""
+
+
+class _Agent:
+    """torchrun's own way to watch its workers, and ours on top: restarts in place end where they are pointless."""
+
+    watch = LocalElasticAgent._monitor_workers
+
+    @staticmethod
+    def install() -> None:
+        def monitor(agent: LocalElasticAgent, group: WorkerGroup) -> RunResult:
+            result: RunResult = _Agent.watch(agent, group)
+            if any(failure.exitcode in FINAL for failure in result.failures.values()):
+                agent._remaining_restarts = 0
+            return result
+
+        LocalElasticAgent._monitor_workers = monitor  # type: ignore[method-assign]
+
+
 def run_torchrun(arguments: Sequence[str]) -> int:
     """Returns the exit code for the container: that of the worker that failed first, 143 after SIGTERM."""
     parsed = parse_args(list(arguments))  # type: ignore[no-untyped-call]
     wrap(parsed)
+    _Agent.install()
     path = termination.termination_path()
     try:
         run(parsed)  # type: ignore[no-untyped-call]
