@@ -11,6 +11,8 @@ import signal
 import time
 from pathlib import Path
 
+from dev.instance import InstanceError
+
 PARENT = "everstep"
 TRACKERS = ("freezer", "pids", "systemd")  # v1: hierarchies that limit nothing of what is in them
 
@@ -41,7 +43,10 @@ class Cgroup:
             if controllers.exists():
                 enable = " ".join(f"+{name}" for name in controllers.read_text().split())
                 for directory in (root, root / PARENT, root / self.relative):
-                    (directory / "cgroup.subtree_control").write_text(enable)
+                    try:
+                        (directory / "cgroup.subtree_control").write_text(enable)
+                    except OSError as error:
+                        raise InstanceError(f"cgroup {directory} cannot pass controllers on: {error}") from error
         self.daemons.mkdir(exist_ok=True)
 
     def members(self, below: str = "") -> set[int]:
@@ -85,5 +90,5 @@ def hierarchies() -> list[Path]:
     mounts = [line.split() for line in Path("/proc/self/mounts").read_text().splitlines()]
     found = [Path(fields[1]) for fields in mounts if fields[2] in ("cgroup", "cgroup2")]
     if not found:
-        raise RuntimeError("no cgroup hierarchy is mounted: a cluster that runs pods needs cgroup v1 or v2")
+        raise InstanceError("no cgroup hierarchy is mounted: a cluster that runs pods needs cgroup v1 or v2")
     return list(dict.fromkeys(found))

@@ -12,7 +12,7 @@ from pathlib import Path
 from dev import api, build, control_plane, network, node, prerequisites
 from dev.build import Binaries
 from dev.containerd import Containerd
-from dev.instance import Instance, InstanceError, Level, Network, directory, load
+from dev.instance import Instance, InstanceError, Level, Network, containerd_root, directory, load
 from dev.namespace import HOLDER, Namespace
 from dev.paths import cache, instances
 from dev.ports import free_ports
@@ -64,7 +64,7 @@ def start_api(name: str, path: Path, s3: bool, binaries: Binaries) -> Instance:
 def start_full(name: str, path: Path, s3: bool, binaries: Binaries) -> Instance:
     """Everything, in namespaces of its own."""
     with file_locked(cache() / "instances" / ".slots.lock"):
-        slot = network.claim_slot()
+        slot = choose_slot(name)
         address = Network(slot).node_address
         instance = Instance(name, path, Level.full, s3, address, 6443, 2379, 2380, slot)
         instance.save()
@@ -80,6 +80,19 @@ def start_full(name: str, path: Path, s3: bool, binaries: Binaries) -> Instance:
         if storage:
             storage.result()
     return instance
+
+
+def choose_slot(name: str) -> int:
+    """A free slot: the one that this instance had last, whose containerd has its images, else the first."""
+    free = list(network.free_slots())
+    if not free:
+        raise InstanceError("no free addresses: 10.244.0.0/16, 10.245.0.0/16 or 10.96.0.0/16 is all routed elsewhere")
+    notes = {slot: containerd_root(slot) / "last-instance" for slot in free}
+    had = [slot for slot, note in notes.items() if note.exists() and note.read_text() == name]
+    slot = next(iter(had), free[0])
+    notes[slot].parent.mkdir(parents=True, exist_ok=True)
+    notes[slot].write_text(name)
+    return slot
 
 
 def down(name: str, *, state: Path | None = None) -> bool:

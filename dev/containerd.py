@@ -30,6 +30,7 @@ UNUSED = (
 
 
 def configuration(instance: Instance, binaries: Binaries) -> str:
+    """The OOM setting is for hosts that are containers; an AppArmor profile would stay in the kernel when it stops."""
     unused = ", ".join(f'"{name}"' for name in UNUSED)
     return f"""version = 3
 root = "{instance.containerd_root}"
@@ -45,6 +46,7 @@ path = "{instance.state}/opt"
 sandbox = "{PAUSE}"
 [plugins.'io.containerd.cri.v1.runtime']
 restrict_oom_score_adj = true
+disable_apparmor = true
 [plugins.'io.containerd.cri.v1.runtime'.cni]
 bin_dirs = ["{binaries.directories["node"]}"]
 conf_dir = "{instance.state}/cni"

@@ -109,11 +109,16 @@ class Instance:
     @property
     def containerd_root(self) -> Path:
         """Content and snapshots, kept when the instance goes, for the next one in this slot."""
-        return cache() / "containerd" / str(self.network.slot)
+        return containerd_root(self.network.slot)
 
     def save(self) -> None:
         document = {**asdict(self), "state": str(self.state)}
         (self.state / "instance.json").write_text(json.dumps(document, indent=1))
+
+
+def containerd_root(slot: int) -> Path:
+    """Where the containerd of a slot keeps content and snapshots."""
+    return cache() / "containerd" / str(slot)
 
 
 def directory(name: str, state: Path | None = None) -> Path:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ipaddress
 import json
 import subprocess
+from collections.abc import Iterator
 
 from dev.instance import InstanceError, Network
 from dev.namespace import Namespace
@@ -28,8 +29,8 @@ echo 1 >/proc/sys/net/ipv4/ip_forward
 """
 
 
-def claim_slot() -> int:
-    """The first slot that no other instance has and whose addresses the host does not route elsewhere.
+def free_slots() -> Iterator[int]:
+    """The slots that no other instance has and whose addresses the host does not route elsewhere, in order.
 
     The caller holds a lock until `create` has made the interface that marks the slot as taken.
     """
@@ -41,8 +42,7 @@ def claim_slot() -> int:
         own = [ipaddress.IPv4Network(cidr) for cidr in (network.pod_subnet, network.service_range)]
         own.append(ipaddress.IPv4Network(f"{network.host_address}/30", strict=False))
         if network.interface not in links and not any(each.subnet_of(mine) for each in taken for mine in own):
-            return slot
-    raise InstanceError("no free addresses: 10.244.0.0/16, 10.245.0.0/16 and 10.96.0.0/16 are all routed elsewhere")
+            yield slot
 
 
 def create(network: Network, namespace: Namespace, holder: int) -> None:
