@@ -10,7 +10,7 @@ import fcntl
 import os
 import secrets
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ from typing import IO
 
 import pytest
 
-from dev import build, kubeconfig
+from dev import build, images, kubeconfig
 from dev import cluster as clusters
 from dev.instance import Instance, Level, load
 from dev.paths import instances
@@ -123,6 +123,18 @@ def cluster_namespace(cluster: RunningCluster) -> Iterator[str]:
 def cluster_s3(cluster: RunningCluster) -> S3Endpoint:
     """The whole cluster's S3 server, at an address that its pods and the tests both reach."""
     return clusters.s3_server(cluster.instance).endpoint
+
+
+@pytest.fixture(scope="session")
+def load_image(cluster: RunningCluster) -> Callable[[str], str]:
+    """A function that has one of the project's images (operator, trainer, tests) in the whole cluster: its name."""
+    known = {image.short_name: image for image in images.IMAGES}
+
+    def loading(short_name: str) -> str:
+        images.load(cluster.instance, [known[short_name]])
+        return known[short_name].name
+
+    return loading
 
 
 @contextmanager
