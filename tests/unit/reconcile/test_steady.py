@@ -1,0 +1,242 @@
+"""A gang that runs: what is told of it, how often, and that a steady state writes nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from everstep_operator.api import Phase
+from everstep_operator.reconcile import decide
+from everstep_operator.reconcile.observation import (
+    ConditionView,
+    ContainerView,
+    Observation,
+    PodView,
+    Problem,
+    ProblemKind,
+    Results,
+    Stored,
+)
+from everstep_operator.reconcile.plan import EnsureService, Plan
+from tests.support.observations import at, beat, claimed, committed, fenced, job, observe, pod, running, service
+
+PODS = (pod(0), pod(1))
+
+
+def settled(**changes: Any) -> tuple[dict[str, Any], Plan]:
+    """The status that a running job comes to, and the plan that wrote it."""
+    plan = decide(observe(job(running()), *PODS, **changes))
+    return plan.status.dump(), plan
+
+
+def test_a_steady_state_writes_nothing() -> None:
+    status, _ = settled(catalog=committed(30), heartbeat=beat(36))
+    for seconds in (5, 60, 3600):
+        aged = beat(36, beat_age=min(seconds, 500))
+        plan = decide(observe(job(status), *PODS, catalog=committed(30), heartbeat=aged, now=at(seconds)))
+        assert (plan.status.dump(), plan.events, plan.actions, plan.again) == (status, (), (), False)
+        assert plan.requeue_after == 5
+
+
+@pytest.mark.parametrize(
+    ("change", "seconds", "writes", "wait"),
+    [
+        pytest.param({"heartbeat": beat(40)}, 5, False, 5, id="a step, too soon"),
+        pytest.param({"heartbeat": beat(40)}, 12, False, 3, id="a step, nearly due"),
+        pytest.param({"heartbeat": beat(40)}, 15, True, 5, id="a step, due"),
+        pytest.param({"heartbeat": beat(36, metrics={"loss": 2.0})}, 16, True, 5, id="a metric, due"),
+        pytest.param({"catalog": committed(30, 40)}, 1, True, 5, id="a commit, at once"),
+        pytest.param({"pods": (pod(0),)}, 1, True, None, id="a failure, at once"),
+    ],
+)
+def test_what_is_written_and_when(change: dict[str, Any], seconds: float, writes: bool, wait: float | None) -> None:
+    status, _ = settled(catalog=committed(30), heartbeat=beat(36))
+    seen = {"catalog": committed(30), "heartbeat": beat(36), "pods": PODS, **change}
+    plan = decide(observe(job(status), *seen.pop("pods"), now=at(seconds), **seen))
+    assert (plan.status.dump() != status) is writes
+    assert plan.requeue_after == wait
+
+
+def test_progress() -> None:
+    _, plan = settled(
+        catalog=committed(30),
+        heartbeat=beat(1234, total_steps=10_000, seconds_per_step=2.0, metrics={"loss": 2.12999, "lr": 1e-4, "n": 1e9}),
+    )
+    progress = plan.status.progress
+    assert progress is not None
+    assert progress.summary == "1234/10000 (12%)"
+    assert (progress.step, progress.total_steps, progress.from_step) == (1234, 10_000, 0)
+    assert progress.estimated_completion == at(2 * (10_000 - 1234))
+    assert progress.metrics == {"loss": "2.13", "lr": "0.0001", "n": "1e+09"}
+
+
+@pytest.mark.parametrize(
+    ("found", "summary"),
+    [
+        (beat(7), "step 7"),
+        (beat(0, total_steps=10), "0/10 (0%)"),
+        (beat(12, total_steps=10), "12/10 (100%)"),
+        (beat(7, phase="starting"), None),
+        (beat(7, phase="restoring"), None),
+        (beat(7, attempt=9), None),
+    ],
+)
+def test_summary(found: Any, summary: str | None) -> None:
+    _, plan = settled(catalog=committed(30), heartbeat=found)
+    assert (plan.status.progress.summary if plan.status.progress else None) == summary
+
+
+def test_a_hostile_heartbeat_stays_within_bounds() -> None:
+    metrics = {f"{'m' * 70}": 1.0, "": 2.0, **{f"m{n:03}": 1.0 for n in range(100)}}
+    found = beat(1, total_steps=10**11, seconds_per_step=1e9, metrics=metrics)
+    _, plan = settled(catalog=committed(30), heartbeat=found)
+    assert plan.status.progress is not None
+    assert len(plan.status.progress.metrics or {}) == 32
+    assert plan.status.progress.estimated_completion is None
+
+
+def test_checkpoints() -> None:
+    catalog = committed(40, before=committed(10, 20), score=1.25)
+    plan = decide(
+        observe(job(running(), checkpoint__keepBest={"metric": "loss"}), *PODS, catalog=catalog, heartbeat=beat(41))
+    )
+    last, found = plan.status.last_checkpoint, plan.status.checkpoints
+    assert last is not None
+    assert found is not None
+    assert (last.step, last.size, last.attempt, last.committed) == (40, "1.2 GiB", 1, at(-60))
+    assert last.location.startswith("s3://bucket/prefix/default/job/checkpoints/step_000000000040-")
+    assert (found.count, found.total_size, found.quarantined) == (3, "3.6 GiB", None)
+    assert found.best is not None
+    assert (found.best.step, found.best.score) == (40, "1.25")
+    assert plan.status.is_true("CheckpointAvailable")
+
+
+def test_a_quarantined_checkpoint_is_reported() -> None:
+    catalog = committed(10, 20)
+    damaged = tuple(e.model_copy(update={"state": "quarantined"}) if e.step == 20 else e for e in catalog.checkpoints)
+    status, _ = settled(catalog=catalog)
+    plan = decide(observe(job(status), *PODS, catalog=catalog.model_copy(update={"checkpoints": damaged})))
+    assert plan.status.checkpoints is not None
+    assert (plan.status.checkpoints.count, plan.status.checkpoints.quarantined) == (1, 1)
+    assert [event.reason for event in plan.events] == ["CheckpointQuarantined"]
+
+
+def test_the_catalog_of_a_former_job_says_nothing_about_this_one() -> None:
+    former = committed(10)
+    assert former.owner is not None
+    former = former.model_copy(update={"owner": former.owner.model_copy(update={"uid": "former"})})
+    assert decide(observe(catalog=former)).status.last_checkpoint is None
+
+
+def starting(*pods: PodView, status: dict[str, Any] | None = None, **changes: Any) -> Observation:
+    base = {"phase": "Starting", "gang": {"nodes": 2, "summary": "0 of 2 running", "started": at(-1).isoformat()}}
+    return observe(job(running({**base, **(status or {})})), *pods, catalog=fenced(), **changes)
+
+
+PENDING = {"phase": "Pending", "container": ContainerView(waiting_reason="ContainerCreating")}
+
+
+def stuck(reason: str, message: str) -> PodView:
+    return pod(1, phase="Pending", container=ContainerView(waiting_reason=reason, waiting_message=message))
+
+
+def unscheduled(message: str) -> PodView:
+    condition = ConditionView("PodScheduled", "False", "Unschedulable", message)
+    return pod(1, phase="Pending", node=None, container=ContainerView(), conditions=(condition,))
+
+
+@pytest.mark.parametrize(
+    ("second", "reason", "message", "events"),
+    [
+        (pod(1, **PENDING), "GangStarting", "1 of 2 running", []),
+        (
+            unscheduled("0/1 nodes are available: 1 Too many pods."),
+            "Unschedulable",
+            "pod 1 (job-1-1): 0/1 nodes are available: 1 Too many pods.",
+            ["Unschedulable"],
+        ),
+        (
+            stuck("ErrImagePull", "not found"),
+            "ImagePullBackOff",
+            "pod 1 (job-1-1): ErrImagePull: not found",
+            ["ImagePullBackOff"],
+        ),
+        (
+            stuck("CreateContainerConfigError", 'secret "s3" not found'),
+            "CreateContainerConfigError",
+            'pod 1 (job-1-1): CreateContainerConfigError: secret "s3" not found',
+            ["CreateContainerConfigError"],
+        ),
+    ],
+)
+def test_what_a_gang_that_does_not_start_waits_for(
+    second: PodView, reason: str, message: str, events: list[str]
+) -> None:
+    plan = decide(starting(pod(0), second))
+    condition = plan.status.condition("Running")
+    assert condition is not None
+    assert (plan.status.phase, condition.status, condition.reason, condition.message) == (
+        Phase.STARTING,
+        "False",
+        reason,
+        message,
+    )
+    assert [event.reason for event in plan.events] == events
+
+
+def test_the_two_messages_of_a_failing_pull_do_not_alternate_in_the_status() -> None:
+    first = decide(starting(pod(0), stuck("ErrImagePull", "not found"))).status.dump()
+    after = observe(job(first), pod(0), stuck("ImagePullBackOff", "Back-off pulling image"), catalog=fenced())
+    assert decide(after).status.dump() == first
+
+
+def test_running() -> None:
+    plan = decide(starting(pod(0), pod(1, container=ContainerView(running_since=at(0)))))
+    assert plan.status.phase is Phase.RUNNING
+    assert plan.status.is_true("Running")
+    assert plan.status.gang is not None
+    assert (plan.status.gang.summary, plan.status.gang.running) == ("2 of 2 running", at(0))
+    assert [event.reason for event in plan.events] == ["Running"]
+
+
+def test_a_first_gang_is_told_in_one_event_each() -> None:
+    plan = decide(observe(job(), *PODS, catalog=committed(10, before=claimed())))
+    assert [(event.reason, event.key) for event in plan.events] == [
+        ("GangCreated", "1"),
+        ("Running", "1"),
+        ("CheckpointCommitted", "1"),
+    ]
+    later = decide(observe(job(plan.status.dump()), *PODS, catalog=committed(10, 20, 30)))
+    assert later.events == (), "a commit each step would be a storm"
+
+
+def test_a_rendezvous_service_that_was_deleted_is_put_back() -> None:
+    status, _ = settled(catalog=committed(30))
+    plan = decide(observe(job(status), *PODS, catalog=committed(30), services=()))
+    assert [type(action) for action in plan.actions] == [EnsureService]
+
+
+def test_storage_that_goes_away_under_a_running_gang_is_only_told() -> None:
+    status, _ = settled(catalog=committed(30), heartbeat=beat(36))
+    down = Stored(problem=Problem(ProblemKind.UNAVAILABLE, "StorageUnavailable", "no answer"))
+    plan = decide(observe(job(status), *PODS, stored=down, services=(service(),), now=at(1)))
+    assert (plan.status.phase, plan.actions) == (Phase.RUNNING, ())
+    assert plan.status.last_checkpoint is not None
+    assert [event.reason for event in plan.events] == ["StorageUnavailable"]
+    back = decide(observe(job(plan.status.dump()), *PODS, catalog=committed(30), heartbeat=beat(36), now=at(9)))
+    assert back.status.is_true("StorageReady")
+
+
+def test_a_removal_that_fails_again_and_again_writes_once() -> None:
+    catalog, of = committed(10, 20, 30, 40), {"checkpoint__keepLast": 2}
+    refused = Results(problem=Problem(ProblemKind.REFUSED, "StorageRefused", "no DeleteObject"))
+    first = decide(observe(job(running(), **of), *PODS, catalog=catalog, results=refused)).status
+    for results in (Results(), refused):
+        plan = decide(observe(job(first.dump(), **of), *PODS, catalog=catalog, results=results, now=at(60)))
+        assert plan.status == first
+
+
+def test_the_deadline_is_looked_at_in_time() -> None:
+    of = job(running(), activeDeadlineSeconds=3602)
+    assert decide(observe(of, *PODS, catalog=committed(30))).requeue_after == 2

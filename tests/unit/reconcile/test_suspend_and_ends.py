@@ -1,0 +1,238 @@
+"""Planned stops: suspension, success, the deadline, time to live, deletion."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from everstep.catalog import transitions as t
+from everstep_operator.api import Phase
+from everstep_operator.build.names import FINALIZER
+from everstep_operator.reconcile import decide
+from everstep_operator.reconcile.observation import Problem, ProblemKind, Results, Stored
+from everstep_operator.reconcile.plan import (
+    AddFinalizer,
+    DeleteCheckpoints,
+    DeleteJob,
+    DeletePod,
+    FinishRemovals,
+    RemoveFinalizer,
+    Retire,
+    Sweep,
+)
+from everstep_operator.reconcile.retention import policy
+from tests.support.observations import (
+    OWNER,
+    at,
+    beat,
+    claimed,
+    committed,
+    failed,
+    fenced,
+    job,
+    observe,
+    pod,
+    running,
+    succeeded,
+)
+
+PODS = (pod(0), pod(1))
+DONE = (succeeded(0), succeeded(1))
+
+
+def finished(phase: str = "Succeeded", reason: str = "Completed", **status: Any) -> dict[str, Any]:
+    history = [{"attempt": 1, "reason": reason}]
+    return {"phase": phase, "attempt": 1, "history": history, "completionTime": at(-10).isoformat(), **status}
+
+
+def test_suspension_is_recorded_before_the_pods_get_their_own_grace() -> None:
+    plan = decide(observe(job(running(), suspend=True), *PODS, catalog=committed(30)))
+    assert plan.actions == (DeletePod("job-1-0", "pod-1-0", None), DeletePod("job-1-1", "pod-1-1", None))
+    assert [(entry.attempt, entry.reason) for entry in plan.status.history] == [(1, "Suspended")]
+    assert plan.status.phase is Phase.RUNNING
+    condition = plan.status.condition("Suspended")
+    assert condition is not None
+    assert (condition.status, condition.reason) == ("False", "Stopping")
+    assert (plan.status.active_since, plan.status.active_seconds) == (None, 3600)
+    assert [event.reason for event in plan.events if event.reason != "CheckpointCommitted"] == ["Suspended"]
+
+
+def test_it_is_told_when_they_are_gone_and_nothing_follows() -> None:
+    stopping = decide(observe(job(running(), suspend=True), *PODS, catalog=committed(30))).status.dump()
+    for pods in ((), (failed(0), failed(1))):
+        plan = decide(observe(job(stopping, suspend=True), *pods, catalog=committed(30, 37)))
+        assert plan.status.phase is Phase.SUSPENDED
+        assert plan.status.is_true("Suspended")
+        assert plan.status.last_checkpoint is not None
+        assert plan.status.last_checkpoint.step == 37
+        resting = decide(observe(job(plan.status.dump(), suspend=True), catalog=committed(30, 37), now=at(9999)))
+        assert (resting.status, resting.actions, resting.requeue_after) == (plan.status, (), None)
+
+
+def test_a_job_may_be_born_suspended() -> None:
+    plan = decide(observe(job(suspend=True)))
+    assert (plan.status.phase, plan.actions, plan.status.history) == (Phase.SUSPENDED, (), [])
+
+
+def test_to_resume_is_no_restart() -> None:
+    status = decide(observe(job(running(), suspend=True), *PODS, catalog=committed(30))).status.dump()
+    status = decide(observe(job(status, suspend=True), catalog=committed(30))).status.dump()
+    plan = decide(observe(job(status), catalog=fenced(2, committed(30)), now=at(100)))
+    assert [type(action).__name__ for action in plan.actions] == ["CreatePod", "CreatePod"]
+    assert plan.status.restarts is None
+    assert plan.status.active_since == at(100)
+    assert not plan.status.is_true("Suspended")
+
+
+def test_success() -> None:
+    plan = decide(
+        observe(job(running()), *DONE, catalog=committed(30), heartbeat=beat(30, phase="finished", total_steps=30))
+    )
+    assert plan.status.phase is Phase.SUCCEEDED
+    assert plan.status.is_true("Complete")
+    assert not plan.status.is_true("Running")
+    assert plan.status.completion_time == at(0)
+    assert plan.status.progress is not None
+    assert plan.status.progress.summary == "30/30 (100%)"
+    assert [(entry.attempt, entry.reason) for entry in plan.status.history] == [(1, "Completed")]
+    assert [event.reason for event in plan.events][-1] == "Succeeded"
+    assert plan.actions == (), "pods stay for their logs"
+    after = decide(observe(job(plan.status.dump()), *DONE, catalog=committed(30), now=at(9999)))
+    assert (after.status, after.events, after.actions, after.requeue_after) == (plan.status, (), (), None)
+
+
+def test_a_sidecar_does_not_keep_a_finished_job() -> None:
+    plan = decide(observe(job(running()), succeeded(0), replace(succeeded(1), phase="Running"), catalog=committed(30)))
+    assert plan.status.phase is Phase.SUCCEEDED
+    assert plan.actions == (DeletePod("job-1-1", "pod-1-1", None),)
+
+
+@pytest.mark.parametrize("phase", ["Succeeded", "Failed"])
+def test_an_end_is_for_good(phase: str) -> None:
+    status = finished(phase)
+    for pods in ((), (pod(0), failed(1)), DONE):
+        plan = decide(observe(job(status, suspend=True), *pods, catalog=fenced(2)))
+        assert plan.status.phase == phase
+        assert not any(type(action).__name__ in ("Fence", "CreatePod") for action in plan.actions)
+
+
+@pytest.mark.parametrize(
+    ("ttl", "wait", "deletes"), [(30, 20, False), (10, None, True), (0, None, True), (None, None, False)]
+)
+def test_time_to_live(ttl: int | None, wait: float | None, deletes: bool) -> None:
+    of = job(finished()) if ttl is None else job(finished(), ttlSecondsAfterFinished=ttl)
+    plan = decide(observe(of, catalog=committed(30)))
+    assert (plan.requeue_after, DeleteJob("uid-1") in plan.actions) == (wait, deletes)
+
+
+def test_the_deadline() -> None:
+    plan = decide(observe(job(running(), activeDeadlineSeconds=3600), *PODS, catalog=committed(30)))
+    condition = plan.status.condition("Failed")
+    assert condition is not None
+    assert (plan.status.phase, condition.reason) == (Phase.FAILED, "DeadlineExceeded")
+    assert plan.actions == (DeletePod("job-1-0", "pod-1-0", None), DeletePod("job-1-1", "pod-1-1", None))
+
+
+def test_suspended_time_does_not_count() -> None:
+    status = running({"activeSeconds": 3000, "activeSince": at(-500).isoformat()})
+    of = job(status, activeDeadlineSeconds=3600)
+    assert decide(observe(of, *PODS, catalog=committed(30))).status.phase is Phase.RUNNING
+    assert decide(observe(of, *PODS, catalog=committed(30), now=at(100))).status.phase is Phase.FAILED
+
+
+def upkeep(catalog: Any, swept: float | None = 1.0, status: dict[str, Any] | None = None, **spec: Any) -> list[Any]:
+    spec = {"checkpoint__keepLast": 2, **spec}
+    return list(decide(observe(job(status or running(), **spec), *PODS, catalog=catalog, swept=swept)).actions)
+
+
+def test_retention() -> None:
+    wanted = policy(job(checkpoint__keepLast=2).spec)
+    assert upkeep(committed(10, 20)) == []
+    assert upkeep(committed(10, 20, 30)) == [Retire(wanted), FinishRemovals(8)]
+    retired = t.retire(committed(10, 20, 30), {committed(10).checkpoints[0].location}, at(0))
+    assert upkeep(retired) == [FinishRemovals(8)], "a removal that was begun is finished"
+    assert upkeep(committed(10, 20, 30), checkpoint__keepEvery=10) == []
+
+
+@pytest.mark.parametrize(("swept", "sweeps"), [(None, True), (599.0, False), (600.0, True)])
+def test_sweeps(swept: float | None, sweeps: bool) -> None:
+    assert (Sweep() in upkeep(committed(10), swept)) is sweeps
+
+
+def test_a_finished_job_is_swept_once() -> None:
+    def actions(swept: float | None) -> tuple[Any, ...]:
+        return decide(observe(job(finished()), *DONE, catalog=committed(10), swept=swept)).actions
+
+    assert (actions(None), actions(9999.0)) == ((Sweep(),), ())
+
+
+@pytest.mark.parametrize("owner", ["former", None])
+def test_nothing_is_removed_from_a_root_that_is_not_ones_own(owner: str | None) -> None:
+    theirs = OWNER.model_copy(update={"uid": owner}) if owner else None
+    catalog = committed(10, 20, 30).model_copy(update={"owner": theirs})
+    assert not {"Retire", "Sweep", "FinishRemovals"} & {type(a).__name__ for a in upkeep(catalog, None)}
+
+
+GOING = {"deletionTimestamp": at(-1).isoformat(), "finalizers": [FINALIZER]}
+
+
+@pytest.mark.parametrize(
+    ("policy_", "held", "expected"),
+    [
+        ("Delete", [], (AddFinalizer(FINALIZER),)),
+        ("Delete", [FINALIZER], ()),
+        ("Retain", [FINALIZER], (RemoveFinalizer(FINALIZER),)),
+        ("Retain", [], ()),
+    ],
+)
+def test_the_finalizer_follows_the_policy(policy_: str, held: list[str], expected: tuple[Any, ...]) -> None:
+    of = job(running(), {"finalizers": held}, deletionPolicy=policy_)
+    assert decide(observe(of, *PODS, catalog=committed(10))).actions == expected
+
+
+@pytest.mark.parametrize(
+    ("pods", "changes", "expected"),
+    [
+        pytest.param(PODS, {}, ["DeletePod", "DeletePod"], id="first the pods"),
+        pytest.param((), {}, ["DeleteCheckpoints"], id="then the checkpoints"),
+        pytest.param((), {"results": Results(checkpoints_deleted=True)}, ["RemoveFinalizer"], id="then the job"),
+        pytest.param(
+            (),
+            {"stored": Stored(problem=Problem(ProblemKind.UNAVAILABLE, "StorageUnavailable", "no"))},
+            [],
+            id="storage is down",
+        ),
+    ],
+)
+def test_deletion_with_the_checkpoints(pods: Any, changes: dict[str, Any], expected: list[str]) -> None:
+    of = job(running(), GOING, deletionPolicy="Delete")
+    plan = decide(observe(of, *pods, **{"catalog": committed(10), **changes}))
+    assert [type(action).__name__ for action in plan.actions] == expected
+    assert plan.again is (DeleteCheckpoints() in plan.actions)
+    assert expected or plan.requeue_after is not None
+
+
+def test_deletion_spares_what_another_cluster_owns() -> None:
+    theirs = OWNER.model_copy(update={"cluster": "elsewhere"})
+    catalog = committed(10).model_copy(update={"owner": theirs})
+    plan = decide(observe(job({}, GOING, deletionPolicy="Delete"), catalog=catalog))
+    assert plan.actions == (RemoveFinalizer(FINALIZER),)
+
+
+def test_deletion_of_a_job_that_never_began() -> None:
+    assert decide(observe(job({}, GOING, deletionPolicy="Delete"))).actions == (RemoveFinalizer(FINALIZER),)
+
+
+def test_retained_checkpoints_outlive_the_job() -> None:
+    of = job(running(), {**GOING, "finalizers": []})
+    assert decide(observe(of, catalog=committed(10))).actions == ()
+    changed = decide(observe(job(running(), GOING), catalog=committed(10)))
+    assert changed.actions == (RemoveFinalizer(FINALIZER),), "the policy was changed to Retain"
+
+
+def test_a_job_that_is_being_deleted_starts_nothing() -> None:
+    of = job({}, {**GOING, "finalizers": ["foregroundDeletion"]})
+    plan = decide(observe(of, catalog=claimed()))
+    assert (plan.actions, plan.again) == ((), False)
