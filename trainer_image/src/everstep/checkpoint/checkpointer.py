@@ -35,6 +35,8 @@ from everstep.errors import ArchitectureMismatchError, CheckpointError, FencedEr
 log = logging.getLogger("everstep")
 
 FINAL_SAVE_TRIES = 3
+FINAL_SAVE_PAUSE = 2.0
+"""Seconds before the second try; doubles."""
 
 
 @dataclass(frozen=True)
@@ -269,6 +271,8 @@ class Checkpointer:
                 self._count_failure(step, error)
                 if last and turn == FINAL_SAVE_TRIES - 1:
                     raise
+                if last:
+                    time.sleep(FINAL_SAVE_PAUSE * 2**turn)
             else:
                 return
             finally:
@@ -300,11 +304,11 @@ class Checkpointer:
 
     def save_state(self, **custom: Any) -> None:
         """Write every rank's shards; `custom` (JSON-like) is kept in the manifest. Nothing is committed yet."""
-        self._custom = custom
         draft = self._session.draft
         if draft is not None:
             self._progress.step = draft.step
         self._session.write(self._progress.counters())
+        self._custom = custom
 
     def save_score(self, score: float) -> None:
         """What keep_best compares."""
@@ -461,7 +465,7 @@ def _exit_code(error: BaseException | None) -> int:
         return error.code if isinstance(error.code, int) else 0 if error.code is None else exits.FAILED
     if isinstance(error, FencedError):
         return exits.FENCED
-    if isinstance(error, ArchitectureMismatchError):
+    if isinstance(error, ArchitectureMismatchError | InvalidOperationError):
         return exits.MISFIT
     return exits.FAILED
 

@@ -52,7 +52,10 @@ class TextDataset:
         return torch.from_numpy(self.tokens[start : start + self.sequence + 1].astype(np.int64))
 
     def digest(self) -> str:
-        return hashlib.sha256(np.ascontiguousarray(self.tokens).tobytes()).hexdigest()
+        """Of the text and of how it is cut: what a position means."""
+        hashed = hashlib.sha256(f"{self.sequence} {self.tokens.dtype.str} ".encode())
+        hashed.update(np.ascontiguousarray(self.tokens))
+        return hashed.hexdigest()
 
 
 class GlobalOrder:

@@ -1,0 +1,434 @@
+from __future__ import annotations
+
+import os
+import random
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed.checkpoint as dcp
+
+from everstep.catalog import JobCatalog, Owner, Progress, open_store, read_heartbeat
+from everstep.catalog.keys import MANIFEST, METADATA
+from everstep.catalog.store.posix import PosixStore
+from everstep.checkpoint.environment import JobEnvironment, Policy
+from everstep.errors import (
+    ArchitectureMismatchError,
+    CheckpointCorruptError,
+    CheckpointNotFoundError,
+    FencedError,
+    InvalidOperationError,
+    StorageUnavailableError,
+)
+
+from .conftest import Job
+
+Jobs = Callable[..., Job]
+
+
+def steps_of(root: Path) -> list[int]:
+    catalog = JobCatalog(open_store(str(root))).require()
+    return [entry.step for entry in catalog.live()]
+
+
+def flip(path: Path, offset: int | None = None) -> None:
+    body = bytearray(path.read_bytes())
+    body[len(body) // 2 if offset is None else offset] ^= 1
+    path.write_bytes(body)
+
+
+def folder_of(root: Path, step: int) -> Path:
+    catalog = JobCatalog(open_store(str(root))).require()
+    return root / next(entry.location for entry in catalog.live() if entry.step == step)
+
+
+def test_a_resumed_run_is_the_run_that_was_never_interrupted(job: Jobs, tmp_path: Path) -> None:
+    straight = job().run(tmp_path / "straight", 9)
+    job().run(tmp_path / "broken", 9, stop_after=5)
+    torch.manual_seed(77)  # the resumed process draws numbers of its own first
+    again = job(seed=3).run(tmp_path / "broken", 9)
+    assert again == straight[4:]
+    assert steps_of(tmp_path / "broken") == [2, 4, 6, 8, 9]
+
+
+def test_every_generator_comes_back(job: Jobs, tmp_path: Path) -> None:
+    first = job()
+    random.seed(1)
+    np.random.seed(2)
+    with first.checkpointer(tmp_path) as checkpointer:
+        checkpointer.begin(1)
+        checkpointer.save_state()
+        checkpointer.commit()
+        wanted = (random.random(), np.random.random(), torch.rand(1).item(), np.random.standard_normal())
+    with job().checkpointer(tmp_path) as checkpointer:
+        assert checkpointer.load_latest() is not None
+    assert (random.random(), np.random.random(), torch.rand(1).item(), np.random.standard_normal()) == wanted
+
+
+def test_transactions(job: Jobs, tmp_path: Path) -> None:
+    with job().checkpointer(tmp_path) as checkpointer:
+        assert checkpointer.load_latest() is None
+        with pytest.raises(InvalidOperationError, match="call begin"):
+            checkpointer.save_state()
+        with pytest.raises(InvalidOperationError, match="call begin"):
+            checkpointer.save_score(1.0)
+        checkpointer.begin(3)
+        with pytest.raises(InvalidOperationError, match="call save_state"):
+            checkpointer.commit()
+        with pytest.raises(InvalidOperationError, match="step 3 is still open"):
+            checkpointer.begin(4)
+        checkpointer.save_state(note="first")
+        with pytest.raises(InvalidOperationError, match="already written"):
+            checkpointer.save_state()
+        checkpointer.save_score(0.5)
+        committed = checkpointer.commit()
+        assert (committed.step, committed.score, committed.custom) == (3, 0.5, {"note": "first"})
+        checkpointer.begin(3)
+        checkpointer.save_state()
+        with pytest.raises(InvalidOperationError, match="not above"):
+            checkpointer.commit()
+        checkpointer.begin(5)
+        checkpointer.abort()
+    assert steps_of(tmp_path) == [3]
+    loaded = job().checkpointer(tmp_path).load(3)
+    assert (loaded.step, loaded.score, loaded.custom) == (3, 0.5, {"note": "first"})
+    with pytest.raises(CheckpointNotFoundError, match="committed steps: 3"):
+        job().checkpointer(tmp_path).load(4)
+
+
+@pytest.mark.parametrize("kind", ["shard", METADATA, MANIFEST])
+def test_a_flipped_byte_falls_back_to_the_step_before(job: Jobs, tmp_path: Path, kind: str) -> None:
+    losses = job().run(tmp_path, 8, stop_after=7)
+    flip(folder_of(tmp_path, 6) / ("__0_0.distcp" if kind == "shard" else kind))
+    again = job(seed=5)
+    with again.checkpointer(tmp_path, interval_steps=2) as checkpointer:
+        resumed = [again.step() for _ in zip(checkpointer.steps(7), range(3), strict=False)]
+        assert checkpointer.resumed is not None
+        assert checkpointer.resumed.step == 4
+    assert resumed == losses[4:7]
+    catalog = JobCatalog(open_store(str(tmp_path))).require()
+    bad = next(entry for entry in catalog.checkpoints if entry.step == 6)
+    assert bad.state == "quarantined"
+    assert bad.reason
+
+
+@pytest.mark.parametrize("name", ["__0_0.distcp", METADATA, MANIFEST])
+def test_a_missing_file_falls_back(job: Jobs, tmp_path: Path, name: str) -> None:
+    job().run(tmp_path, 4)
+    (folder_of(tmp_path, 4) / name).unlink()
+    with job().checkpointer(tmp_path) as checkpointer:
+        found = checkpointer.load_latest()
+    assert found is not None
+    assert found.step == 2
+
+
+def test_the_only_checkpoint_damaged(job: Jobs, tmp_path: Path) -> None:
+    job().run(tmp_path, 2)
+    path = folder_of(tmp_path, 2) / "__0_0.distcp"
+    flip(path, path.stat().st_size - 2000)
+    with job().checkpointer(tmp_path) as checkpointer:
+        try:
+            assert checkpointer.load_latest() is None  # found out before anything was touched: a fresh start
+        except CheckpointCorruptError as error:
+            assert "start again" in str(error)  # noqa: PT017
+    with job().checkpointer(tmp_path) as checkpointer:
+        assert checkpointer.load_latest() is None
+
+
+def test_every_byte_of_a_shard_is_covered(job: Jobs, tmp_path: Path) -> None:
+    job().run(tmp_path, 4, every=4)
+    path = folder_of(tmp_path, 4) / "__0_0.distcp"
+    body = path.read_bytes()
+    for offset in range(0, len(body), max(1, len(body) // 23)):
+        flip(path, offset)
+        with pytest.raises(CheckpointCorruptError):
+            job().checkpointer(tmp_path).load(4)
+        path.write_bytes(body)
+    job().checkpointer(tmp_path).load(4)
+
+
+def test_a_store_out_of_reach_is_not_corruption(job: Jobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    job().run(tmp_path, 4)
+    monkeypatch.setattr("everstep.checkpoint.blocks.time.sleep", lambda _: None)
+
+    def unreachable(*_: object) -> bytes:
+        raise StorageUnavailableError("no route")
+
+    monkeypatch.setattr(PosixStore, "get_range", unreachable)
+    with job().checkpointer(tmp_path) as checkpointer, pytest.raises(StorageUnavailableError):
+        checkpointer.load_latest()
+    assert steps_of(tmp_path) == [2, 4]
+
+
+def test_another_architecture_is_named(job: Jobs, tmp_path: Path) -> None:
+    job().run(tmp_path, 2)
+    with pytest.raises(ArchitectureMismatchError, match=r"0\.weight: 8x4 in the checkpoint, 16x4 in the model"):
+        job(width=16).checkpointer(tmp_path).load(2)
+    with pytest.raises(SystemExit) as end, job(width=16).checkpointer(tmp_path) as checkpointer:
+        checkpointer.load_latest()
+    assert end.value.code == 78
+    assert steps_of(tmp_path) == [2]
+
+
+def test_a_zombie_commits_nothing(job: Jobs, tmp_path: Path) -> None:
+    zombie, heir = job(), job()
+    old = zombie.checkpointer(tmp_path)
+    old.load_latest()
+    old.begin(1)
+    old.save_state()
+    with heir.checkpointer(tmp_path) as new:
+        assert new.load_latest() is None
+        with pytest.raises(FencedError, match="fenced"):
+            old.commit()
+        new.begin(2)
+        new.save_state()
+        new.commit()
+    old.close()
+    assert steps_of(tmp_path) == [2]
+
+
+def test_fenced_within_the_loop_ends_with_its_own_code(
+    job: Jobs, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mine = job()
+
+    def train() -> None:
+        with mine.checkpointer(tmp_path, interval_steps=2) as checkpointer:
+            for step in checkpointer.steps(9):
+                mine.step()
+                if step == 3:
+                    JobCatalog(checkpointer.store).claim()
+
+    with pytest.raises(SystemExit) as end:
+        train()
+    assert end.value.code == 76
+    assert capsys.readouterr().err.startswith("fenced: ")
+    assert steps_of(tmp_path) == [2]
+
+
+def test_an_attempt_claims_only_what_the_operator_fenced(job: Jobs, tmp_path: Path) -> None:
+    owner = Owner(cluster="c", namespace="ns", name="job", uid="u1")
+    catalog = JobCatalog(open_store(str(tmp_path)))
+    for _ in range(2):
+        catalog.fence(owner)
+    for attempt, uid in ((1, "u1"), (2, "u0")):
+        environment = JobEnvironment(root=str(tmp_path), attempt=attempt, job_uid=uid)
+        with pytest.raises(FencedError):
+            job().checkpointer(tmp_path, environment=environment).load_latest()
+    environment = JobEnvironment(root=str(tmp_path), attempt=2, job_uid="u1")
+    job().run(tmp_path, 2, environment=environment)
+    assert [(e.step, e.attempt) for e in catalog.require().live()] == [(2, 2)]
+
+
+def test_stock_dcp_loads_a_committed_directory(job: Jobs, tmp_path: Path) -> None:
+    mine = job()
+    mine.run(tmp_path, 4)
+    folder = folder_of(tmp_path, 4)
+    wanted = {"model": {k: torch.zeros_like(v) for k, v in mine.model.state_dict().items()}}
+    dcp.load(wanted, storage_reader=dcp.FileSystemReader(folder), no_dist=True)
+    for name, value in mine.model.state_dict().items():
+        assert torch.equal(wanted["model"][name], value)
+    fresh = job(seed=9)
+    from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
+
+    state = {"optimizer": get_optimizer_state_dict(fresh.model, fresh.optimizer)}
+    dcp.load(state, storage_reader=dcp.FileSystemReader(folder), no_dist=True)
+    set_optimizer_state_dict(fresh.model, fresh.optimizer, state["optimizer"])
+    for theirs, ours in zip(fresh.optimizer.state.values(), mine.optimizer.state.values(), strict=True):
+        assert torch.equal(theirs["exp_avg_sq"], ours["exp_avg_sq"])
+
+
+def test_sigterm_saves_this_step_and_ends(job: Jobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    record = tmp_path / "termination"
+    monkeypatch.setenv("EVERSTEP_TERMINATION_LOG", str(record))
+    mine = job()
+    before = signal.getsignal(signal.SIGTERM)
+
+    def train() -> None:
+        with mine.checkpointer(tmp_path / "root", interval_steps=100) as checkpointer:
+            for step in checkpointer.steps(50):
+                mine.step()
+                if step == 7:
+                    os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(SystemExit) as end:
+        train()
+    assert end.value.code == 143
+    assert steps_of(tmp_path / "root") == [8]
+    assert '"SIGTERM"' in record.read_text()
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_seconds_make_a_save_due(job: Jobs, tmp_path: Path) -> None:
+    mine = job()
+    with mine.checkpointer(tmp_path, interval_seconds=1e-6) as checkpointer:
+        for _ in checkpointer.steps(6):
+            mine.step()
+    assert steps_of(tmp_path) == [2, 4, 6]  # agreed upon one step, saved after the next
+
+
+def test_a_failed_save_is_counted_and_training_goes_on(
+    job: Jobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put = PosixStore.put
+    failing = iter([True])
+
+    def flaky(store: PosixStore, key: str, body: Any) -> None:
+        if key.endswith(".distcp") and next(failing, False):
+            raise StorageUnavailableError("the disk is on fire")
+        put(store, key, body)
+
+    monkeypatch.setattr(PosixStore, "put", flaky)
+    job().run(tmp_path, 4)
+    assert steps_of(tmp_path) == [4]
+    found = read_heartbeat(open_store(str(tmp_path)), 1)
+    assert isinstance(found, tuple)
+    assert found[0].saves_failed == 1
+    assert "on fire" in str(found[0].last_save_error)
+
+
+def test_the_final_checkpoint_must_stand(job: Jobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise StorageUnavailableError("no space")
+
+    monkeypatch.setattr(PosixStore, "put", full)
+    monkeypatch.setattr("everstep.checkpoint.checkpointer.FINAL_SAVE_PAUSE", 0.0)
+    with pytest.raises(StorageUnavailableError, match="no space"):
+        job().run(tmp_path, 1)
+
+
+def test_the_heartbeat_tells_the_whole_story(job: Jobs, tmp_path: Path) -> None:
+    job().run(tmp_path, 4)
+    job().run(tmp_path, 6)
+    found = read_heartbeat(open_store(str(tmp_path)), 2)
+    assert isinstance(found, tuple)
+    beat = found[0]
+    assert (beat.phase, beat.step, beat.total_steps, beat.samples, beat.resumed_step) == ("finished", 6, 6, 12, 4)
+    assert beat.beat > 1
+    assert beat.first_step is not None
+    assert "loss" in beat.metrics
+
+
+def test_the_manifest_tells_the_whole_story(job: Jobs, tmp_path: Path) -> None:
+    job().run(tmp_path, 4, config={"width": 8})
+    catalog = JobCatalog(open_store(str(tmp_path)))
+    latest = catalog.require().latest()
+    assert latest is not None
+    manifest = catalog.manifest(latest)
+    assert manifest.progress == Progress(step=4, samples=8)
+    assert {file.name for file in manifest.files} == {"__0_0.distcp", METADATA}
+    assert {"torch", "everstep", "python"} <= set(manifest.versions)
+    assert manifest.config_digest
+    assert manifest.metrics["loss"] > 0
+
+
+def test_retention_of_the_library_alone(job: Jobs, tmp_path: Path) -> None:
+    policy = Policy.model_validate({"keepLast": 2, "keepBest": {"metric": "loss"}, "keepEvery": 4})
+    environment = JobEnvironment(root=str(tmp_path), policy=policy)
+    mine = job()
+    with mine.checkpointer(tmp_path, environment=environment, interval_steps=1) as checkpointer:
+        for step in checkpointer.steps(10):
+            mine.step()
+            checkpointer.report(loss=abs(step - 3))
+    assert steps_of(tmp_path) == [3, 4, 8, 9, 10]
+    assert len(list((tmp_path / "checkpoints").iterdir())) == 5
+    with job().checkpointer(tmp_path) as checkpointer:
+        checkpointer.load_latest()
+        checkpointer.keep_last(3)
+        with pytest.raises(InvalidOperationError):
+            checkpointer.keep_last(0)
+    assert steps_of(tmp_path) == [8, 9, 10]
+
+
+def test_a_score_belongs_to_its_own_step(job: Jobs, tmp_path: Path) -> None:
+    mine = job()
+    with mine.checkpointer(tmp_path, interval_steps=2) as checkpointer:
+        for step in checkpointer.steps(4):
+            mine.step()
+            checkpointer.report(score=1.5 if step == 3 else float("nan") if step == 4 else 0.5)
+    catalog = JobCatalog(open_store(str(tmp_path))).require()
+    assert [entry.score for entry in catalog.live()] == [0.5, None]
+
+
+def test_training_on_from_an_older_step(job: Jobs, tmp_path: Path) -> None:
+    losses = job().run(tmp_path, 6)
+    again = job(seed=4).run(tmp_path, 6, resume_step=2)
+    assert again == losses[2:]
+    catalog = JobCatalog(open_store(str(tmp_path))).require()
+    assert [(e.step, e.state) for e in catalog.checkpoints] == [
+        (2, "live"), (4, "abandoned"), (6, "abandoned"), (4, "live"), (6, "live"),
+    ]  # fmt: skip
+
+
+class Average:
+    """An object of the user's with tensors, numbers and arrays."""
+
+    def __init__(self, value: float) -> None:
+        self.shadow = {"a": torch.full((3, 2), value), "b": [torch.tensor(value), "text"]}
+        self.array = np.arange(4.0) * value
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"shadow": self.shadow, "array": self.array, "pair": (1, None)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        assert state["pair"] == (1, None)
+        self.shadow, self.array = state["shadow"], state["array"]
+
+
+def test_further_objects_are_kept(job: Jobs, tmp_path: Path) -> None:
+    with job().checkpointer(tmp_path, average=Average(2.0)) as checkpointer:
+        checkpointer.begin(1)
+        checkpointer.save_state()
+        checkpointer.commit()
+    fresh = Average(0.0)
+    job().checkpointer(tmp_path, average=fresh).load(1)
+    assert torch.equal(fresh.shadow["a"], torch.full((3, 2), 2.0))
+    assert fresh.shadow["b"][1] == "text"
+    assert np.array_equal(fresh.array, np.arange(4.0) * 2)
+    with pytest.raises(InvalidOperationError, match="no 'other'"):
+        job().checkpointer(tmp_path, other=Average(0.0)).load(1)
+
+
+def test_what_cannot_be_restored_is_refused_when_saved(job: Jobs, tmp_path: Path) -> None:
+    class Odd:
+        def state_dict(self) -> dict[str, Any]:
+            return {"when": object()}
+
+        def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+    with job().checkpointer(tmp_path, odd=Odd()) as checkpointer:
+        checkpointer.begin(1)
+        with pytest.raises(Exception, match=r"objects\.odd\.when: a builtins\.object"):
+            checkpointer.save_state()
+    with pytest.raises(InvalidOperationError, match="thing: a int has neither"):
+        job().checkpointer(tmp_path, thing=3)
+
+
+def test_an_optimizer_that_never_stepped_stays_untouched(job: Jobs, tmp_path: Path) -> None:
+    mine = job()
+    seen: list[int] = []
+    mine.optimizer.register_step_post_hook(lambda *_: seen.append(1))
+    before = {name: value.clone() for name, value in mine.model.state_dict().items()}
+    with mine.checkpointer(tmp_path) as checkpointer:
+        checkpointer.begin(0)
+        checkpointer.save_state()
+        checkpointer.commit()
+    assert not mine.optimizer.state
+    assert not seen
+    assert all(torch.equal(before[name], value) for name, value in mine.model.state_dict().items())
+    fresh = job(seed=8)
+    fresh.checkpointer(tmp_path).load(0)
+    assert not fresh.optimizer.state
+    assert torch.equal(fresh.model.state_dict()["0.weight"], before["0.weight"])
+
+
+def test_no_root(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("EVERSTEP_ROOT", raising=False)
+    from everstep import Checkpointer
+
+    with pytest.raises(InvalidOperationError, match="EVERSTEP_ROOT"):
+        Checkpointer()

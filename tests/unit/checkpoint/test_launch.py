@@ -1,0 +1,35 @@
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
+
+from everstep.checkpoint.termination import FailureRecord
+from everstep.launch.elastic import choose
+
+NOW = datetime(2026, 1, 2, tzinfo=UTC)
+
+
+def failure(rank: int, exit_code: int) -> ProcessFailure:
+    return ProcessFailure(local_rank=rank, pid=100 + rank, exitcode=exit_code, error_file="<N/A>")
+
+
+def test_a_killed_rank_is_the_cause_whatever_its_peers_wrote() -> None:
+    record = FailureRecord(rank=0, exit_code=1, message="Connection closed by peer", time=NOW, step=12, peer_lost=True)
+    chosen = choose({0: failure(0, 1), 1: failure(1, -9)}, record)
+    assert (chosen.rank, chosen.signal, chosen.exit_code, chosen.step) == (1, "SIGKILL", 137, 12)
+
+
+def test_an_exception_is_the_cause_of_an_abort() -> None:
+    record = FailureRecord(rank=0, exit_code=1, exception="ValueError", message="bad batch", time=NOW)
+    assert choose({0: failure(0, 1), 1: failure(1, -6)}, record) is record
+
+
+def test_without_a_record_the_exit_code_speaks() -> None:
+    chosen = choose({1: failure(1, 3)}, None)
+    assert (chosen.rank, chosen.exit_code, chosen.signal) == (1, 3, None)
+
+
+def test_the_record_of_an_earlier_worker_group_does_not_count() -> None:
+    stale = FailureRecord(rank=0, exit_code=1, message="long ago", time=NOW)
+    assert choose({1: failure(1, 3)}, stale).message != "long ago"
