@@ -97,6 +97,11 @@ def failed(index: int = 0, attempt: int = 1, code: int = 1, **container: Any) ->
     return pod(index, attempt, phase="Failed", container=view)
 
 
+def crashed(index: int = 0, attempt: int = 1) -> PodView:
+    """A failed pod whose record tells all."""
+    return failed(index, attempt, message=record(rank=index, exit_code=1, exception="RuntimeError", message="crash"))
+
+
 def succeeded(index: int = 0, attempt: int = 1) -> PodView:
     view = ContainerView(exit_code=0, reason="Completed", finished=at(-1))
     return pod(index, attempt, phase="Succeeded", container=view)

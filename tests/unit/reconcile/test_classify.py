@@ -9,7 +9,7 @@ import pytest
 from everstep_operator.reconcile import classify
 from everstep_operator.reconcile.classify import CONSEQUENCE, POD, ROOT, UNEXPLAINED
 from everstep_operator.reconcile.observation import ConditionView, ContainerView, NodeView, PodView
-from everstep_operator.reconcile.record import explains, read
+from everstep_operator.reconcile.record import read
 from tests.support.observations import at, failed, pod, record
 from tests.unit.reconcile.test_torchrun import IMPORT, SUMMARY
 
@@ -97,30 +97,12 @@ DRAINED = (ConditionView("DisruptionTarget", "True", "EvictionByEvictionAPI", "E
             id="torchrun's summary in the message",
         ),
         pytest.param(
-            replace(failed(1, message=record(rank=0, exit_code=1, peer_lost=True)), log_tail=SUMMARY),
-            "SIGKILL",
-            "rank 1 on node-b was killed by SIGKILL (out of memory?)",
-            -9,
-            1,
-            ROOT,
-            id="a signal in the log explains more than a lost peer",
-        ),
-        pytest.param(
-            replace(failed(1, message=SUMMARY.replace("-9", "1")), log_tail=IMPORT + SUMMARY.replace("-9", "1")),
-            "ModuleNotFoundError",
-            "rank 1 on node-b failed: ModuleNotFoundError: No module named 'missing_module'",
-            1,
-            1,
-            ROOT,
-            id="the last line of the script's traceback",
-        ),
-        pytest.param(
             failed(0, message=SUMMARY.replace("-9", "3")),
             "Error",
             "rank 1 on node-a exited with code 3",
             3,
             1,
-            ROOT,
+            UNEXPLAINED,
             id="an exit code in the summary",
         ),
         pytest.param(
@@ -217,6 +199,34 @@ def test_cause(view: PodView, reason: str, message: str, code: int | None, rank:
     assert reason in cause.reasons
 
 
+@pytest.mark.parametrize(
+    ("message", "log", "expected"),
+    [
+        pytest.param(
+            record(rank=0, exit_code=1, peer_lost=True),
+            SUMMARY,
+            "rank 1 on node-b was killed by SIGKILL (out of memory?)",
+            id="a signal in the log explains more than a lost peer",
+        ),
+        pytest.param(
+            SUMMARY.replace("-9", "1"),
+            IMPORT + SUMMARY.replace("-9", "1"),
+            "rank 1 on node-b failed: ModuleNotFoundError: No module named 'missing_module'",
+            id="the last line of the script's traceback",
+        ),
+        pytest.param(
+            None,
+            IMPORT,
+            "pod 1 (job-1-1) on node-b failed: ModuleNotFoundError: No module named 'missing_module'",
+            id="plain",
+        ),
+    ],
+)
+def test_cause_with_a_log(message: str | None, log: str, expected: str) -> None:
+    cause = classify.pod_failure(failed(1, message=message), log)
+    assert (cause.message, cause.weight) == (expected, ROOT)
+
+
 def test_the_root_cause_counts_and_not_the_first_report() -> None:
     late_root = failed(1, message=record(rank=1, exit_code=1, exception="ValueError", time=at(-1).isoformat()))
     early_echo = failed(
@@ -257,12 +267,6 @@ def test_a_lost_node(exists: bool, word: str) -> None:
 )
 def test_what_is_no_record(message: str | None) -> None:
     assert read(message) is None
-    assert not explains(ContainerView(exit_code=1, message=message))
-
-
-def test_a_record_that_only_tells_of_a_lost_peer_does_not_explain() -> None:
-    assert not explains(ContainerView(exit_code=1, message=record(peer_lost=True)))
-    assert explains(ContainerView(exit_code=1, message=record(exit_code=1)))
 
 
 def test_a_hostile_record_stays_within_bounds() -> None:

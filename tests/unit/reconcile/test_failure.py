@@ -7,13 +7,15 @@ from typing import Any
 
 import pytest
 
-from everstep_operator.reconcile import completion, failure
+from everstep_operator.reconcile import completion, decide, failure
 from everstep_operator.reconcile.attempt import current
-from everstep_operator.reconcile.observation import HeartbeatView, NodeView, Observation, PodView
+from everstep_operator.reconcile.observation import HeartbeatView, NodeView, Observation, PodView, Results
+from everstep_operator.reconcile.plan import ReadLogs
 from tests.support.observations import (
     at,
     beat,
     claimed,
+    crashed,
     failed,
     fenced,
     job,
@@ -23,9 +25,11 @@ from tests.support.observations import (
     running,
     succeeded,
 )
+from tests.unit.reconcile.test_torchrun import SUMMARY
 
 SICK = (NodeView("node-a"), NodeView("node-b", ready=False))
 SILENT = (NodeView("node-a"), NodeView("node-b", lease_silent=True))
+ECHO = record(exit_code=1, peer_lost=True)
 STOPPED = record(signal="SIGTERM", exit_code=143)
 
 
@@ -131,3 +135,28 @@ def test_start_timeout(started: float, limit: int | None, expected: str | None) 
 def test_completion(pods: tuple[PodView, ...], heartbeat: HeartbeatView | None, done: bool) -> None:
     observation = seen(*pods, heartbeat=heartbeat)
     assert completion.succeeded(observation, current(observation)) is done
+
+
+@pytest.mark.parametrize(
+    ("pods", "wanted"),
+    [
+        pytest.param((pod(0), crashed(1)), (), id="a record explains it"),
+        pytest.param((pod(0), failed(1)), ("job-1-1",), id="a bare exit code"),
+        pytest.param((pod(0), failed(1, message=SUMMARY)), (), id="a signal in the summary"),
+        pytest.param((pod(0), failed(1, message=SUMMARY.replace("-9", "1"))), ("job-1-1",), id="a code in the summary"),
+        pytest.param((failed(0), crashed(1)), (), id="one explanation is enough"),
+        pytest.param(
+            (failed(0, message=ECHO), failed(1, message=ECHO)), ("job-1-0", "job-1-1"), id="nothing but echoes"
+        ),
+        pytest.param((failed(0),), (), id="a missing pod explains it"),
+        pytest.param((failed(0, reason="OOMKilled"), failed(1)), (), id="the container's reason explains it"),
+    ],
+)
+def test_logs_are_read_only_where_nothing_else_tells(pods: tuple[PodView, ...], wanted: tuple[str, ...]) -> None:
+    observation = seen(*pods)
+    plan = decide(observation)
+    asked = [action.pods for action in plan.actions if isinstance(action, ReadLogs)]
+    assert asked == ([wanted] if wanted else [])
+    assert bool(plan.status.history) is not bool(wanted), "recorded as soon as nothing more is asked"
+    told = decide(replace(observation, results=Results(logs=dict.fromkeys(wanted, "") or {"other": ""})))
+    assert len(told.status.history) == 1

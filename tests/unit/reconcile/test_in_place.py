@@ -11,7 +11,7 @@ from everstep_operator.api.status import TrainingJobStatus
 from everstep_operator.reconcile import decide
 from everstep_operator.reconcile.observation import Results
 from everstep_operator.reconcile.plan import ReadLogs
-from tests.support.observations import claimed, committed, failed, fenced, job, observe, pod, running
+from tests.support.observations import claimed, committed, crashed, fenced, job, observe, pod, running
 from tests.unit.reconcile.test_torchrun import SUMMARY
 
 PODS = (pod(0), pod(1))
@@ -99,7 +99,7 @@ def test_the_event() -> None:
 
 
 def test_a_failing_attempt_does_not_wait_for_logs() -> None:
-    plan = decide(observe(job(running()), pod(0), failed(1), catalog=again(committed(30))))
+    plan = decide(observe(job(running()), pod(0), crashed(1), catalog=again(committed(30))))
     assert counted(plan.status) == 1
     assert plan.status.restarts is not None
     assert plan.status.restarts.total == 1

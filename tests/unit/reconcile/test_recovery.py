@@ -6,7 +6,7 @@ from typing import Any
 
 from everstep_operator.reconcile import decide
 from everstep_operator.reconcile.observation import ConditionView, ContainerView
-from tests.support.observations import at, beat, committed, failed, fenced, job, observe, pod, record, running
+from tests.support.observations import at, beat, committed, crashed, failed, fenced, job, observe, pod, record, running
 
 
 def launched(index: int, running_since: float | None) -> Any:
@@ -48,7 +48,7 @@ def test_a_recovery_from_fault_to_first_new_step() -> None:
 
 
 def test_a_suspension_ends_the_measurement() -> None:
-    status = decide(observe(job(running()), pod(0), failed(1), catalog=committed(30))).status
+    status = decide(observe(job(running()), pod(0), crashed(1), catalog=committed(30))).status
     resting = decide(observe(job(status.dump(), suspend=True), catalog=fenced(2, committed(30)))).status
     later = decide(
         observe(

@@ -15,6 +15,7 @@ from tests.support.observations import (
     beat,
     claimed,
     committed,
+    crashed,
     failed,
     fenced,
     job,
@@ -87,7 +88,7 @@ def test_attempts_that_commit_nothing_are_counted_and_waited_for(
 ) -> None:
     number = catalog.attempt
     status = running({"restarts": {"withoutProgress": before}}, number)
-    plan = decide(observe(job(status), pod(0, number), failed(1, number), catalog=catalog))
+    plan = decide(observe(job(status), pod(0, number), crashed(1, number), catalog=catalog))
     restarts = plan.status.restarts
     assert restarts is not None
     assert (restarts.without_progress, restarts.next_time is not None) == (without, waits)
@@ -96,7 +97,7 @@ def test_attempts_that_commit_nothing_are_counted_and_waited_for(
 
 def test_a_catalog_that_cannot_be_read_is_not_held_against_the_attempt() -> None:
     stored = Stored(problem=Problem(ProblemKind.UNAVAILABLE, "StorageUnavailable", "no answer"))
-    plan = decide(observe(job(running()), pod(0), failed(1), stored=stored))
+    plan = decide(observe(job(running()), pod(0), crashed(1), stored=stored))
     restarts = plan.status.restarts
     assert restarts is not None
     assert (restarts.total, restarts.without_progress) == (1, 0)
@@ -131,7 +132,7 @@ def test_the_end(spec: dict[str, Any], status: dict[str, Any], reason: str) -> N
 
 
 def test_three_attempts_without_a_commit_end_the_job() -> None:
-    plan = decide(observe(job(running({"restarts": {"withoutProgress": 2}})), pod(0), failed(1), catalog=claimed()))
+    plan = decide(observe(job(running({"restarts": {"withoutProgress": 2}})), pod(0), crashed(1), catalog=claimed()))
     condition = plan.status.condition("Failed")
     assert condition is not None
     assert (condition.reason, condition.message.split(";")[0]) == (
@@ -168,7 +169,7 @@ def test_pods_on_a_lost_node_are_not_waited_for() -> None:
 def test_history_has_a_bound() -> None:
     past = [{"attempt": n, "reason": "Error"} for n in range(1, 11)]
     status = running({"history": past}, 11)
-    plan = decide(observe(job(status), pod(0, 11), failed(1, 11), catalog=claimed(11)))
+    plan = decide(observe(job(status), pod(0, 11), crashed(1, 11), catalog=claimed(11)))
     assert [entry.attempt for entry in plan.status.history] == list(range(2, 12))
 
 

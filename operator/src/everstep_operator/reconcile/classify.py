@@ -56,9 +56,9 @@ def first(causes: Iterable[Cause]) -> Cause | None:
     return min(causes, key=lambda c: (c.weight, c.fault.timestamp() if c.fault else 0.0), default=None)
 
 
-def pod_failure(pod: PodView) -> Cause:
-    """Of a pod that `failed`."""
-    cause = _of_pod(pod) or _of_container(pod) or _of_process(pod)
+def pod_failure(pod: PodView, log: str | None = None) -> Cause:
+    """Of a pod that `failed`; `log` is its end, if it was read."""
+    cause = _of_pod(pod) or _of_container(pod) or _of_process(pod, log)
     words = {cause.reason, pod.reason or "", pod.container.reason or ""} - {""}
     return replace(
         cause,
@@ -113,9 +113,9 @@ def _of_container(pod: PodView) -> Cause | None:
     return None
 
 
-def _of_process(pod: PodView) -> Cause:
+def _of_process(pod: PodView, log: str | None) -> Cause:
     found = record.read(pod.container.message)
-    logs = [text for text in (pod.log_tail, None if found else pod.container.message) if text]
+    logs = [text for text in (log, None if found else pod.container.message) if text]
     summary = next((read for text in logs if (read := torchrun.read_summary(text))), None)
     if found is not None and not (found.peer_lost and summary and _is_signal(summary.code)):
         return _of_record(pod, found)
@@ -153,7 +153,7 @@ def _of_summary(pod: PodView, summary: torchrun.Summary, logs: list[str]) -> Cau
         return Cause(name, f"{who} was killed by {name}{signals.hint(name)}", ROOT, rank=summary.rank, code=_code(code))
     error = next((line for text in logs if (line := torchrun.last_error(text))), None) or summary.trace
     if error is None:
-        return Cause("Error", f"{who} exited with code {code}", ROOT, rank=summary.rank, code=_code(code))
+        return Cause("Error", f"{who} exited with code {code}", UNEXPLAINED, rank=summary.rank, code=_code(code))
     weight = CONSEQUENCE if is_consequence(error) else ROOT
     return Cause(
         _word(error.split(":")[0]), f"{who} failed: {_line(error)}", weight, rank=summary.rank, code=_code(code)

@@ -56,7 +56,7 @@ def _choose(observation: Observation, attempt: Attempt) -> Plan:
         if completion.succeeded(observation, attempt):
             return ends.succeed(observation, attempt, _survey(observation, attempt))
         cause = failure.find(observation, attempt)
-        names = _logs_wanted(observation, attempt) if cause is None else ()
+        names = _logs_wanted(observation, attempt, cause)
         if names:
             return Plan(stored, actions=(ReadLogs(names),), again=True)
     status = _survey(observation, attempt)
@@ -93,10 +93,12 @@ def _survey(observation: Observation, attempt: Attempt) -> TrainingJobStatus:
     return status
 
 
-def _logs_wanted(observation: Observation, attempt: Attempt) -> tuple[str, ...]:
-    """Pods whose logs tell why workers were restarted in place; none where they have been read."""
+def _logs_wanted(observation: Observation, attempt: Attempt, cause: Cause | None) -> tuple[str, ...]:
+    """Pods whose logs tell why they failed, or why workers were restarted in place; none where they have been read."""
     if observation.results.logs or observation.results.problem is not None:
         return ()
+    if cause is not None:
+        return failure.unexplained(attempt, cause)
     status = gang.describe(observation, attempt, observation.job.status)
     claims = in_place.seen(observation, attempt, status)
     return tuple(pod.name for pod in attempt.pods) if claims is not None and claims.restarts else ()

@@ -13,6 +13,7 @@ from everstep_operator.reconcile.observation import HeartbeatView, Observation, 
 
 HEARTBEAT_SILENT = 15.0
 """Seconds without a beat after which a silent node is taken for lost: three beats of the library."""
+MOST_LOGS = 8
 
 
 def find(observation: Observation, attempt: Attempt) -> Cause | None:
@@ -25,8 +26,23 @@ def find(observation: Observation, attempt: Attempt) -> Cause | None:
     if broken or gone:
         if not gone and _stopping(attempt, broken):
             return None
-        return classify.first([*gone, *(classify.pod_failure(pod) for pod in broken)])
+        logs = observation.results.logs
+        return classify.first([*gone, *(classify.pod_failure(pod, logs.get(pod.name)) for pod in broken)])
     return _stalled(observation, attempt) or _start_too_slow(observation, attempt)
+
+
+def unexplained(attempt: Attempt, cause: Cause) -> tuple[str, ...]:
+    """Pods whose logs may tell the cause, where nothing else does: the first few that failed."""
+    if cause.weight <= classify.ROOT:
+        return ()
+    silent = [
+        pod
+        for pod in attempt.pods
+        if classify.failed(pod) and pod.container.terminated and record.read(pod.container.message) is None
+    ]
+    silent += [pod for pod in attempt.pods if (found := record.read(pod.container.message)) and found.peer_lost]
+    silent.sort(key=lambda pod: pod.container.finished.timestamp() if pod.container.finished else 0.0)
+    return tuple(pod.name for pod in silent[:MOST_LOGS])
 
 
 def beating(observation: Observation, attempt: Attempt) -> HeartbeatView | None:

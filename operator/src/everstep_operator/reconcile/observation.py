@@ -102,8 +102,6 @@ class PodView:
     message: str | None = None
     conditions: tuple[ConditionView, ...] = ()
     container: ContainerView = ContainerView()
-    log_tail: str | None = None
-    """The end of the log; fetched only for a failed container whose termination message holds no record."""
     annotations: dict[str, str] = field(default_factory=dict)
     """Those under everstep.dev/: the gang's size, the fence and the resume point that the pod was built with."""
 

@@ -30,7 +30,7 @@ class Probe:
 class ValidateResumePath:
     """Find the committed checkpoint that `path` names: `Results.resume`, or a RESUME_NOT_FOUND problem.
 
-    The profile check applies to `path` as to the job's own root; `reconcile.resume.choose` makes the answer.
+    The profile check applies to `path` as to the job's own root.
     """
 
     path: str

@@ -7,8 +7,6 @@ from datetime import datetime
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from everstep_operator.reconcile.observation import ContainerView
-
 
 class FailureRecord(BaseModel):
     """What a failing rank knew. Everything but the time may be absent."""
@@ -41,9 +39,3 @@ def read(message: str | None) -> FailureRecord | None:
     except (ValueError, RecursionError, ValidationError):
         return None
     return found if found.time.tzinfo is not None else None
-
-
-def explains(container: ContainerView) -> bool:
-    """Whether the termination message says why the container failed, so that its log need not be read."""
-    found = read(container.message)
-    return found is not None and not found.peer_lost

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from everstep.catalog import AUTO, Catalog, Entry, Location, Resume, Source
-from everstep.errors import CheckpointNotFoundError
+from everstep.catalog import AUTO, Resume
 from everstep_operator.reconcile.attempt import own
 from everstep_operator.reconcile.observation import Observation
 
@@ -26,30 +25,3 @@ def mode(observation: Observation) -> Resume:
     if observation.job.spec.resume.mode == "disable":
         return Resume(fresh=True)
     return observation.results.resume or AUTO
-
-
-def choose(own_root: str, root: str, location: Location | None, catalog: Catalog | None) -> Resume:
-    """The answer to a path that names `location` (None: the latest commit) below `root`, whose catalog this is.
-
-    Raises CheckpointNotFoundError, saying what is there instead.
-    """
-    if catalog is None:
-        raise CheckpointNotFoundError(f"resume.path: {root} holds no everstep catalog")
-    entry = _entry(root, location, catalog)
-    if root.rstrip("/") == own_root.rstrip("/"):
-        return Resume(location=entry.location)
-    return Resume(source=Source(root=root.rstrip("/"), location=entry.location, step=entry.step, digest=entry.digest))
-
-
-def _entry(root: str, location: Location | None, catalog: Catalog) -> Entry:
-    if location is None:
-        latest = catalog.latest()
-        if latest is None:
-            raise CheckpointNotFoundError(f"resume.path: nothing is committed under {root}")
-        return latest
-    found = catalog.find(str(location))
-    if found is None or found.state == "quarantined":
-        known = ", ".join(str(entry.step) for entry in catalog.live()[-5:]) or "none"
-        state = "set aside as damaged" if found else "not committed"
-        raise CheckpointNotFoundError(f"resume.path: {root}/{location} is {state}; committed steps there: {known}")
-    return found
