@@ -12,15 +12,13 @@ import re
 import secrets
 import shutil
 import sysconfig
-import urllib.error
-import urllib.request
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import boto3
 from botocore.config import Config
-from botocore.exceptions import ClientError
+from botocore.exceptions import BotoCoreError, ClientError
 
 from dev.ports import free_ports
 from dev.processes import ProcessError, Processes
@@ -31,6 +29,7 @@ if TYPE_CHECKING:
 REGION = "us-east-1"
 VOLUME_MEGABYTES = 1024  # a bucket takes up to seven volumes; they grow as they are filled, nothing is preallocated
 MEMORY = "512MiB"
+MARKER = "everstep-ready"  # a bucket of the server's own
 
 
 @dataclass(frozen=True)
@@ -115,7 +114,8 @@ class S3Server:
             environment={"GOMEMLIMIT": MEMORY, "GOGC": "50"},
             prefix=self.prefix,
         )
-        self.processes.wait("s3", lambda: answers(self.endpoint.url), seconds=60)
+        client = self.endpoint.client()
+        self.processes.wait("s3", lambda: serves(client), seconds=60)
         return self.endpoint
 
     def stop(self) -> None:
@@ -189,12 +189,21 @@ class S3Server:
         config.chmod(0o600)
 
 
-def answers(url: str) -> bool:
-    """True when the server answers HTTP."""
+def serves(client: S3Client) -> bool:
+    """True when an object can be written and read, after a restart also the one of before.
+
+    It answers before its volumes are known, and then fails for seconds to read what it has.
+    """
     try:
-        with urllib.request.urlopen(f"{url}/healthz", timeout=2):
-            return True
-    except (urllib.error.URLError, OSError):
+        if MARKER not in [bucket["Name"] for bucket in client.list_buckets()["Buckets"]]:
+            client.create_bucket(Bucket=MARKER)
+            client.put_object(Bucket=MARKER, Key="first", Body=b"written")
+        client.put_object(Bucket=MARKER, Key="again", Body=b"written")
+        return all(client.get_object(Bucket=MARKER, Key=key)["Body"].read() == b"written" for key in ("first", "again"))
+    except client.exceptions.NoSuchKey:
+        client.put_object(Bucket=MARKER, Key="first", Body=b"written")  # killed between the two, the last time
+        return False
+    except (ClientError, BotoCoreError):
         return False
 
 
