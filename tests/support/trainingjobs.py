@@ -144,6 +144,12 @@ def full_status() -> Manifest:
             "summary": "2 of 2 running",
             "nodes": 2,
             "waiting": "ImagePullBackOff: no such image",
+            "leaving": {
+                "pod": "job-3-1",
+                "node": "node-b",
+                "reason": "EvictionByEvictionAPI",
+                "message": "Eviction API: evicting",
+            },
             "started": "2026-01-01T01:00:02.500Z",
             "running": "2026-01-01T01:00:04.000Z",
         },

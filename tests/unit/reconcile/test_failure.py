@@ -9,7 +9,14 @@ import pytest
 
 from everstep_operator.reconcile import completion, decide, failure
 from everstep_operator.reconcile.attempt import current
-from everstep_operator.reconcile.observation import HeartbeatView, NodeView, Observation, PodView, Results
+from everstep_operator.reconcile.observation import (
+    ConditionView,
+    HeartbeatView,
+    NodeView,
+    Observation,
+    PodView,
+    Results,
+)
 from everstep_operator.reconcile.plan import ReadLogs
 from tests.support.observations import (
     at,
@@ -160,3 +167,27 @@ def test_logs_are_read_only_where_nothing_else_tells(pods: tuple[PodView, ...], 
     assert bool(plan.status.history) is not bool(wanted), "recorded as soon as nothing more is asked"
     told = decide(replace(observation, results=Results(logs=dict.fromkeys(wanted, "") or {"other": ""})))
     assert len(told.status.history) == 1
+
+
+@pytest.mark.parametrize(
+    ("conditions", "reason", "message"),
+    [
+        (
+            (ConditionView("DisruptionTarget", "True", "EvictionByEvictionAPI", "Eviction API: evicting"),),
+            "EvictionByEvictionAPI",
+            "pod 1 (job-1-1) on node-b was disrupted: Eviction API: evicting",
+        ),
+        ((), "PodDeleted", "pod 1 (job-1-1) on node-b was deleted"),
+    ],
+)
+def test_why_a_pod_left_is_remembered_until_it_is_gone(conditions: Any, reason: str, message: str) -> None:
+    """And decides about the rules: a drain is often not to be counted."""
+    rule = {"name": "drain", "action": "RestartUncounted", "onPodConditions": [{"type": "DisruptionTarget"}]}
+    leaving = pod(1, deleting=True, deletion_grace=30, conditions=conditions)
+    first = decide(observe(job(running()), pod(0), leaving, catalog=claimed()))
+    assert first.actions == (), "its grace is its own"
+    of = job(first.status.dump(), failurePolicy__rules=[rule])
+    plan = decide(observe(of, failed(0, message=STOPPED), catalog=claimed()))
+    (entry,) = plan.status.history
+    assert (entry.reason, entry.message, entry.node) == (reason, message, "node-b")
+    assert entry.rule == ("drain" if conditions else None)

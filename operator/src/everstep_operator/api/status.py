@@ -224,6 +224,19 @@ class Fence(StatusModel):
     """The epoch of the last claim seen: a newer one is a restart of the workers in place."""
 
 
+class Leaving(StatusModel):
+    """A pod that somebody else is deleting."""
+
+    pod: Short
+    """Its name."""
+    node: Short | None = None
+    """Its node."""
+    reason: Short | None = None
+    """Why, if its condition DisruptionTarget tells: a drain, a preemption."""
+    message: Line | None = None
+    """The same in a sentence."""
+
+
 class Gang(StatusModel):
     """The pods of the current attempt."""
 
@@ -233,6 +246,8 @@ class Gang(StatusModel):
     """Pods that it was created with."""
     waiting: Line | None = None
     """What pods that do not run wait for."""
+    leaving: Leaving | None = None
+    """The first pod that was seen being deleted; its workers save while its grace lasts."""
     started: Instant | None = None
     """When the pods were created."""
     running: Instant | None = None

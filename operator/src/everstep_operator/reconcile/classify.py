@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime
 
+from everstep_operator.api.status import Leaving
 from everstep_operator.reconcile import record, signals, torchrun
 from everstep_operator.reconcile.observation import NodeView, PodView
 
@@ -70,8 +71,18 @@ def pod_failure(pod: PodView, log: str | None = None) -> Cause:
     )
 
 
-def pod_gone(name: str, index: int) -> Cause:
-    return Cause("PodDeleted", f"pod {index} ({name}) was deleted", pod=name, reasons=frozenset({"PodDeleted"}))
+def pod_gone(name: str, index: int, leaving: Leaving | None) -> Cause:
+    """`leaving`: what was seen of a pod that somebody deletes."""
+    if leaving is None or leaving.pod != name:
+        return Cause("PodDeleted", f"pod {index} ({name}) was deleted", pod=name, reasons=frozenset({"PodDeleted"}))
+    who = f"pod {index} ({name}){f' on {leaving.node}' if leaving.node else ''}"
+    if leaving.reason is None:
+        told = Cause("PodDeleted", f"{who} was deleted")
+    else:
+        told = Cause(leaving.reason, f"{who} was disrupted{_because(leaving.message)}")
+    conditions = frozenset({("DisruptionTarget", "True")}) if leaving.reason else frozenset()
+    reasons = frozenset({told.reason, "PodDeleted"})
+    return replace(told, pod=name, node=leaving.node, reasons=reasons, conditions=conditions)
 
 
 def node_lost(pods: Iterable[PodView], node: NodeView) -> Cause:

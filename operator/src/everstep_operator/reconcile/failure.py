@@ -73,8 +73,9 @@ def _gone(observation: Observation, attempt: Attempt) -> list[Cause]:
         return []
     if has_finished(observation, attempt) and not any(classify.failed(pod) for pod in attempt.pods):
         return []  # a pod that was done, and was cleared away
-    job = observation.job.metadata.name
-    return [classify.pod_gone(pod_name(job, attempt.number, index), index) for index in attempt.missing]
+    job, gang = observation.job.metadata.name, observation.job.status.gang
+    leaving = gang.leaving if gang is not None else None
+    return [classify.pod_gone(pod_name(job, attempt.number, index), index, leaving) for index in attempt.missing]
 
 
 def _stopping(attempt: Attempt, broken: list[PodView]) -> bool:

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 
 from everstep.catalog import job_root, resume_point
 from everstep_operator.api import TrainingJobStatus
-from everstep_operator.api.status import Fence, Gang, ResumedFrom
+from everstep_operator.api.status import Fence, Gang, Leaving, ResumedFrom
 from everstep_operator.build import Launch
 from everstep_operator.reconcile.attempt import Attempt, launched_with, own
 from everstep_operator.reconcile.observation import Observation, PodView
@@ -68,6 +68,7 @@ def describe(observation: Observation, attempt: Attempt, status: TrainingJobStat
         summary=f"{count} of {attempt.nodes} running",
         nodes=attempt.nodes,
         waiting=_steadied(before.waiting if before else None, waits) if running is None else None,
+        leaving=(before.leaving if before else None) or _leaving(attempt),
         started=started,
         running=running,
     )
@@ -86,6 +87,18 @@ def waiting(attempt: Attempt) -> tuple[str, str] | None:
         if reason and reason not in _QUIET:
             word = "ImagePullBackOff" if reason in _IMAGE else reason
             return word, f"{who}: {reason}: {pod.container.waiting_message or ''}".rstrip(": ")[:1024]
+    return None
+
+
+def _leaving(attempt: Attempt) -> Leaving | None:
+    """Remembered, because a pod that is gone cannot be asked any more why it went."""
+    for pod in attempt.pods:
+        if pod.deleting:
+            target = pod.condition("DisruptionTarget")
+            told = target if target is not None and target.status == "True" else None
+            reason = (told.reason or "DisruptionTarget") if told else None
+            message = told.message[:1024] if told else None
+            return Leaving(pod=pod.name, node=pod.node, reason=reason, message=message or None)
     return None
 
 
