@@ -119,21 +119,27 @@ def ensure(*, console: Console | None = None) -> Binaries:
     console = console or Console(stderr=True)
     go = golang.go()
     go_version = golang.version(go) or "unknown"
-    root = cache() / "bin"
+    root = directory()
     targets = {each: root / f"{each.name}-{digest(each, go_version)}" for each in TOOLSETS}
     missing = [each for each in TOOLSETS if not targets[each].is_dir()]
     if missing:
         root.mkdir(parents=True, exist_ok=True)
-        with _lock(root / ".lock", console):
+        with locked(console):
             for each in missing:
                 if not targets[each].is_dir():
                     _build(each, targets[each], go, console)
     return Binaries({each.name: path for each, path in targets.items()})
 
 
+def directory() -> Path:
+    """Where the finished builds stand."""
+    return cache() / "bin"
+
+
 @contextmanager
-def _lock(path: Path, console: Console) -> Iterator[None]:
-    with path.open("w") as held:
+def locked(console: Console) -> Iterator[None]:
+    """One builder at a time."""
+    with (directory() / ".lock").open("w") as held:
         try:
             fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -13,10 +14,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from dev import build, cluster, images, prerequisites
+from dev import build, caches, cluster, images, prerequisites
 from dev.golang import GoMissingError
 from dev.instance import Instance, InstanceError, Level, load
-from dev.paths import instances
+from dev.paths import cache, instances
 from dev.processes import ProcessError, Processes
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
@@ -124,6 +125,14 @@ def build_programs() -> None:
     """Build the cluster's programs into the cache, where they are not there yet."""
     for directory in build.ensure(console=console).directories.values():
         console.print(str(directory), highlight=False, soft_wrap=True)
+
+
+@app.command()
+def prune() -> None:
+    """Free the disk of caches that nothing uses now: old builds, old layers, images of instances that are down."""
+    before = shutil.disk_usage(cache()).free
+    caches.prune()
+    console.print(f"freed {(shutil.disk_usage(cache()).free - before) / 1e9:.1f} GB", highlight=False)
 
 
 def required(name: str, state: Path | None) -> Instance:
