@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint.filesystem import FileSystemReader
+from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
+from torch.distributed.checkpoint.state_dict_loader import load as stock_load
 
 from everstep.catalog import JobCatalog, Owner, Progress, open_store, read_heartbeat
 from everstep.catalog.keys import MANIFEST, METADATA
@@ -228,15 +230,13 @@ def test_stock_dcp_loads_a_committed_directory(job: Jobs, tmp_path: Path) -> Non
     mine = job()
     mine.run(tmp_path, 4)
     folder = folder_of(tmp_path, 4)
-    wanted = {"model": {k: torch.zeros_like(v) for k, v in mine.model.state_dict().items()}}
-    dcp.load(wanted, storage_reader=dcp.FileSystemReader(folder), no_dist=True)
+    wanted: dict[str, Any] = {"model": {k: torch.zeros_like(v) for k, v in mine.model.state_dict().items()}}
+    stock_load(wanted, storage_reader=FileSystemReader(folder), no_dist=True)
     for name, value in mine.model.state_dict().items():
         assert torch.equal(wanted["model"][name], value)
     fresh = job(seed=9)
-    from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
-
-    state = {"optimizer": get_optimizer_state_dict(fresh.model, fresh.optimizer)}
-    dcp.load(state, storage_reader=dcp.FileSystemReader(folder), no_dist=True)
+    state: dict[str, Any] = {"optimizer": get_optimizer_state_dict(fresh.model, fresh.optimizer)}
+    stock_load(state, storage_reader=FileSystemReader(folder), no_dist=True)
     set_optimizer_state_dict(fresh.model, fresh.optimizer, state["optimizer"])
     for theirs, ours in zip(fresh.optimizer.state.values(), mine.optimizer.state.values(), strict=True):
         assert torch.equal(theirs["exp_avg_sq"], ours["exp_avg_sq"])
@@ -368,7 +368,7 @@ class Average:
     """An object of the user's with tensors, numbers and arrays."""
 
     def __init__(self, value: float) -> None:
-        self.shadow = {"a": torch.full((3, 2), value), "b": [torch.tensor(value), "text"]}
+        self.shadow: dict[str, Any] = {"a": torch.full((3, 2), value), "b": [torch.tensor(value), "text"]}
         self.array = np.arange(4.0) * value
 
     def state_dict(self) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
@@ -46,6 +47,9 @@ def run_torchrun(arguments: Sequence[str]) -> int:
     parsed = parse_args(list(arguments))  # type: ignore[no-untyped-call]
     wrap(parsed)
     _Agent.install()
+    # torchrun's shared store lives on across restarts in place: a new worker group would find, and dial, the addresses
+    # that its predecessor left in it. A store of its own for each worker group has no such keys.
+    os.environ.setdefault("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
     path = termination.termination_path()
     try:
         run(parsed)  # type: ignore[no-untyped-call]

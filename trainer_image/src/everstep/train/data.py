@@ -54,7 +54,7 @@ class TextDataset:
     def digest(self) -> str:
         """Of the text and of how it is cut: what a position means."""
         hashed = hashlib.sha256(f"{self.sequence} {self.tokens.dtype.str} ".encode())
-        hashed.update(np.ascontiguousarray(self.tokens))
+        hashed.update(self.tokens.tobytes())
         return hashed.hexdigest()
 
 

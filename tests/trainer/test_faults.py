@@ -1,0 +1,81 @@
+"""Ranks that fail, die or come too late, in the middle of a save."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from everstep.catalog import JobCatalog, open_store, read_heartbeat
+
+from . import gang
+
+
+def committed(root: Path) -> list[int]:
+    return [entry.step for entry in JobCatalog(open_store(str(root))).require().live()]
+
+
+def test_one_ranks_failed_upload_commits_nothing_and_training_goes_on(tiny: gang.Gang, tmp_path: Path) -> None:
+    ended = gang.run(tmp_path, [gang.TINY, "shard-fails"], str(tmp_path / "root"))
+    assert committed(tmp_path / "root") == [2, 6, 8]
+    assert ended.losses() == tiny.losses()
+    assert "step 4 was not saved: rank 1: the shard's bucket is on fire" in ended.log
+    found = read_heartbeat(open_store(str(tmp_path / "root")), 1)
+    assert isinstance(found, tuple)
+    assert (found[0].saves_failed, found[0].phase) == (1, "finished")
+
+
+@pytest.mark.parametrize(("scenario", "rank"), [("die-in-shard", 1), ("die-before-swap", 0)])
+def test_a_rank_that_dies_in_a_save_leaves_the_step_before(
+    tiny: gang.Gang, tmp_path: Path, scenario: str, rank: int
+) -> None:
+    root = tmp_path / "root"
+    broken = gang.start(tmp_path / "first", [gang.TINY, scenario], str(root))
+    assert broken.wait() == 137
+    assert broken.record is not None
+    assert (broken.record.rank, broken.record.signal, broken.record.exit_code) == (rank, "SIGKILL", 137)
+    assert committed(root) == [2]
+    again = gang.run(tmp_path / "second", [gang.TINY, "plain"], str(root))
+    assert again.losses() == {step: loss for step, loss in tiny.losses().items() if step > 2}
+    assert committed(root) == [2, 4, 6, 8]
+
+
+def test_a_rank_killed_while_the_agent_restarts_in_place_resumes(tiny: gang.Gang, tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    running = gang.start(tmp_path, [gang.TINY, "die-in-shard"], str(root), options=["--max-restarts=1"])
+    assert running.wait() == 137  # it dies in the same place again, in a worker group that resumed step 2
+    assert running.log.count("resumed step 2") == 1
+    catalog = JobCatalog(open_store(str(root))).require()
+    assert (catalog.attempt, catalog.epoch) == (2, 2)
+
+
+def test_a_fenced_gang_commits_nothing_and_says_so(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    fenced = gang.start(tmp_path, [gang.TINY, "fenced"], str(root), options=["--max-restarts=3"])
+    assert fenced.wait() == 76
+    assert "fenced: " in fenced.log
+    assert committed(root) == [2]
+    assert fenced.record is not None
+    assert fenced.record.exception == "FencedError"
+
+
+def test_a_script_that_cannot_be_imported_is_named(tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text("import no_such_module\n")
+    broken = gang.start(tmp_path, ["script.py"], str(tmp_path / "root"))
+    assert broken.wait() == 1
+    assert broken.record is not None
+    assert broken.record.message == "No module named 'no_such_module'"
+    assert "import no_such_module" in "".join(broken.record.traceback)
+
+
+def test_a_worker_killed_from_outside_is_the_cause(tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text("import time\nprint('up', flush=True)\ntime.sleep(600)\n")
+    running = gang.start(tmp_path, ["script.py"], str(tmp_path / "root"))
+    running.wait_for("up\nup")
+    victim = running.workers()[0]
+    os.kill(victim, signal.SIGKILL)
+    assert running.wait(seconds=60) == 137
+    assert running.record is not None
+    assert running.record.signal == "SIGKILL"

@@ -1,0 +1,121 @@
+"""The recipe on real torchrun gangs."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.distributed.checkpoint.filesystem import FileSystemReader
+from torch.distributed.checkpoint.state_dict_loader import load
+
+from everstep.catalog import JobCatalog, open_store, read_heartbeat
+
+from . import gang
+from .conftest import Root
+
+
+def newest(root: str | Path) -> Path:
+    latest = JobCatalog(open_store(str(root))).require().latest()
+    assert latest is not None
+    return Path(root) / latest.location
+
+
+def test_a_killed_run_resumes_bit_for_bit(root: Root, straight: gang.Gang, tmp_path: Path) -> None:
+    broken = gang.start(tmp_path / "first", gang.RECIPE, root.uri, environment=root.environment)
+    broken.wait_for('"step": 12,')
+    broken.kill()
+    again = gang.run(tmp_path / "second", gang.RECIPE, root.uri, environment=root.environment)
+    whole = straight.losses()
+    assert broken.losses() == {step: loss for step, loss in whole.items() if step <= max(broken.losses())}
+    first = min(again.losses())
+    assert first in (11, 16)
+    assert again.losses() == {step: loss for step, loss in whole.items() if step >= first}
+    assert again.samples() == {step: samples for step, samples in straight.samples().items() if step >= first}
+    catalog = JobCatalog(root.store()).require()
+    assert [entry.step for entry in catalog.live()] == [5, 10, 15, 20]
+    assert catalog.live()[-1].score is not None
+    assert any(True for _ in root.store().list("tensorboard/"))
+    found = read_heartbeat(root.store(), 2)
+    assert isinstance(found, tuple)
+    assert (found[0].phase, found[0].samples, found[0].resumed_step) == ("finished", 160, first - 1)
+
+
+def test_a_flipped_byte_falls_back_on_all_ranks(straight: gang.Gang, tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    shutil.copytree(straight.folder / "root", root)
+    shard = newest(root) / "__1_0.distcp"
+    body = bytearray(shard.read_bytes())
+    body[len(body) // 3] ^= 4
+    shard.write_bytes(body)
+    again = gang.run(tmp_path, gang.RECIPE, str(root))
+    assert again.losses() == {step: loss for step, loss in straight.losses().items() if step > 15}
+    assert "step 20 is damaged" in again.log
+    assert "does not match its CRC32C" in again.log
+    states = {(entry.step, entry.state) for entry in JobCatalog(open_store(str(root))).require().checkpoints}
+    assert {(20, "quarantined"), (20, "live")} <= states
+
+
+def test_fewer_ranks_go_on_with_the_same_samples(straight: gang.Gang, tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    shutil.copytree(straight.folder / "root", root)
+    command = [*gang.RECIPE, "--steps", "23"]
+    again = gang.run(tmp_path, command, str(root), ranks=1)
+    assert "saved by 2 ranks, now 1" in again.log
+    assert again.samples() == {21: [160, 168], 22: [168, 176], 23: [176, 184]}
+    last = straight.lines()[-1]["loss"]
+    assert all(abs(line["loss"] - last) < 0.5 for line in again.lines())
+
+
+def test_stock_dcp_loads_what_two_ranks_committed(straight: gang.Gang) -> None:
+    reader = FileSystemReader(newest(straight.folder / "root"))
+    names = reader.read_metadata().state_dict_metadata
+    state: dict[str, Any] = {
+        name: torch.full(item.size, float("nan"), dtype=item.properties.dtype)
+        for name, item in names.items()
+        if name.startswith(("model.", "optimizer.state.")) and item.properties.dtype.is_floating_point
+    }
+    assert any(name.endswith("exp_avg_sq") for name in state)
+    load(state, storage_reader=FileSystemReader(newest(straight.folder / "root")), no_dist=True)
+    assert not any(value.isnan().any() for value in state.values())
+    assert sum(value.abs().sum() > 0 for value in state.values()) > len(state) * 0.9
+
+
+def test_another_architecture_ends_at_once_and_names_the_tensors(straight: gang.Gang, tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    shutil.copytree(straight.folder / "root", root)
+    misfit = gang.start(tmp_path, [*gang.RECIPE, "--model.hidden", "64"], str(root), options=["--max-restarts=3"])
+    assert misfit.wait() == 78
+    assert misfit.record is not None
+    assert misfit.record.exception == "ArchitectureMismatchError"
+    assert "model.embed_tokens.weight: 384x128 in the checkpoint, 384x64 in the model" in misfit.record.message
+    assert misfit.log.count("checkpoint of another architecture: ") < 9  # no restarts in place
+
+
+def test_sigterm_saves_one_step_on_all_ranks_and_ends_within_the_grace(root: Root, tmp_path: Path) -> None:
+    command = ["-m", "everstep.train", "--steps", "5000", "--evaluation.every", "0"]
+    running = gang.start(tmp_path, command, root.uri, environment=root.environment)
+    running.wait_for('"step": 5,')
+    running.process.send_signal(signal.SIGTERM)
+    assert running.wait(seconds=25) == 143
+    latest = JobCatalog(root.store()).require().latest()
+    assert latest is not None
+    assert latest.step == max(running.losses())
+    shards = {file.name for file in JobCatalog(root.store()).manifest(latest).files}
+    assert {"__0_0.distcp", "__1_0.distcp", ".metadata"} == shards
+    assert running.record is not None
+    assert (running.record.signal, running.record.step) == ("SIGTERM", latest.step)
+    found = read_heartbeat(root.store(), 1)
+    assert isinstance(found, tuple)
+    assert found[0].fatal == "SIGTERM"
+
+
+def test_bad_configuration_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    refused = gang.start(tmp_path, ["-m", "everstep.train", "--model.heads", "3"], str(tmp_path / "root"), ranks=1)
+    assert refused.wait() == 78
+    assert refused.record is not None
+    assert "heads (3) must divide hidden (128)" in refused.record.message
+    assert not os.path.exists(tmp_path / "root")
