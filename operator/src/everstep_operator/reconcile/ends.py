@@ -21,14 +21,14 @@ def succeed(observation: Observation, attempt: Attempt, status: TrainingJobStatu
         message += f"; the last checkpoint is step {last.step}"
     status = _end(observation, status, Phase.SUCCEEDED, history.COMPLETED)
     status = conditions.put(observation, status, ConditionType.COMPLETE, True, "AllPodsSucceeded", message)
-    return finished(_after(observation, status), replace(attempt, end=status.history[-1]))
+    return finished(observation.written(status), replace(attempt, end=status.history[-1]))
 
 
 def fail(observation: Observation, attempt: Attempt, status: TrainingJobStatus, reason: str, message: str) -> Plan:
     """The attempt's own end is in the status already, if it had begun."""
     status = _end(observation, status, Phase.FAILED, reason)
     status = conditions.put(observation, status, ConditionType.FAILED, True, reason, message)
-    return finished(_after(observation, status), attempt)
+    return finished(observation.written(status), attempt)
 
 
 def finished(observation: Observation, attempt: Attempt) -> Plan:
@@ -55,11 +55,6 @@ def _end(observation: Observation, status: TrainingJobStatus, phase: Phase, reas
     for kind in (ConditionType.RESTARTING, ConditionType.STALLED, ConditionType.SUSPENDED):
         status = conditions.clear(observation, status, kind, reason)
     return status
-
-
-def _after(observation: Observation, status: TrainingJobStatus) -> Observation:
-    """The observation as it is once this status is written."""
-    return replace(observation, job=observation.job.model_copy(update={"status": status}))
 
 
 def _seconds_to_live(observation: Observation, status: TrainingJobStatus) -> float | None:

@@ -6,6 +6,8 @@ the fence nothing is asked again: an attempt that is fenced and has no (or not a
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from everstep_operator.api import ConditionType, Phase, TrainingJobStatus
 from everstep_operator.build import Launch, pod_manifest, pod_name, service_manifest, service_name
 from everstep_operator.reconcile import attempt as attempts
@@ -96,7 +98,7 @@ def _complete(
         if address is None:
             status = _still(observation, attempt, status)
             return Plan(status, actions=(*deletes, service(observation, attempt)), again=True)
-        built = _at(built, address)
+        built = replace(built, rendezvous=address)
     blocking = teardown.in_the_way(observation, old)
     if blocking:
         names = ", ".join(pod.name for pod in blocking)
@@ -124,18 +126,6 @@ def _address(observation: Observation, attempt: Attempt) -> str | None:
 
 def has_service(observation: Observation, attempt: Attempt) -> bool:
     return attempt.nodes <= 1 or _address(observation, attempt) is not None
-
-
-def _at(built: Launch, address: str) -> Launch:
-    return Launch(
-        attempt=built.attempt,
-        nodes=built.nodes,
-        epoch=built.epoch,
-        generation=built.generation,
-        resume_path=built.resume_path,
-        resume_step=built.resume_step,
-        rendezvous=address,
-    )
 
 
 def _old(attempt: Attempt) -> tuple[PodView, ...]:

@@ -5,13 +5,13 @@ The observer fills it and nothing else is read while deciding, so that every dec
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
 from typing import Literal
 
 from everstep.catalog import Catalog, Heartbeat, Resume
-from everstep_operator.api import TrainingJob
+from everstep_operator.api import TrainingJob, TrainingJobStatus
 
 PodPhase = Literal["Pending", "Running", "Succeeded", "Failed", "Unknown"]
 
@@ -200,6 +200,10 @@ class Observation:
     """How soon a running job's registers are to be looked at again, as load permits."""
     progress_seconds: float = 15.0
     """Shortest time between two status writes for the sake of progress alone."""
+
+    def written(self, status: TrainingJobStatus) -> Observation:
+        """As it is once this status is written: what follows in the same plan may rely on it."""
+        return replace(self, job=self.job.model_copy(update={"status": status}))
 
     def node(self, name: str | None) -> NodeView | None:
         return next((node for node in self.nodes if node.name == name), None)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import timedelta
 
 from everstep_operator.api import ConditionType, TrainingJobStatus
@@ -24,7 +23,7 @@ def failed(observation: Observation, attempt: Attempt, status: TrainingJobStatus
     if verdict.end is not None:
         restarts = before.model_copy(update={"without_progress": idle, "next_time": None})
         status = status.model_copy(update={"restarts": restarts})
-        return ends.fail(observation, current(after(observation, status)), status, verdict.end, verdict.message)
+        return ends.fail(observation, current(observation.written(status)), status, verdict.end, verdict.message)
     wait = backoff.delay(policy.backoff, idle, f"{observation.job.metadata.uid}/{attempt.number}")
     restarts = before.model_copy(
         update={
@@ -41,14 +40,9 @@ def failed(observation: Observation, attempt: Attempt, status: TrainingJobStatus
     status = conditions.put(observation, status, ConditionType.RESTARTING, True, cause.reason, cause.message)
     if cause.reason == "Stalled":
         status = conditions.put(observation, status, ConditionType.STALLED, True, cause.reason, cause.message)
-    written = after(observation, status)
+    written = observation.written(status)
     follow = suspend.plan if observation.job.spec.suspend else launch.plan
     return follow(written, current(written), status)
-
-
-def after(observation: Observation, status: TrainingJobStatus) -> Observation:
-    """The observation as it is once this status is written: what follows may rely on it."""
-    return replace(observation, job=observation.job.model_copy(update={"status": status}))
 
 
 def _without_progress(observation: Observation, attempt: Attempt, before: Restarts) -> int:
