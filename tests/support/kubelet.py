@@ -34,6 +34,8 @@ class Container:
     thread: threading.Thread | None = None
     exit_code: int | None = None
     started: str = ""
+    began: float = field(default_factory=time.monotonic)
+    ended: float = float("inf")
 
     @property
     def attempt(self) -> int:
@@ -142,7 +144,8 @@ class Kubelet:
         log = Path(self._directory.name) / pod.metadata.uid
         environment["EVERSTEP_TERMINATION_LOG"] = str(log)
         job = Job.from_environment(environment)
-        run = Run(job, self.options(job), self.access)
+        size = int(environment.get("PET_NNODES", "1"))
+        run = Run(job, self.options(job), self.access, gang=lambda: self._present(job) >= size)
         container = Container(pod.metadata.name, pod.metadata.uid, environment, run, log, started=_now())
         self.containers[pod.metadata.uid] = container
         state = {"running": {"startedAt": container.started}}
@@ -153,10 +156,15 @@ class Kubelet:
                 code = run()
             except Exception:  # noqa: BLE001 - it left its record; the process would end with 1
                 code = 1
+            container.ended = time.monotonic()
             container.exit_code = 137 if run.kill.is_set() else code
 
         container.thread = threading.Thread(target=work, name=container.pod, daemon=True)
         container.thread.start()
+
+    def _present(self, job: Job) -> int:
+        gang = [each for each in list(self.containers.values()) if each.run.job.uid == job.uid]
+        return len({each.pod for each in gang if each.attempt == job.attempt})
 
     def _report_end(self, pod: Pod, container: Container) -> None:
         code = container.exit_code or 0

@@ -18,7 +18,7 @@ from aiohttp import web
 from yarl import URL
 
 WRITES = frozenset({"POST", "PUT", "PATCH", "DELETE"})
-_HOP = frozenset({"connection", "keep-alive", "transfer-encoding", "te", "trailer", "upgrade", "proxy-authorization"})
+_HOP = frozenset({"connection", "keep-alive", "transfer-encoding", "te", "trailer", "upgrade", "expect"})
 
 
 @dataclass(frozen=True)
@@ -71,9 +71,9 @@ class Proxy:
         ) as session:
             self._session = session
             server = web.Server(self._handle, access_log=None)
-            runner = web.ServerRunner(server)
+            runner = web.ServerRunner(server, shutdown_timeout=0.1)
             await runner.setup()
-            site = web.TCPSite(runner, "127.0.0.1", 0, shutdown_timeout=0.1)
+            site = web.TCPSite(runner, "127.0.0.1", 0)
             await site.start()
             self._port = runner.addresses[0][1]
             started.set()
@@ -88,6 +88,8 @@ class Proxy:
             wanted = self.trap
             if wanted and wanted.kind == kind and self.writes.count(kind) == wanted.nth and not self.sprung.is_set():
                 trap = wanted
+        if request.headers.get("Expect", "").lower() == "100-continue":
+            await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")  # S3 clients wait a second for it
         body = await request.read()
         if trap is not None and trap.when == "before":
             return self._spring(request)

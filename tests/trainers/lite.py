@@ -1,4 +1,4 @@
-"""A trainer without torch that keeps the whole contract: it claims, beats, commits and resumes as everstep.catalog says.
+"""Keeps the whole contract without torch: claims, beats, commits and resumes as everstep.catalog asks.
 
 It serves the operator's tests, in a thread beside them or in an image of its own. Its training is a chain of hashes, so
 that a resume from the wrong step, or one that repeats or skips a step, ends in another result. Pod 0 trains; the others
@@ -106,6 +106,8 @@ class Run:
     options: Options = field(default_factory=Options)
     access: S3Access | None = None
     stop: threading.Event = field(default_factory=threading.Event)
+    gang: Callable[[], bool] = lambda: True
+    """Whether all pods of the gang are there, as a rendezvous would find out."""
     kill: threading.Event = field(default_factory=threading.Event)
     """SIGKILL, for runs in a thread: nothing is written any more."""
     step: int = 0
@@ -126,6 +128,11 @@ class Run:
             raise
 
     def _train(self, store: Store) -> int:
+        while not self.gang():
+            if self.kill.wait(0.02):
+                return 137
+            if self.stop.is_set() and not self.options.ignore_sigterm:
+                return TERMINATED
         claimed = JobCatalog(store).claim(self.job.attempt, self.job.uid)
         beats = _Beats(store, claimed, self.options)
         self._restore(claimed)

@@ -25,13 +25,19 @@ async def prove(storage: JobStorage, memory: JobMemory) -> Problem | None:
     if memory.probed == storage.root:
         return None
     try:
-        await storage.call(lambda: probe(storage.store))
+        await storage.call(lambda: _probe(storage))
     except Exception as error:  # noqa: BLE001 - raised again unless it is storage's
         problem = _known(error, classify)
         # The object's random name would make a new message, and a new status, of each try.
         return replace(problem, message=_PROBE.sub("probe.json", problem.message))
     memory.probed = storage.root
     return None
+
+
+def _probe(storage: JobStorage) -> None:
+    probe(storage.store)
+    # What a process that was killed in its probe has left.
+    storage.store.delete([info.key for info in storage.store.list("probe-") if _PROBE.fullmatch(info.key)])
 
 
 async def resolve(

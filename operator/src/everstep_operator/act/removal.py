@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Sequence
 
 from everstep.catalog import JobCatalog, Owner
-from everstep.catalog.keys import CATALOG, CHECKPOINTS, PROGRESS, Location, is_checkpoint_file
 from everstep.errors import CatalogMissingError, OwnerConflictError
 from everstep_operator.memory import JobMemory, Key
 from everstep_operator.metrics import Metrics
@@ -69,7 +68,7 @@ class Removals:
     async def _step(self, storage: JobStorage, memory: JobMemory, owner: Owner, step: Removal) -> None:
         match step:
             case Retire(policy):
-                await storage.call(lambda: storage.catalog.retire(policy), SECONDS, "slow")
+                await storage.call(lambda: storage.catalog.retire(policy, owner), SECONDS, "slow")
             case FinishRemovals(most):
                 removed = await storage.call(lambda: storage.catalog.finish_removals(most), SECONDS, "slow")
                 self._metrics.removed.inc(removed)
@@ -86,22 +85,8 @@ class Removals:
 
 
 def delete_everything(job: JobCatalog, owner: Owner) -> None:
-    """Fence a job's root, then remove all that everstep wrote below it, the register last: after a crash the root is
-    still known as the job's. A root that is not the job's (another owner's, or without a register) is left alone."""
+    """A root that is not this very job's (another owner's, or without a register) is left alone."""
     try:
-        if job.read() is None and not job.has_checkpoints():
-            return
-        job.fence(owner)
+        job.delete_everything(owner)
     except (CatalogMissingError, OwnerConflictError) as error:
         log.warning("nothing is deleted from %s: %s", job.store.uri, error)
-        return
-    store = job.store
-    for folder in list(store.list_folders(CHECKPOINTS)):
-        try:
-            Location.parse(folder)
-        except ValueError:
-            continue
-        prefix = f"{folder}/"
-        store.delete([i.key for i in store.list(prefix) if is_checkpoint_file(i.key.removeprefix(prefix))])
-    store.delete([info.key for info in store.list(PROGRESS)])
-    store.delete([CATALOG])
