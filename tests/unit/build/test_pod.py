@@ -62,6 +62,7 @@ def test_torchrun_finds_its_gang() -> None:
     assert found["PET_RDZV_BACKEND"] == "c10d"
     assert found["PET_RDZV_ID"] == "uid-1-3"
     assert found["PET_MAX_RESTARTS"] == "3"
+    assert found["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] == "1"
     assert found["PET_LOCAL_ADDR"] == {"fieldRef": {"fieldPath": "status.podIP"}}
 
 

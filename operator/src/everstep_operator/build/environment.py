@@ -59,6 +59,8 @@ def defaults(job: TrainingJob, grace: int) -> list[Variable]:
     variables = [
         _variable("PET_MAX_RESTARTS", IN_PLACE_RESTARTS),
         _variable("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", max(1, grace - SHUTDOWN_MARGIN)),
+        # torchrun's shared store outlives its workers: after a restart in place it gives their dead addresses
+        _variable("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", 1),
     ]
     if storage.endpoint:
         variables.append(_variable("AWS_ENDPOINT_URL", storage.endpoint))
