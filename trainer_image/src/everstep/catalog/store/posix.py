@@ -2,8 +2,8 @@
 
 A register `catalog.json` is the folder `catalog.d/` of versions named by number. A swap writes the next number by
 temporary file, fsync, link(2), fsync of the directory; link fails where the number is taken, so exactly one writer
-wins. Old versions are pruned from the low end; a writer so late that its number had been pruned away leaves a gap
-above its own file, sees it, and takes the file back: that swap is refused, never applied.
+wins. Old versions are pruned from the low end, KEEP_VERSIONS behind the newest; a writer so late that its number may
+have been pruned away sees that, takes its file back and does not claim that the swap was applied.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from everstep.catalog.store.base import (
     KeyNotFound,
     ObjectInfo,
     SwapRefused,
+    SwapUnanswered,
     Unchanged,
     Versioned,
 )
@@ -45,13 +46,13 @@ class PosixStore:
         if not _is_versioned(key):
             return self._read_plain(path, known)
         for _ in range(100):
-            numbers = self._versions(_versions_dir(path))
-            if not numbers:
-                return None
-            token = str(numbers[-1])
-            if token == known:
-                return UNCHANGED
             try:
+                numbers = self._versions(_versions_dir(path))
+                if not numbers:
+                    return None
+                token = str(numbers[-1])
+                if token == known:
+                    return UNCHANGED
                 return Versioned(_version(path, numbers[-1]).read_bytes(), token)
             except FileNotFoundError:
                 continue  # pruned between the listing and the reading: a newer one stands
@@ -78,7 +79,7 @@ class PosixStore:
         number = 1 if token is None else int(token) + 1
         target = _version(path, number)
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            _make_directory(folder)
             numbers = self._versions(folder)
             if (numbers[-1] if numbers else 0) != number - 1:
                 raise SwapRefused(f"{path}: version {number - 1} is not the newest")
@@ -89,7 +90,7 @@ class PosixStore:
             finally:
                 temporary.unlink(missing_ok=True)
             _sync_directory(folder)
-            self._check_chain(folder, target, number)
+            self._check_not_pruned(folder, target, number)
             self._prune(path, folder, number)
         except OSError as error:
             raise _storage_error(error, path) from error
@@ -106,11 +107,11 @@ class PosixStore:
             if temporary.stat().st_nlink != 2:
                 raise
 
-    def _check_chain(self, folder: Path, target: Path, number: int) -> None:
-        newer = [n for n in self._versions(folder) if n > number]
-        if newer and newer[0] != number + 1:
+    def _check_not_pruned(self, folder: Path, target: Path, number: int) -> None:
+        """A name that was free only because its version had been pruned: then the newest is that far ahead."""
+        if max(self._versions(folder), default=number) >= number + KEEP_VERSIONS:
             target.unlink(missing_ok=True)
-            raise SwapRefused(f"{target} came after its number had been pruned")
+            raise SwapUnanswered(f"{target} may have come after its number had been pruned")
 
     def _prune(self, path: Path, folder: Path, newest: int) -> None:
         for number in self._versions(folder):  # ascending: a gap never opens above a version that stands
@@ -157,8 +158,8 @@ class PosixStore:
         temporary = path.with_name(f"{_PARTIAL}{secrets.token_hex(8)}")
         try:
             for _ in range(3):
-                path.parent.mkdir(parents=True, exist_ok=True)
                 with contextlib.suppress(FileNotFoundError):  # a remover took the empty folder away meanwhile
+                    _make_directory(path.parent)
                     _write_durably(temporary, body)
                     break
             os.replace(temporary, path)
@@ -172,7 +173,7 @@ class PosixStore:
         folder = prefix.rpartition("/")[0]
         base = self.root / folder if folder else self.root
         found = []
-        for directory, _, names in os.walk(base):
+        for directory, _, names in os.walk(base, onerror=_not_absent):
             for name in names:
                 path = Path(directory, name)
                 key = path.relative_to(self.root).as_posix()
@@ -253,6 +254,21 @@ def _write_durably(path: Path, body: bytes | bytearray | memoryview) -> None:
         file.write(body)
         file.flush()
         os.fsync(file.fileno())
+
+
+def _not_absent(error: OSError) -> None:
+    """A folder that cannot be read is not an empty one: nobody may conclude that no checkpoint stands there."""
+    if not isinstance(error, FileNotFoundError):
+        raise _storage_error(error, Path(error.filename)) from error
+
+
+def _make_directory(path: Path) -> None:
+    """With its parents, each of them as durable as a file: a commit must not outlive the folder of its shards."""
+    if path.is_dir():
+        return
+    _make_directory(path.parent)
+    path.mkdir(exist_ok=True)
+    _sync_directory(path.parent)
 
 
 def _sync_directory(path: Path) -> None:
