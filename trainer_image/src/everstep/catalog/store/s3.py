@@ -2,7 +2,8 @@
 retried.
 
 409 (a racing conditional write) and 404 on a swap are answers that do not say what happened to an earlier copy of
-the same request, so both count as refused and are read after; time-outs, resets and 5xx count as unanswered.
+the same request, so both count as refused and are read after; time-outs, resets and 5xx count as unanswered. A 404 on
+a read is an absent key only where the store says so by its code: a proxy's 404 must not make a register look lost.
 """
 
 from __future__ import annotations
@@ -93,7 +94,7 @@ class S3Store:
                 Bucket=self.bucket, Key=self._key(key), Body=body, ContentType="application/json", **condition
             )
         except ClientError as error:
-            if _status(error) in (409, 412) or _is_missing_key(error):
+            if _status(error) in (409, 412) or _is_absent(error):
                 raise SwapRefused(_code(error)) from error
             translated = self._translate(f"swap {key}", error)
             if isinstance(translated, StorageUnavailableError):
@@ -173,7 +174,8 @@ class S3Store:
         failed = [error for error in answer.get("Errors", []) if error.get("Code") != "NoSuchKey"]
         if failed:
             first = failed[0]
-            raise StorageUnavailableError(
+            kind = StorageRefusedError if first.get("Code") == "AccessDenied" else StorageUnavailableError
+            raise kind(
                 f"{self.uri}: could not delete {first.get('Key')} and {len(failed) - 1} more: {first.get('Message')}"
             )
 
@@ -191,7 +193,7 @@ class S3Store:
             try:
                 self._client.abort_multipart_upload(Bucket=self.bucket, Key=key, UploadId=upload)
             except ClientError as error:
-                if not _is_missing_key(error):  # completed or aborted meanwhile
+                if not _is_absent(error):  # completed or aborted meanwhile
                     raise
 
         self._call(f"abort the upload of {key}", abort)
@@ -225,6 +227,8 @@ class S3Store:
             return StorageRefusedError(f"{where}: the bucket {self.bucket!r} does not exist")
         if status >= 500 or status == 429 or code in _WAIT_AND_RETRY:
             return StorageUnavailableError(f"{where}: {what}: {code}")
+        if status == 404 and code == "404":
+            return StorageUnavailableError(f"{where}: {what}: 404 without an S3 error code: is this an S3 endpoint?")
         message = error.response.get("Error", {}).get("Message", "")
         return StorageRefusedError(f"{where}: {what}: {code}: {message}".rstrip(": "))
 
@@ -259,5 +263,9 @@ def _code(error: ClientError) -> str:
     return str(error.response.get("Error", {}).get("Code", "") or _status(error))
 
 
-def _is_missing_key(error: ClientError) -> bool:
+def _is_absent(error: ClientError) -> bool:
     return _status(error) == 404 and _code(error) != "NoSuchBucket"
+
+
+def _is_missing_key(error: ClientError) -> bool:
+    return _code(error) == "NoSuchKey"
