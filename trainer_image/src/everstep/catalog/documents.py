@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-from datetime import datetime
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
+from everstep.catalog.fields import Attempt, Count, Epoch, Finite, Moment, Step, Text, Uri
 from everstep.catalog.keys import Location
 from everstep.errors import CatalogUnreadableError
 
 FORMAT = 1
 MAX_DOCUMENT_BYTES = 4 << 20
 MAX_ENTRIES = 4096
+MAX_DISPLACED = 64
+RESERVE = 256 << 10
+"""Bytes that commits and holds leave free, so that a full register can still be fenced, claimed and pruned."""
 
 State = Literal["live", "quarantined", "abandoned"]
 
@@ -29,7 +32,6 @@ def _location(text: str) -> str:
 
 
 LocationText = Annotated[str, AfterValidator(_location)]
-Text = Annotated[str, Field(max_length=1024)]
 
 
 class Document(BaseModel):
@@ -52,26 +54,26 @@ class Claim(Document):
     """The worker group that may commit now."""
 
     id: Text
-    attempt: int
-    epoch: int
-    resumed: Text | None = None
+    attempt: Attempt
+    epoch: Epoch
+    resumed: Uri | None = None
     """Location (or source URI) that the group resumed from; None for a fresh start."""
-    at: datetime
+    at: Moment
 
 
 class Entry(Document):
     """One committed checkpoint. `seq` orders commits; `digest` is the SHA-256 of its manifest's bytes."""
 
-    seq: int
-    step: int
-    epoch: int
-    attempt: int
+    seq: Count
+    step: Step
+    epoch: Epoch
+    attempt: Attempt
     location: LocationText
     digest: Text
-    bytes: int
-    files: int = 0
-    committed: datetime
-    score: float | None = None
+    bytes: Count
+    files: Count = 0
+    committed: Moment
+    score: Finite = None
     pinned: bool = False
     state: State = "live"
     reason: Text | None = None
@@ -82,9 +84,9 @@ class Removal(Document):
     """The intent to delete a location's keys, kept until they are gone."""
 
     location: LocationText
-    step: int
-    bytes: int = 0
-    since: datetime
+    step: Step
+    bytes: Count = 0
+    since: Moment
 
 
 class Hold(Document):
@@ -92,7 +94,7 @@ class Hold(Document):
 
     location: LocationText
     by: Text
-    until: datetime
+    until: Moment
 
 
 class Source(Document):
@@ -100,21 +102,23 @@ class Source(Document):
 
     root: Text
     location: LocationText
-    step: int
+    step: Step
     digest: Text
 
 
 class Catalog(Document):
     format: int = FORMAT
-    generation: int = 0
-    swap: str = ""
+    generation: Count = 0
+    swap: Text = ""
     owner: Owner | None = None
     """None: used by the library alone, without an operator."""
-    attempt: int = 0
-    epoch: int = 0
-    fence: str | None = None
+    displaced: Annotated[tuple[Text, ...], Field(max_length=MAX_DISPLACED)] = ()
+    """Uids that this root was taken over from, oldest first: none of them comes back by itself."""
+    attempt: Attempt = 0
+    epoch: Epoch = 0
+    fence: Text | None = None
     """Random id of the last fence, by which its author finds it again after a lost answer."""
-    sequence: int = 0
+    sequence: Count = 0
     """The largest seq ever given out."""
     claim: Claim | None = None
     source: Source | None = None
@@ -138,16 +142,23 @@ def _canonical(content: dict[str, Any]) -> bytes:
     return json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False).encode()
 
 
-def encode(catalog: Catalog) -> bytes:
-    content = catalog.model_dump(mode="json")
-    content.pop("checksum", None)
-    content["checksum"] = hashlib.sha256(_canonical(content)).hexdigest()
-    body = _canonical(content)
-    if len(body) > MAX_DOCUMENT_BYTES:
+def encode(catalog: Catalog, reserve: int = 0) -> bytes:
+    """The document with its checksum. Raises CatalogUnreadableError for what could not be read back, or would leave
+    less than `reserve` bytes of the bound free.
+    """
+    try:
+        content = catalog.model_dump(mode="json")
+        content.pop("checksum", None)
+        content["checksum"] = hashlib.sha256(_canonical(content)).hexdigest()
+        body = _canonical(content)
+    except (ValueError, RecursionError) as error:
+        raise CatalogUnreadableError(f"the catalog cannot be written as JSON: {error}") from error
+    most = MAX_DOCUMENT_BYTES - reserve
+    if len(body) > most:
         raise CatalogUnreadableError(
-            f"the catalog would grow to {len(body)} bytes, more than {MAX_DOCUMENT_BYTES}: "
-            "remove checkpoints with `everstep prune`"
+            f"the catalog would grow to {len(body)} bytes, more than {most}: remove checkpoints with `everstep prune`"
         )
+    _validate(content)  # transitions copy without validation; nothing is written that nobody could read
     return body
 
 
@@ -157,18 +168,26 @@ def decode(body: bytes) -> Catalog:
         raise CatalogUnreadableError(f"catalog.json has more than {MAX_DOCUMENT_BYTES} bytes")
     try:
         content = json.loads(body)
-    except ValueError as error:
+        checksum = content.pop("checksum", None) if isinstance(content, dict) else None
+        canonical = _canonical(content)
+    except (ValueError, RecursionError) as error:  # also NaN, lone surrogates, brackets without end
         raise CatalogUnreadableError(f"catalog.json is not JSON: {error}") from error
     if not isinstance(content, dict):
         raise CatalogUnreadableError("catalog.json is not a JSON object")
     if content.get("format") != FORMAT:
-        raise CatalogUnreadableError(f"catalog.json has format {content.get('format')!r}; this version reads {FORMAT}")
-    checksum = content.pop("checksum", None)
-    if checksum != hashlib.sha256(_canonical(content)).hexdigest():
+        found = repr(content.get("format"))[:40]
+        raise CatalogUnreadableError(f"catalog.json has format {found}; this version reads {FORMAT}")
+    if checksum != hashlib.sha256(canonical).hexdigest():
         raise CatalogUnreadableError("catalog.json does not match its own checksum: it was cut short or edited by hand")
+    return _validate(content)
+
+
+def _validate(content: dict[str, Any]) -> Catalog:
     try:
         return Catalog.model_validate(content)
     except ValidationError as error:
-        first = error.errors()[0]
+        first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(str(part) for part in first["loc"])
         raise CatalogUnreadableError(f"catalog.json: {where}: {first['msg']}") from error
+    except RecursionError as error:
+        raise CatalogUnreadableError("catalog.json is nested too deeply") from error

@@ -17,9 +17,12 @@ MANIFEST = "manifest.json"
 METADATA = ".metadata"
 COMMITTED = "COMMITTED"
 
-_LOCATION = re.compile(r"checkpoints/step_(\d{12})-(\d{6,9})-([0-9a-f]{12})")
+MAX_STEP = 10**12 - 1
+MAX_EPOCH = 10**9 - 1
+
+_LOCATION = re.compile(r"checkpoints/step_([0-9]{12})-([0-9]{6,9})-([0-9a-f]{12})")
 _FILE = re.compile(
-    r"\.metadata|manifest\.json|COMMITTED|__\d{1,6}_\d{1,6}\.distcp|assets/[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
+    r"\.metadata|manifest\.json|COMMITTED|__[0-9]{1,6}_[0-9]{1,6}\.distcp|assets/[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
 )
 
 
@@ -33,15 +36,18 @@ class Location:
 
     @classmethod
     def new(cls, step: int, epoch: int) -> Location:
-        return cls(step, epoch, secrets.token_hex(6))
+        """Raises ValueError for a step or epoch that no location can hold."""
+        return cls.parse(str(cls(step, epoch, secrets.token_hex(6))))
 
     @classmethod
     def parse(cls, text: str) -> Location:
         """Raises ValueError for anything but one location, such as a path that climbs out of the root."""
         match = _LOCATION.fullmatch(text)
-        if match is None:
-            raise ValueError(f"{text!r} is not a checkpoint location (checkpoints/step_<12 digits>-<epoch>-<nonce>)")
-        return cls(int(match[1]), int(match[2]), match[3])
+        location = cls(int(match[1]), int(match[2]), match[3]) if match else None
+        if location is None or str(location) != text:  # one save has one spelling: the register compares texts
+            shown = repr(text[:100])
+            raise ValueError(f"{shown} is not a checkpoint location (checkpoints/step_<12 digits>-<epoch>-<nonce>)")
+        return location
 
     def __str__(self) -> str:
         return f"{CHECKPOINTS}step_{self.step:012}-{self.epoch:06}-{self.nonce}"

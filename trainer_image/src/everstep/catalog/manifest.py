@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from datetime import datetime
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
+from everstep.catalog.fields import Attempt, Count, Epoch, Finite, Metrics, Moment, Step
 from everstep.catalog.keys import is_checkpoint_file
 from everstep.errors import CheckpointCorruptError
 
@@ -31,7 +31,7 @@ class File(_Document):
     """One object of a save. `blocks`: CRC32C of each BLOCK bytes, the last one shorter."""
 
     name: Annotated[str, AfterValidator(_file_name)]
-    size: Annotated[int, Field(ge=0)]
+    size: Count
     blocks: tuple[int, ...]
     rank: int | None = None
 
@@ -39,28 +39,28 @@ class File(_Document):
 class Progress(_Document):
     """How far the run had come: counters of the whole gang."""
 
-    step: int
-    samples: int = 0
-    tokens: int = 0
-    epoch: int = 0
+    step: Step
+    samples: Count = 0
+    tokens: Count = 0
+    epoch: Count = 0
 
 
 class Manifest(_Document):
     format: int = FORMAT
     location: str
-    step: int
-    epoch: int
+    step: Step
+    epoch: Epoch
     """The claim's epoch, as in the location; not an epoch of the data."""
-    attempt: int
+    attempt: Attempt
     world_size: int
     mesh: dict[str, Any] = Field(default_factory=dict)
     """Names and sizes of the device mesh's dimensions."""
     files: tuple[File, ...]
     progress: Progress
-    metrics: dict[str, float] = Field(default_factory=dict)
-    score: float | None = None
-    started: datetime
-    written: datetime
+    metrics: Metrics = Field(default_factory=dict)
+    score: Finite = None
+    started: Moment
+    written: Moment
     versions: dict[str, str] = Field(default_factory=dict)
     config_digest: str | None = None
     custom: dict[str, Any] = Field(default_factory=dict)

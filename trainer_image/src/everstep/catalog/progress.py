@@ -5,11 +5,11 @@ It decides nothing: what is committed stands in the register alone.
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from everstep.catalog.fields import Attempt, Count, Epoch, Finite, Metrics, Moment, Step
 from everstep.catalog.keys import progress_key
 from everstep.catalog.store import UNCHANGED, Store, Unchanged
 from everstep.errors import CatalogUnreadableError
@@ -24,27 +24,27 @@ class Heartbeat(BaseModel):
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
-    attempt: int
-    epoch: int
+    attempt: Attempt
+    epoch: Epoch
     """The claim's epoch: a new one is a restart in place."""
-    beat: int
+    beat: Count
     """+1 with each write: the sign of life."""
-    time: datetime
+    time: Moment
     phase: Phase
-    phase_since: datetime
-    step: int = 0
-    total_steps: int | None = None
-    samples: int = 0
-    tokens: int = 0
-    data_epoch: int = 0
-    metrics: dict[str, float] = Field(default_factory=dict)
-    seconds_per_step: float | None = None
-    resumed_step: int | None = None
+    phase_since: Moment
+    step: Step = 0
+    total_steps: Count | None = None
+    samples: Count = 0
+    tokens: Count = 0
+    data_epoch: Count = 0
+    metrics: Metrics = Field(default_factory=dict)
+    seconds_per_step: Finite = None
+    resumed_step: Step | None = None
     """The step that was loaded; None for a fresh start."""
-    load_seconds: float | None = None
-    first_step: datetime | None = None
+    load_seconds: Finite = None
+    first_step: Moment | None = None
     """When the first step of this worker group ended."""
-    saves_failed: int = 0
+    saves_failed: Count = 0
     last_save_error: str | None = None
     fatal: str | None = None
     """The failure that ends this attempt, in one line."""

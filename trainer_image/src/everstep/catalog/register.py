@@ -68,8 +68,8 @@ class Register:
             return found
         return Snapshot(self._decode(found.body), found.token)
 
-    def swap(self, decide: Decide) -> Catalog:
-        """Replace the document by `decide`'s answer to it; returns the document in force.
+    def swap(self, decide: Decide, reserve: int = 0) -> Catalog:
+        """Replace the document by `decide`'s answer to it; returns the document in force. `reserve`: see `encode`.
 
         Raises what `decide` raises, and StorageUnavailableError where it stays unknown whether the swap was applied.
         """
@@ -81,7 +81,9 @@ class Register:
                 return proposal
             generation = (current.generation if current else 0) + 1
             stamped = proposal.model_copy(update={"generation": generation, "swap": secrets.token_hex(16)})
-            applied, snapshot = self._write(stamped, snapshot.token if snapshot else None)
+            applied, snapshot = self._write(
+                encode(stamped, reserve), stamped.swap, snapshot.token if snapshot else None
+            )
             if applied:
                 return stamped
             self._sleep(self._backoff.pause(turn))
@@ -89,15 +91,14 @@ class Register:
             f"{self.store.uri}/{self.key}: lost {self._backoff.tries} swaps in a row to other writers"
         )
 
-    def _write(self, stamped: Catalog, token: str | None) -> tuple[bool, Snapshot | None]:
-        body = encode(stamped)
+    def _write(self, body: bytes, swap: str, token: str | None) -> tuple[bool, Snapshot | None]:
         for turn in range(self._backoff.tries):
             try:
                 self.store.swap_register(self.key, body, token)
                 return True, None
             except (SwapRefused, SwapUnanswered):
                 now = self._read_again()
-            if now is not None and now.catalog.swap == stamped.swap:
+            if now is not None and now.catalog.swap == swap:
                 return True, now
             if (now.token if now else None) != token:
                 return False, now
