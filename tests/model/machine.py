@@ -47,14 +47,24 @@ class CatalogMachine(RuleBasedStateMachine):
         self.sim.sweep()
 
     @precondition(lambda self: self._room() and self.sim.world.history)
+    @rule(index=INDEX)
+    def prune(self, index: int) -> None:
+        self.sim.prune(index)
+
+    @precondition(lambda self: self._room() and self.sim.world.history and len(self.sim.dissolved) < 2)
+    @rule()
+    def dissolve(self) -> None:
+        self.sim.dissolve()
+
+    @precondition(lambda self: self._room() and self.sim.world.history)
     @rule(index=INDEX, pinned=st.booleans())
     def pin(self, index: int, pinned: bool) -> None:
         self.sim.pin(index, pinned)
 
     @precondition(lambda self: self._room() and self.sim.world.history)
-    @rule(index=INDEX)
-    def hold(self, index: int) -> None:
-        self.sim.hold(index)
+    @rule(index=INDEX, seconds=st.sampled_from([10, 10_000]))
+    def hold(self, index: int, seconds: int) -> None:
+        self.sim.hold(index, seconds)
 
     @precondition(lambda self: self.sim.actors)
     @rule(index=INDEX, requests=st.integers(1, 12), outcome=st.sampled_from(OUTCOMES))
@@ -66,6 +76,14 @@ class CatalogMachine(RuleBasedStateMachine):
                 return
             last = number == requests - 1
             self.sim.advance(self.sim.actors.index(actor), outcome if last else "ok")
+
+    @precondition(lambda self: self.sim.actors)
+    @rule(index=INDEX)
+    def run_to_the_end(self, index: int) -> None:
+        """One actor, undisturbed: only so does a run get long enough for retention to have something to do."""
+        actor = self.sim.actors[index % len(self.sim.actors)]
+        while actor in self.sim.actors:
+            self.sim.advance(self.sim.actors.index(actor), "ok")
 
     @precondition(lambda self: self.sim.actors)
     @rule(index=INDEX, outcome=st.sampled_from(OUTCOMES))

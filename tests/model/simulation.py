@@ -59,6 +59,8 @@ class Simulation:
     actors: list[Actor] = field(default_factory=list)
     launched: list[Launched] = field(default_factory=list)
     finished: list[Launched] = field(default_factory=list)
+    dissolved: set[str] = field(default_factory=set)
+    """Uids of jobs that were deleted together with their checkpoints."""
     refused: set[str] = field(default_factory=set)
     """Locations whose writer was told that they are not committed."""
     acknowledged: dict[str, Entry] = field(default_factory=dict)
@@ -140,13 +142,26 @@ class Simulation:
         self.spawn("operator", body)
 
     def retire(self, policy: int) -> None:
-        job = self.job()
+        job, owner = self.job(), self.owner()
 
         def body() -> None:
-            job.retire(POLICIES[policy % len(POLICIES)])
+            job.retire(POLICIES[policy % len(POLICIES)], owner)
             job.finish_removals()
 
         self.spawn("retention", body)
+
+    def prune(self, index: int) -> None:
+        entries = self.world.history[-1].checkpoints if self.world.history else ()
+        if entries:
+            location = entries[index % len(entries)].location
+            self.spawn("prune", lambda: self.job().prune([location]) and None)
+
+    def dissolve(self) -> None:
+        """The job is deleted with all its checkpoints, and its name used again while that is still under way."""
+        owner = self.owner()
+        self.dissolved.add(owner.uid)
+        self.spawn("deletion", lambda: self.job().delete_everything(owner))
+        self.reincarnate()
 
     def sweep(self) -> None:
         self.spawn("sweeper", lambda: self.job().sweep() and None)
@@ -157,11 +172,11 @@ class Simulation:
             location = entries[index % len(entries)].location
             self.spawn("pin", lambda: self.job().pin(location, pinned) and None)
 
-    def hold(self, index: int) -> None:
+    def hold(self, index: int, seconds: int) -> None:
         entries = self.world.history[-1].live() if self.world.history else []
         if entries:
             location = entries[index % len(entries)].location
-            until = self.world.clock() + timedelta(seconds=100)
+            until = self.world.clock() + timedelta(seconds=seconds)
             self.spawn("hold", lambda: self.job().hold(location, "fork", until) and None)
 
     def work(self, index: int, saves: int, corrupt: bool = False) -> None:
@@ -202,10 +217,16 @@ class Simulation:
                 self.acknowledged[str(location)] = claimed.commit(manifest)
             except (FencedError, InvalidOperationError):
                 if CATALOG in self.world.objects:  # without a register nobody can say; to a writer that is fenced too
-                    self.refused.add(str(location))
+                    self._refuse(str(location))
                 raise
 
     # rules
+
+    def _refuse(self, location: str) -> None:
+        """From now on. It may have been committed, in silence, and removed again before its writer could look."""
+        if self.world.history[-1].find(location) is not None:
+            raise Violation(f"{location} is committed, its writer is told that it is not")
+        self.refused.add(location)
 
     def _check_resumed(self, claim_id: str, point: ResumePoint | None) -> None:
         version = next((c for c in self.world.history if c.claim is not None and c.claim.id == claim_id), None)
@@ -241,6 +262,7 @@ class Simulation:
             raise Violation("epoch, attempt or sequence decreases")
         if after.attempt != before.attempt and after.claim is not None:
             raise Violation("a fence leaves a claim standing")
+        self._check_owner(before, after)
         for entry in after.checkpoints:
             if before.find(entry.location) is None:
                 self._check_commit(before, entry)
@@ -254,6 +276,18 @@ class Simulation:
         if any(entry.location in self.refused for entry in after.checkpoints):
             raise Violation("an entry whose writer was told that it is not committed")
 
+    def _check_owner(self, before: Catalog, after: Catalog) -> None:
+        was, now = (c.owner.uid if c.owner else None for c in (before, after))
+        if was == now:
+            live = {entry.location for entry in before.live()}
+            passed_over = [e.location for e in after.checkpoints if e.state == "abandoned" and e.location in live]
+            if passed_over:
+                raise Violation(f"{passed_over} are passed over in an attempt that is not the job's first")
+            return
+        earlier = {c.owner.uid for c in self.world.history[: self.checked] if c.owner}
+        if now is None or now in earlier:
+            raise Violation(f"uid {now} takes the root back from {was}")
+
     def _check_commit(self, before: Catalog, entry: Entry) -> None:
         claim = before.claim
         if claim is None or (entry.attempt, entry.epoch) != (claim.attempt, claim.epoch):
@@ -262,6 +296,11 @@ class Simulation:
     def _check_removed(self, before: Catalog, after: Catalog, entry: Entry, newest: list[Entry]) -> None:
         if all(removal.location != entry.location for removal in after.removing):
             raise Violation(f"committed {entry.location} is lost")
+        if after.owner is not None and after.owner.uid in self.dissolved and after.claim is None:
+            return
+        held = [h for h in before.holds if h.location == entry.location and h.until > self.world.clock()]
+        if held:
+            raise Violation(f"{entry.location}, held by {held[0].by}, is removed")
         if entry in newest:
             raise Violation(f"{entry.location}, one of the two newest, is removed")
         if entry.pinned:
@@ -279,12 +318,10 @@ class Simulation:
                     raise Violation(f"{entry.location} is committed, its {file} is gone")
 
     def check_end(self) -> None:
-        """What was acknowledged as committed stands in some version, and nothing that was refused ever does."""
+        """What was acknowledged as committed stands in some version."""
         ever = {entry.location for version in self.world.history for entry in version.checkpoints}
         if lost := set(self.acknowledged) - ever:
             raise Violation(f"acknowledged but never committed: {sorted(lost)}")
-        if wrong := self.refused & ever:
-            raise Violation(f"refused but committed: {sorted(wrong)}")
         for actor in list(self.actors):
             actor.run.throw(greenlet.GreenletExit)
 

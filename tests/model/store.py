@@ -65,7 +65,8 @@ class World:
 
     def delete(self, keys: list[str]) -> None:
         for key in keys:
-            self.objects.pop(key, None)
+            if key != CATALOG:  # how a register goes, and what follows, is `lose_register`'s business
+                self.objects.pop(key, None)
         self.on_change()
 
     def deliver(self, index: int) -> None:

@@ -7,17 +7,22 @@ from pathlib import Path
 
 import pytest
 
-from everstep.catalog import JobCatalog, Location, Owner, Resume, Retention, Source, open_store, resume_point
+from everstep.catalog import AUTO, JobCatalog, Location, Owner, Resume, Retention, Source, open_store, resume_point
+from everstep.catalog import job as job_module
 from everstep.catalog.fork import resolve
 from everstep.catalog.rebuild import rebuild, survey
 from everstep.errors import (
     CatalogMissingError,
+    CheckpointCorruptError,
     CheckpointNotFoundError,
     FencedError,
     InvalidOperationError,
     OwnerConflictError,
 )
 from tests.unit.catalog.saves import NOW, OWNER, save
+
+AGAIN = OWNER.model_copy(update={"uid": "u2"})
+"""The same job, deleted and applied again."""
 
 
 @pytest.fixture
@@ -134,12 +139,12 @@ def test_the_library_alone_keeps_off_an_operators_root(job: JobCatalog) -> None:
 def test_starting_afresh_sets_aside_and_deletes_nothing(job: JobCatalog) -> None:
     job.fence(OWNER)
     save(job.claim(1, "u1"), 10)
-    fresh = job.fence(OWNER, resume=Resume(fresh=True))
+    fresh = job.fence(AGAIN, resume=Resume(fresh=True))
     assert resume_point(fresh) is None
     assert [entry.state for entry in fresh.checkpoints] == ["abandoned"]
-    claimed = job.claim(2, "u1")
+    claimed = job.claim(2, "u2")
     save(claimed, 5)
-    again = job.fence(OWNER)
+    again = job.fence(AGAIN)
     point = resume_point(again)
     assert point is not None
     assert point.step == 5
@@ -147,14 +152,37 @@ def test_starting_afresh_sets_aside_and_deletes_nothing(job: JobCatalog) -> None
     assert len(job.require().checkpoints) == 2
 
 
+@pytest.mark.parametrize("resume", [Resume(fresh=True), AUTO])
+def test_a_choice_that_comes_late_passes_over_nothing_of_the_jobs_own(job: JobCatalog, resume: Resume) -> None:
+    """A second operator fenced the job first, and its gang committed: the choice was for the first attempt."""
+    job.fence(OWNER, resume=Resume(fresh=True))
+    save(job.claim(1, "u1"), 10)
+    assert [entry.step for entry in job.fence(OWNER, resume=resume).live()] == [10]
+
+
+def test_an_incarnation_that_was_taken_over_from_does_not_come_back(job: JobCatalog) -> None:
+    job.fence(OWNER)
+    job.fence(AGAIN)
+    claimed = job.claim(2, "u2")
+    with pytest.raises(OwnerConflictError, match="taken over from uid u1"):
+        job.fence(OWNER, resume=Resume(fresh=True))
+    with pytest.raises(OwnerConflictError):
+        job.delete_everything(OWNER)
+    with pytest.raises(OwnerConflictError):
+        job.retire(Retention(last=1), OWNER)
+    save(claimed, 10)
+    back = job.fence(OWNER, adopt=True)
+    assert back.displaced == ("u2",)
+
+
 def test_an_older_step_is_a_choice_and_later_attempts_follow_it(job: JobCatalog) -> None:
     job.fence(OWNER)
     claimed = job.claim(1, "u1")
     entries = [save(claimed, step) for step in (10, 20, 30)]
-    chosen = job.fence(OWNER, resume=Resume(location=entries[0].location))
+    chosen = job.fence(AGAIN, resume=Resume(location=entries[0].location))
     assert [entry.step for entry in chosen.live()] == [10]
-    save(job.claim(2, "u1"), 15)
-    assert [entry.step for entry in job.fence(OWNER).live()] == [10, 15]
+    save(job.claim(2, "u2"), 15)
+    assert [entry.step for entry in job.fence(AGAIN).live()] == [10, 15]
 
 
 def test_a_fork_pins_its_sources_content_and_holds_it(tmp_path: Path) -> None:
@@ -272,3 +300,121 @@ def test_a_lost_register_is_rebuilt_from_what_is_provably_committed(job: JobCata
     save(job.claim(), 40)
     with pytest.raises(InvalidOperationError, match="nothing is rebuilt over it"):
         rebuild(job, found)
+
+
+def test_a_mark_that_is_no_mark_leaves_one_save_out_of_a_rebuild(job: JobCatalog) -> None:
+    job.fence(OWNER)
+    claimed = job.claim(1, "u1")
+    save(claimed, 10)
+    odd = save(claimed, 20)
+    job.store.put(f"{odd.location}/COMMITTED", b"x" * 5000)
+    lose(job)
+    found = survey(job)
+    assert [entry.step for entry in found.catalog.checkpoints] == [10]
+    assert [rejected.location for rejected in found.rejected] == [odd.location]
+
+
+def test_a_user_removes_what_is_set_aside_but_not_what_safety_keeps(job: JobCatalog) -> None:
+    job.fence(OWNER)
+    first = save(job.claim(1, "u1"), 10)
+    job.fence(AGAIN, resume=Resume(fresh=True))
+    claimed = job.claim(2, "u2")
+    entries = [save(claimed, step) for step in (5, 15, 25)]
+    with pytest.raises(InvalidOperationError, match=r"step 15 .* stays: fallback"):
+        job.prune([entries[1].location])
+    job.pin(entries[0].location)
+    with pytest.raises(InvalidOperationError, match="stays: pinned"):
+        job.prune([first.location, entries[0].location])
+    job.prune([first.location])
+    job.prune([first.location])  # again after a lost answer
+    job.finish_removals()
+    assert list(job.store.list(first.location)) == []
+    assert [entry.step for entry in job.require().checkpoints] == [5, 15, 25]
+    with pytest.raises(CheckpointNotFoundError):
+        job.prune([first.location])
+
+
+def test_a_job_that_goes_with_its_checkpoints_leaves_only_what_is_not_its_own(job: JobCatalog) -> None:
+    job.fence(OWNER)
+    claimed = job.claim(1, "u1")
+    for step in (10, 20, 30):
+        save(claimed, step)
+    job.store.put(claimed.new_location(40).key("__0_0.distcp"), b"x")
+    job.store.put("notes.txt", b"mine")
+    job.delete_everything(OWNER)
+    assert [info.key for info in job.store.list("")] == ["notes.txt"]
+    with pytest.raises(FencedError):
+        save(claimed, 50)
+
+
+def test_a_deletion_that_hangs_spares_the_saves_of_the_next_incarnation(
+    job: JobCatalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its call was given up on, the name was used again, and then its thread goes on."""
+    job.fence(OWNER)
+    save(job.claim(1, "u1"), 10)
+    real = JobCatalog.finish_removals
+
+    def hang(self: JobCatalog, most: int = 100) -> int:
+        monkeypatch.undo()
+        real(self, most)
+        self.fence(AGAIN)
+        save(self.claim(self.require().attempt, "u2"), 5)
+        return 0
+
+    monkeypatch.setattr(JobCatalog, "finish_removals", hang)
+    with pytest.raises(OwnerConflictError):
+        job.delete_everything(OWNER)
+    entry = job.require().latest()
+    assert entry is not None
+    assert job.manifest(entry).step == 5
+
+
+def test_a_loss_that_is_no_number_leaves_a_save_that_can_be_resumed(job: JobCatalog) -> None:
+    entry = save(job.claim(), 10, score=float("nan"), metrics={"loss": float("nan"), "lr": 0.1, "norm": float("inf")})
+    assert entry.score is None
+    manifest = job.manifest(entry)
+    assert manifest.metrics == {"lr": 0.1}
+    assert manifest.score is None
+
+
+def test_a_sweep_of_many_folders_decides_on_a_document_read_after_each_listing(
+    job: JobCatalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(job_module, "BATCH", 2)
+    job.fence(OWNER)
+    old = job.claim(1, "u1")
+    torn = [old.new_location(step) for step in range(1, 6)]
+    for location in torn:
+        job.store.put(location.key("__0_0.distcp"), b"x")
+    job.fence(OWNER)
+    assert job.sweep() == [str(location) for location in torn]
+
+
+def test_a_forks_source_is_checked_without_reading_it_as_a_document(tmp_path: Path) -> None:
+    parent = JobCatalog(open_store(str(tmp_path / "parent")))
+    entry = save(parent.claim(), 10)
+    parent.check_manifest(entry)
+    parent.store.put(f"{entry.location}/manifest.json", b"{}")
+    with pytest.raises(CheckpointCorruptError, match="SHA-256"):
+        resolve(parent.store.uri, "elsewhere", open_store, "x")
+    parent.store.delete([f"{entry.location}/manifest.json"])
+    with pytest.raises(CheckpointCorruptError, match="missing"):
+        parent.check_manifest(entry)
+
+
+@pytest.mark.parametrize("step", [-1, 10**12])
+def test_a_step_that_no_location_can_hold_is_refused_before_anything_is_written(job: JobCatalog, step: int) -> None:
+    with pytest.raises(InvalidOperationError, match="not a checkpoint location"):
+        job.claim().new_location(step)
+
+
+def test_the_claim_says_what_was_resumed_in_the_end(job: JobCatalog) -> None:
+    job.fence(OWNER)
+    claimed = job.claim(1, "u1")
+    good, bad = save(claimed, 10), save(claimed, 20)
+    again = job.claim(1, "u1")
+    again.quarantine(bad.location, "flipped")
+    claim = job.require().claim
+    assert claim is not None
+    assert claim.resumed == good.location

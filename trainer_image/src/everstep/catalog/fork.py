@@ -13,7 +13,7 @@ from everstep.catalog.transitions import Resume
 from everstep.errors import CheckpointNotFoundError, InvalidOperationError
 
 HOLD = timedelta(days=7)
-"""How long a fork keeps its source; renewed with each attempt that still needs it."""
+"""How long a fork keeps its source: long enough for a first commit of its own. It is not renewed."""
 
 
 def resolve(path: str, own_root: str, open_root: Callable[[str], Store], held_by: str) -> Resume:
@@ -34,10 +34,10 @@ def resolve(path: str, own_root: str, open_root: Callable[[str], Store], held_by
         raise CheckpointNotFoundError(
             f"resume.path: {path} is not committed; committed there: {_offers(catalog.live())}"
         )
-    job.manifest(entry)
+    job.check_manifest(entry)
     if root.rstrip("/") == own_root.rstrip("/"):
         return Resume(location=entry.location)
-    if entry.state == "live":
+    if entry.state == "live":  # what is set aside is removed by nobody but a user
         job.hold(entry.location, held_by, datetime.now(UTC) + HOLD)
     return Resume(source=Source(root=root, location=entry.location, step=entry.step, digest=entry.digest))
 

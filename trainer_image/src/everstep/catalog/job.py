@@ -1,22 +1,24 @@
 """A job's checkpoints in storage: the transitions of the register joined with the objects that they speak of.
 
 The operator, the trainer, the command line and the tests all go through here; nothing else writes below a job's root
-but the shards themselves.
+but the shards themselves, heartbeats and event files.
 """
 
 from __future__ import annotations
 
+import hashlib
+import itertools
 import json
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from datetime import UTC, datetime, timedelta
 
 from everstep.catalog import manifest as manifests
 from everstep.catalog import transitions
-from everstep.catalog.documents import Catalog, Entry, Owner
-from everstep.catalog.keys import CHECKPOINTS, COMMITTED, MANIFEST, Location, is_checkpoint_file
+from everstep.catalog.documents import RESERVE, Catalog, Entry, Owner
+from everstep.catalog.keys import CATALOG, CHECKPOINTS, COMMITTED, MANIFEST, PROGRESS, Location, is_checkpoint_file
 from everstep.catalog.register import Register, Snapshot
-from everstep.catalog.retention import Retention, expendable
+from everstep.catalog.retention import Retention, expendable, safeguarded
 from everstep.catalog.store import KeyNotFound, Store, Unchanged
 from everstep.catalog.transitions import AUTO, Resume, ResumePoint, resume_point
 from everstep.errors import (
@@ -24,11 +26,17 @@ from everstep.errors import (
     CheckpointCorruptError,
     CheckpointNotFoundError,
     FencedError,
+    InvalidOperationError,
+    OwnerConflictError,
     StorageError,
 )
 
 UPLOAD_GRACE = timedelta(hours=1)
 """An unfinished upload younger than this may still belong to a save under way."""
+BATCH = 1000
+MOST_LISTED = 100_000
+"""Folders of a root, or keys of a location, that one pass looks at: anybody may have filled a bucket with millions."""
+_DIGEST_PIECE = 8 << 20
 
 
 def _utc_now() -> datetime:
@@ -69,6 +77,24 @@ class JobCatalog:
             raise CheckpointCorruptError(f"{self.store.uri}/{key} is missing") from error
         return manifests.decode(body, point.digest)
 
+    def check_manifest(self, point: Entry | ResumePoint) -> None:
+        """That the committed manifest stands there, without holding it in memory: who asks may not trust its author.
+
+        Raises CheckpointCorruptError.
+        """
+        key = Location.parse(point.location).key(MANIFEST)
+        found = hashlib.sha256()
+        try:
+            for start in range(0, manifests.MAX_MANIFEST_BYTES, _DIGEST_PIECE):
+                piece = self.store.get_range(key, start, _DIGEST_PIECE)
+                found.update(piece)
+                if len(piece) < _DIGEST_PIECE:
+                    break
+        except KeyNotFound as error:
+            raise CheckpointCorruptError(f"{self.store.uri}/{key} is missing") from error
+        if found.hexdigest() != point.digest:
+            raise CheckpointCorruptError(f"{self.store.uri}/{key} has not the SHA-256 that was committed")
+
     def has_checkpoints(self) -> bool:
         return next(self.store.list(CHECKPOINTS), None) is not None
 
@@ -84,9 +110,11 @@ class JobCatalog:
     ) -> Catalog:
         """Begin an attempt; its resume point is `resume_point` of the returned document and of no other.
 
-        Creates the register in an empty root. Raises CatalogMissingError where it is gone although checkpoints
-        stand there or are known of (`expect_existing`; then an empty one is no register either), OwnerConflictError
-        where it is another cluster's.
+        `resume` counts only in the first fence of the owner's uid.         Creates the register in an empty root.
+
+        Raises CatalogMissingError where it is gone although checkpoints stand there or are known of
+        (`expect_existing`; then an empty one is no register either), OwnerConflictError where it is another cluster's
+        or a later incarnation's.
         """
         fence_id = secrets.token_hex(16)
 
@@ -105,12 +133,18 @@ class JobCatalog:
             )
         return Catalog()
 
-    def retire(self, policy: Retention) -> Catalog | None:
-        """Move what nothing keeps into the removal intents. The policy is applied inside each swap."""
+    def retire(self, policy: Retention, owner: Owner | None = None) -> Catalog | None:
+        """Move what nothing keeps into the removal intents. The policy is applied inside each swap.
+
+        With `owner`, raises OwnerConflictError where the root is another's by now: then another's policy counts.
+        """
 
         def decide(catalog: Catalog | None) -> Catalog:
-            if catalog is None:
-                raise CatalogMissingError(f"{self.store.uri} has no catalog.json")
+            catalog = self._present(catalog)
+            if owner is not None and (catalog.owner is None or catalog.owner.uid != owner.uid):
+                raise OwnerConflictError(
+                    f"the checkpoints of {self.store.uri} belong to {catalog.owner}, not to {owner}"
+                )
             now = self._clock()
             leaving = {entry.location for entry in expendable(catalog, policy, now)}
             return transitions.retire(catalog, leaving, now)
@@ -118,14 +152,18 @@ class JobCatalog:
         return self.register.swap(decide)
 
     def finish_removals(self, most: int = 100) -> int:
-        """Delete the keys of up to `most` intents, oldest first, then drop those intents. Returns how many are done."""
+        """Delete the keys of up to `most` intents, oldest first, then drop those intents. Returns how many are done.
+
+        One with very many keys takes several passes: its intent stays until the last.
+        """
         catalog = self.read()  # a generation read back, not one that a swap of our own promised
         if catalog is None or not catalog.removing:
             return 0
         done = set()
         for removal in catalog.removing[:most]:
-            self._delete(Location.parse(removal.location))
-            done.add(removal.location)
+            deleted = self._delete(Location.parse(removal.location))
+            if deleted < MOST_LISTED:
+                done.add(removal.location)
         self.register.swap(lambda current: transitions.forget(self._present(current), done))
         return len(done)
 
@@ -133,27 +171,71 @@ class JobCatalog:
         """Delete what no document names and no claim can commit any more: failed and fenced saves. Returns
         locations.
         """
-        listed = list(self.store.list_folders(CHECKPOINTS))  # listed before the document is read: see `sweepable`
-        catalog = self.read()
-        if catalog is None:
-            return []
-        swept = []
-        for folder in listed:
-            try:
-                location = Location.parse(folder)
-            except ValueError:
-                continue
-            if transitions.sweepable(catalog, location) and self._delete(location):
-                swept.append(folder)
+        swept: list[str] = []
+        folders = itertools.islice(self.store.list_folders(CHECKPOINTS), MOST_LISTED)
+        while listed := list(itertools.islice(folders, BATCH)):
+            catalog = self.read()  # after the listing, each time: see `sweepable`
+            if catalog is None:
+                return swept
+            for folder in listed:
+                try:
+                    location = Location.parse(folder)
+                except ValueError:
+                    continue
+                if transitions.sweepable(catalog, location) and self._delete(location):
+                    swept.append(folder)
         self.store.abort_uploads(CHECKPOINTS, self._clock() - UPLOAD_GRACE)
         return swept
 
     def _delete(self, location: Location) -> int:
         self.store.delete([location.key(COMMITTED)])  # first: `rebuild` must never revive half a checkpoint
         prefix = f"{location}/"
-        keys = [info.key for info in self.store.list(prefix) if is_checkpoint_file(info.key.removeprefix(prefix))]
+        names = (info.key for info in self.store.list(prefix) if is_checkpoint_file(info.key.removeprefix(prefix)))
+        keys = list(itertools.islice(names, MOST_LISTED))
         self.store.delete(keys)
         return len(keys)
+
+    def prune(self, locations: Collection[str]) -> Catalog:
+        """Remove these entries at a user's word, live or not; their keys go with `finish_removals`.
+
+        Raises InvalidOperationError for one that safety, a pin or a hold keeps, CheckpointNotFoundError for one that
+        is not there.
+        """
+
+        def decide(catalog: Catalog | None) -> Catalog:
+            catalog = self._present(catalog)
+            now = self._clock()
+            gone = {removal.location for removal in catalog.removing}
+            safe = safeguarded(catalog, now)
+            for location in locations:
+                entry = catalog.find(location)
+                if entry is None and location not in gone:
+                    raise CheckpointNotFoundError(f"{location} is not in the catalog")
+                if entry is not None and location in safe:
+                    raise InvalidOperationError(f"step {entry.step} ({location}) stays: {', '.join(safe[location])}")
+            return transitions.retire(catalog, locations, now)
+
+        return self.register.swap(decide)
+
+    def delete_everything(self, owner: Owner) -> None:
+        """The end of a job whose checkpoints go with it: end every claim, remove what the register names and what was
+        never committed, the register last: after a crash the root is still known as the job's.
+
+        Only what a document of this very incarnation named is deleted, so that a call which hangs and comes back when
+        the name is in use again touches none of the new one's saves. Raises CatalogMissingError, OwnerConflictError.
+        """
+        fence_id = secrets.token_hex(16)
+
+        def decide(catalog: Catalog | None) -> Catalog:
+            return transitions.dissolve(self._present(catalog), owner, fence_id, self._clock())
+
+        while self.register.swap(decide).removing:
+            self.finish_removals()
+        self.sweep()
+        self.store.delete([info.key for info in itertools.islice(self.store.list(PROGRESS), MOST_LISTED)])
+        now = self.read()
+        if now is not None and now.fence == fence_id:
+            self.store.delete([CATALOG])
 
     def _present(self, catalog: Catalog | None) -> Catalog:
         if catalog is None:
@@ -164,7 +246,12 @@ class JobCatalog:
         return self.register.swap(lambda catalog: transitions.pin(self._present(catalog), location, pinned))
 
     def hold(self, location: str, by: str, until: datetime) -> Catalog:
-        return self.register.swap(lambda catalog: transitions.hold(self._present(catalog), location, by, until))
+        """Keep an entry until a time. Raises CheckpointNotFoundError where it is not live."""
+
+        def decide(catalog: Catalog | None) -> Catalog:
+            return transitions.hold(self._present(catalog), location, by, until, self._clock())
+
+        return self.register.swap(decide, RESERVE)
 
     def release(self, location: str, by: str) -> Catalog:
         return self.register.swap(lambda catalog: transitions.release(self._present(catalog), location, by))
@@ -209,7 +296,10 @@ class Claimed:
         self.resume: ResumePoint | None = resume_point(catalog)
 
     def new_location(self, step: int) -> Location:
-        return Location.new(step, self.epoch)
+        try:
+            return Location.new(step, self.epoch)
+        except ValueError as error:
+            raise InvalidOperationError(f"step {step}: {error}") from error
 
     def commit(self, manifest: manifests.Manifest) -> Entry:
         """Write the manifest, then swap the entry in: that swap is the commit. Every shard must be stored by now.
@@ -231,7 +321,7 @@ class Claimed:
             committed=self.job._clock(),
             score=manifest.score,
         )
-        catalog = self.job.register.swap(lambda current: transitions.commit(current, self.id, draft))
+        catalog = self.job.register.swap(lambda current: transitions.commit(current, self.id, draft), RESERVE)
         entry = catalog.find(manifest.location)
         if entry is None:  # pragma: no cover - the swap wrote it
             raise CheckpointNotFoundError(manifest.location)

@@ -36,14 +36,12 @@ class Retention(BaseModel):
 def kept(catalog: Catalog, policy: Retention, now: datetime) -> dict[str, list[str]]:
     """Location to the reasons why it stays, for every live entry that stays."""
     live = catalog.live()
-    reasons: dict[str, list[str]] = defaultdict(list)
+    reasons = defaultdict(list, safeguarded(catalog, now))
 
     def keep(entries: list[Entry], reason: str) -> None:
         for entry in entries:
             reasons[entry.location].append(reason)
 
-    keep(live[-1:], "latest")
-    keep(live[-ALWAYS_NEWEST:-1], "fallback")
     if policy.keeps_everything:
         keep(live, "no policy")
     if policy.last:
@@ -52,12 +50,25 @@ def kept(catalog: Catalog, policy: Retention, now: datetime) -> dict[str, list[s
         keep(best(live, policy.best), f"best {policy.best.count}")
     if policy.every:
         keep([entry for entry in live if entry.step % policy.every == 0], f"every {policy.every}")
-    keep([entry for entry in live if entry.pinned], "pinned")
+    return {entry.location: reasons[entry.location] for entry in live if entry.location in reasons}
+
+
+def safeguarded(catalog: Catalog, now: datetime) -> dict[str, list[str]]:
+    """Location to the reasons why it stays whatever the policy says; set-aside entries have pins and holds alone."""
+    live = catalog.live()
+    reasons: dict[str, list[str]] = defaultdict(list)
+    for entry in live[-1:]:
+        reasons[entry.location].append("latest")
+    for entry in live[-ALWAYS_NEWEST:-1]:
+        reasons[entry.location].append("fallback")
     held = {hold.location: hold.by for hold in catalog.holds if hold.until > now}
-    for entry in live:
+    for entry in catalog.checkpoints:
+        if entry.pinned:
+            reasons[entry.location].append("pinned")
         if entry.location in held:
             reasons[entry.location].append(f"held by {held[entry.location]}")
-    keep(in_use(catalog, live), "resumed from")
+    for entry in in_use(catalog, live):
+        reasons[entry.location].append("resumed from")
     return dict(reasons)
 
 

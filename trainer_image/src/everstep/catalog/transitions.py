@@ -10,7 +10,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 
-from everstep.catalog.documents import MAX_ENTRIES, Catalog, Claim, Entry, Hold, Owner, Removal, Source
+from everstep.catalog.documents import MAX_DISPLACED, MAX_ENTRIES, Catalog, Claim, Entry, Hold, Owner, Removal, Source
 from everstep.catalog.keys import Location
 from everstep.errors import (
     CheckpointNotFoundError,
@@ -84,10 +84,18 @@ def _abandon(catalog: Catalog, above: int, reason: str) -> Catalog:
 
 
 def check_owner(catalog: Catalog, owner: Owner, adopt: bool = False) -> None:
-    """Raises OwnerConflictError unless the root is this job's, or an earlier incarnation's of the same name."""
+    """Raises OwnerConflictError unless the root is this job's, or an earlier incarnation's of the same name.
+
+    An incarnation that was taken over from never comes back: a late fence of a deleted job must not end its successor.
+    """
     theirs = catalog.owner
     if theirs is None or adopt:
         return
+    if owner.uid in catalog.displaced:
+        raise OwnerConflictError(
+            f"the checkpoints were taken over from uid {owner.uid} and belong to {theirs} now; to take them back, "
+            "annotate the TrainingJob with everstep.dev/adopt=true"
+        )
     if (theirs.cluster, theirs.namespace, theirs.name) != (owner.cluster, owner.namespace, owner.name):
         raise OwnerConflictError(
             f"the checkpoints belong to {theirs}; to take them over, "
@@ -98,13 +106,23 @@ def check_owner(catalog: Catalog, owner: Owner, adopt: bool = False) -> None:
 def fence(
     catalog: Catalog, owner: Owner, fence_id: str, at_least: int = 1, resume: Resume = AUTO, adopt: bool = False
 ) -> Catalog:
-    """Begin an attempt: from here on no older one can commit. Takes over from an earlier incarnation of the name."""
+    """Begin an attempt: from here on no older one can commit. Takes over from an earlier incarnation of the name.
+
+    `resume` counts in the first fence of a uid alone. Whether it is the first is decided here, on the document that the
+    swap replaces: a second operator may have fenced, and its gang committed, since the caller looked.
+    """
     if catalog.fence == fence_id:
         return catalog
     check_owner(catalog, owner, adopt)
-    return begin_at(catalog, resume).model_copy(
+    before = catalog.owner
+    displaced = tuple(uid for uid in catalog.displaced if uid != owner.uid)
+    if before is None or before.uid != owner.uid:
+        catalog = begin_at(catalog, resume)
+        displaced = displaced if before is None else (*displaced, before.uid)[-MAX_DISPLACED:]
+    return catalog.model_copy(
         update={
             "owner": owner,
+            "displaced": displaced,
             "attempt": max(catalog.attempt + 1, at_least),
             "epoch": catalog.epoch + 1,
             "fence": fence_id,
@@ -137,15 +155,21 @@ def claim(
         raise FencedError(f"attempt {attempt} of uid {uid} is fenced: the job now belongs to {catalog.owner}")
     elif catalog.attempt != attempt:
         raise FencedError(f"attempt {attempt} is fenced: attempt {catalog.attempt} has taken over")
-    point = resume_point(catalog)
     taken = Claim(
         id=claim_id,
         attempt=catalog.attempt,
         epoch=catalog.epoch + 1,
-        resumed=None if point is None else (point.location if point.root is None else point.uri("")),
+        resumed=_resumed(catalog),
         at=now,
     )
     return catalog.model_copy(update={"epoch": taken.epoch, "claim": taken})
+
+
+def _resumed(catalog: Catalog) -> str | None:
+    point = resume_point(catalog)
+    if point is None:
+        return None
+    return point.location if point.root is None else point.uri("")
 
 
 def require_claim(catalog: Catalog | None, claim_id: str) -> Catalog:
@@ -162,7 +186,8 @@ def require_claim(catalog: Catalog | None, claim_id: str) -> Catalog:
 def commit(catalog: Catalog | None, claim_id: str, entry: Entry) -> Catalog:
     """The commit. Gives the entry its seq.
 
-    Raises FencedError, or InvalidOperationError where the step does not rise.
+    Raises FencedError, or InvalidOperationError where the step does not rise: then it is not committed, and never will
+    be (it may have been, in silence, and have been removed since by who took over).
     """
     if catalog is not None and catalog.find(entry.location) is not None:
         return catalog
@@ -180,7 +205,10 @@ def commit(catalog: Catalog | None, claim_id: str, entry: Entry) -> Catalog:
 def quarantine(catalog: Catalog | None, claim_id: str, location: str, reason: str) -> Catalog:
     """Set a damaged entry aside, so that nothing resumes from it; only the claim's holder may."""
     catalog = require_claim(catalog, claim_id)
-    return _update_entry(catalog, location, {"state": "quarantined", "reason": reason[:1024]})
+    aside = _update_entry(catalog, location, {"state": "quarantined", "reason": reason[:1024]})
+    if aside is catalog or aside.claim is None:
+        return aside
+    return aside.model_copy(update={"claim": aside.claim.model_copy(update={"resumed": _resumed(aside)})})
 
 
 def pin(catalog: Catalog, location: str, pinned: bool) -> Catalog:
@@ -197,12 +225,17 @@ def _update_entry(catalog: Catalog, location: str, update: dict[str, object]) ->
     return catalog.model_copy(update={"checkpoints": entries})
 
 
-def hold(catalog: Catalog, location: str, by: str, until: datetime) -> Catalog:
-    """Keep an entry until a time; renewing replaces. Raises CheckpointNotFoundError where it is not live."""
+def hold(catalog: Catalog, location: str, by: str, until: datetime, now: datetime) -> Catalog:
+    """Keep an entry until a time; renewing replaces. Drops holds that have run out.
+
+    Raises CheckpointNotFoundError where the entry is not live.
+    """
     entry = catalog.find(location)
     if entry is None or entry.state != "live":
         raise CheckpointNotFoundError(f"{location} is not a committed checkpoint")
-    others = tuple(h for h in catalog.holds if (h.location, h.by) != (location, by))
+    others = tuple(h for h in catalog.holds if (h.location, h.by) != (location, by) and h.until > now)
+    if len(others) >= MAX_ENTRIES:
+        raise InvalidOperationError(f"the catalog has {MAX_ENTRIES} holds already")
     return catalog.model_copy(update={"holds": (*others, Hold(location=location, by=by, until=until))})
 
 
@@ -213,12 +246,11 @@ def release(catalog: Catalog, location: str, by: str) -> Catalog:
 
 def retire(catalog: Catalog, locations: Collection[str], now: datetime) -> Catalog:
     """Move entries to the removal intents: from here on nobody can resume from them. Drops holds that have run out."""
-    gone = [e for e in catalog.checkpoints if e.location in locations]
+    room = MAX_ENTRIES - len(catalog.removing)
+    gone = sorted((e for e in catalog.checkpoints if e.location in locations), key=lambda e: e.seq)[:room]
     holds = tuple(h for h in catalog.holds if h.until > now)
     if not gone and len(holds) == len(catalog.holds):
         return catalog
-    room = MAX_ENTRIES - len(catalog.removing)
-    gone = sorted(gone, key=lambda e: e.seq)[:room]
     leaving = {e.location for e in gone}
     intents = tuple(Removal(location=e.location, step=e.step, bytes=e.bytes, since=now) for e in gone)
     return catalog.model_copy(
@@ -228,6 +260,21 @@ def retire(catalog: Catalog, locations: Collection[str], now: datetime) -> Catal
             "holds": holds,
         }
     )
+
+
+def dissolve(catalog: Catalog, owner: Owner, fence_id: str, now: datetime) -> Catalog:
+    """The end of a job whose checkpoints go with it: no claim stands any more, and every entry becomes an intent.
+
+    Raises OwnerConflictError unless the root is this very incarnation's. Where the intents have no room for all, the
+    rest follows when it is called again.
+    """
+    theirs = catalog.owner
+    if theirs is None or theirs.uid != owner.uid or theirs.cluster != owner.cluster:
+        raise OwnerConflictError(f"nothing is deleted: the checkpoints belong to {theirs}, not to {owner}")
+    if catalog.fence != fence_id:
+        update = {"attempt": catalog.attempt + 1, "epoch": catalog.epoch + 1, "fence": fence_id, "claim": None}
+        catalog = catalog.model_copy(update=update)
+    return retire(catalog, {entry.location for entry in catalog.checkpoints}, now)
 
 
 def forget(catalog: Catalog, locations: Collection[str]) -> Catalog:
