@@ -71,3 +71,18 @@ def test_rebuild_asks_first(root: str) -> None:
     assert job.read() is None
     run("rebuild", root, "--yes")
     assert [entry.step for entry in job.require().live()] == [10, 20]
+
+
+def test_prune_removes_what_is_named_and_asks_first(root: str) -> None:
+    job = JobCatalog(open_store(root))
+    save(job.claim(), 40)
+    assert runner.invoke(app_module.app, ["prune", root, "--step", "10"], input="n\n").exit_code == 1
+    assert len(job.require().live()) == 3
+    run("prune", root, "--keep-last", "1", "--yes")
+    assert [entry.step for entry in job.require().live()] == [20, 40]
+    assert not any("step_000000000010" in info.key for info in job.store.list("checkpoints/"))
+    with pytest.raises(CheckpointError, match="stays: fallback"):
+        run("prune", root, "--step", "20", "--yes")
+    with pytest.raises(CheckpointError, match="say what to remove"):
+        run("prune", root)
+    assert "nothing to remove" in run("prune", root, "--set-aside")

@@ -55,7 +55,7 @@ def survey(job: JobCatalog, on_bytes: Callable[[int], None] = lambda _: None) ->
         highest = max(highest, location.epoch)
         try:
             found.append(_examine(job, location, on_bytes))
-        except CheckpointCorruptError as error:
+        except (CheckpointCorruptError, InvalidOperationError) as error:
             rejected.append(Rejected(folder, str(error)))
     found.sort(key=lambda item: item[0].seq)
     generation = max((mark.generation for mark, _, _ in found), default=0)

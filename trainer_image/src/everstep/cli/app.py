@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from datetime import UTC, datetime
 from functools import partial
 from typing import Annotated
 
@@ -10,11 +11,12 @@ import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 from rich.table import Table
 
-from everstep.catalog import JobCatalog, S3Access, open_store
+from everstep.catalog import JobCatalog, Retention, S3Access, open_store
 from everstep.catalog.documents import Catalog, Entry
 from everstep.catalog.keys import split_root
 from everstep.catalog.rebuild import rebuild as rebuild_register
 from everstep.catalog.rebuild import survey
+from everstep.catalog.retention import expendable, safeguarded
 from everstep.catalog.verify import verify_save
 from everstep.cli import format as written
 from everstep.cli.output import Output, complain, console, emit, errors
@@ -164,6 +166,50 @@ def pin(
 
 
 @app.command()
+def prune(
+    uri: Uri,
+    steps: Annotated[list[int] | None, typer.Option("--step", help="this step; may be given more than once")] = None,
+    set_aside: Annotated[bool, typer.Option(help="all that are abandoned or quarantined")] = False,
+    keep_last: Annotated[int | None, typer.Option(min=1, help="all live ones but so many newest")] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="do not ask")] = False,
+    endpoint: Endpoint = None,
+    region: Region = None,
+) -> None:
+    """Remove checkpoints for good. The two newest, and what is pinned, held or being resumed from, always stay."""
+    job, location = _open(uri, endpoint, region)
+    catalog = job.require()
+    chosen = _to_prune(catalog, location, steps or [], set_aside, keep_last)
+    if not chosen:
+        console.print("nothing to remove")
+        return
+    for entry in chosen:
+        console.print(f"step {entry.step}: {entry.location}, {written.size(entry.bytes)}, {entry.state}")
+    if not yes:
+        typer.confirm(f"Remove {len(chosen)} checkpoint(s), {written.size(sum(e.bytes for e in chosen))}?", abort=True)
+    job.prune({entry.location for entry in chosen})
+    while job.finish_removals():
+        pass
+    console.print(f"removed {len(chosen)} checkpoint(s)")
+
+
+def _to_prune(
+    catalog: Catalog, location: str | None, steps: list[int], set_aside: bool, keep_last: int | None
+) -> list[Entry]:
+    """What the options name. Raises CheckpointNotFoundError for a step that is not there."""
+    if location is None and not steps and not set_aside and keep_last is None:
+        raise InvalidOperationError("say what to remove: --step, --set-aside, --keep-last or a checkpoint's own path")
+    named = {_pick(catalog, step, None).location for step in steps} | ({location} if location else set())
+    if location is not None:
+        _pick(catalog, None, location)
+    if set_aside:
+        safe = safeguarded(catalog, datetime.now(UTC))
+        named |= {e.location for e in catalog.checkpoints if e.state != "live" and e.location not in safe}
+    if keep_last is not None:
+        named |= {e.location for e in expendable(catalog, Retention(last=keep_last), datetime.now(UTC))}
+    return [entry for entry in catalog.checkpoints if entry.location in named]
+
+
+@app.command()
 def rebuild(
     uri: Uri,
     yes: Annotated[bool, typer.Option("--yes", help="the job is suspended or gone, and I mean it")] = False,
@@ -180,7 +226,7 @@ def rebuild(
     for entry in rebuilt.catalog.checkpoints:
         console.print(f"step {entry.step}: {entry.location}, {written.size(entry.bytes)}, {entry.state}")
     for rejected in rebuilt.rejected:
-        console.print(f"left out: {rejected.location}: {rejected.reason}")
+        console.print(f"left out, to be swept: {rejected.location}: {rejected.reason}", markup=False)
     if not yes:
         typer.confirm("Is the job suspended or gone, and is this what its catalog shall hold?", abort=True)
     catalog = rebuild_register(job, rebuilt)
