@@ -234,8 +234,8 @@ class JobCatalog:
         self.sweep()
         self.store.delete([info.key for info in itertools.islice(self.store.list(PROGRESS), MOST_LISTED)])
         now = self.read()
-        if now is not None and now.fence == fence_id:
-            self.store.delete([CATALOG])
+        if now is not None and now.owner is not None and now.owner.uid == owner.uid and not now.checkpoints:
+            self.store.delete([CATALOG])  # unconditional: few stores know a conditional delete
 
     def _present(self, catalog: Catalog | None) -> Catalog:
         if catalog is None:
