@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,12 +38,21 @@ class Rig:
     def __post_init__(self) -> None:
         self.api = client.CustomObjectsApi(config.new_client_from_config(str(self.cluster.kubeconfig)))
         self.core = client.CoreV1Api(self.api.api_client)
-        self.events = client.EventsV1Api(self.api.api_client)
         self.endpoint = self.endpoint or self.s3.url
 
-    def apply(self, name: str = "job", **spec: Any) -> dict[str, Any]:
+    @contextmanager
+    def black_hole(self) -> Iterator[str]:
+        """An allowed endpoint that takes connections and never answers."""
+        with socket.create_server(("127.0.0.1", 0), backlog=512) as listener:
+            url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+            document = yaml.safe_load(self.operator.profiles.read_text())
+            document["profiles"].append({**document["profiles"][0], "name": "dead", "endpoint": url})
+            self.operator.profiles.write_text(yaml.safe_dump(document))
+            yield url
+
+    def apply(self, name: str = "job", endpoint: str | None = None, **spec: Any) -> dict[str, Any]:
         """Create a job of two pods; `spec` adds to its spec."""
-        storage = {"uri": f"s3://{self.bucket}/jobs", "endpoint": self.endpoint, "region": self.s3.region}
+        storage = {"uri": f"s3://{self.bucket}/jobs", "endpoint": endpoint or self.endpoint, "region": self.s3.region}
         checkpoint = {"storage": storage, "interval": {"steps": 10}, **spec.pop("checkpoint", {})}
         body = {
             "apiVersion": "everstep.dev/v1alpha1",
@@ -100,7 +112,7 @@ class Rig:
 
     def reasons(self) -> list[str]:
         """Reasons of the job's events."""
-        found = self.events.list_namespaced_event(self.namespace).items
+        found = self.core.list_namespaced_event(self.namespace).items
         return [event.reason for event in found]
 
     def exists(self, name: str = "job") -> bool:

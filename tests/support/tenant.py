@@ -16,7 +16,6 @@ from kubernetes import client, config
 from dev.s3 import S3Endpoint
 from everstep.catalog import Catalog, JobCatalog, S3Access, job_root, open_store
 from everstep_operator.api import GROUP, PLURAL, VERSION
-from tests.plugins.cluster import RunningCluster
 from tests.support.installed import SECRET, Installed
 
 Json = dict[str, Any]

@@ -81,7 +81,8 @@ def test_to_resume_is_no_restart() -> None:
     status = decide(observe(job(status, suspend=True), catalog=committed(30))).status.dump()
     plan = decide(observe(job(status), catalog=fenced(2, committed(30)), now=at(100)))
     assert [type(action).__name__ for action in plan.actions] == ["CreatePod", "CreatePod"]
-    assert plan.status.restarts is None
+    assert plan.status.restarts is not None
+    assert plan.status.restarts.total == 0
     assert plan.status.active_since == at(100)
     assert not plan.status.is_true("Suspended")
 
@@ -104,9 +105,12 @@ def test_success() -> None:
 
 
 def test_a_sidecar_does_not_keep_a_finished_job() -> None:
-    plan = decide(observe(job(running()), succeeded(0), replace(succeeded(1), phase="Running"), catalog=committed(30)))
+    pods = (succeeded(0), replace(succeeded(1), phase="Running"))
+    plan = decide(observe(job(running()), *pods, catalog=committed(30)))
     assert plan.status.phase is Phase.SUCCEEDED
-    assert plan.actions == (DeletePod("job-1-1", "pod-1-1", None),)
+    assert (plan.actions, plan.requeue_after) == ((), 10.0), "its phase may only lag behind; its log is to stay"
+    later = decide(observe(job(plan.status.dump()), *pods, catalog=committed(30), now=at(10)))
+    assert later.actions == (DeletePod("job-1-1", "pod-1-1", None),)
 
 
 @pytest.mark.parametrize("phase", ["Succeeded", "Failed"])

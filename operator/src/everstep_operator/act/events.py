@@ -1,4 +1,8 @@
-"""Events of a job, as `kubectl describe` lists them. The name tells what they say, so that no event is there twice."""
+"""Events of a job, as `kubectl describe` lists them. The name tells what they say, so that no event is there twice.
+
+They are core/v1: kubectl describe sorts by lastTimestamp, which events.k8s.io/v1 forbids. That has whole seconds; within
+one second kubectl keeps the order of the names, so these follow the course of an attempt.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +12,15 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 
 from everstep_operator.api import API_VERSION, CONTROLLER, KIND, TrainingJob
-from everstep_operator.kube import ApiError, Kube
+from everstep_operator.kube import ApiError, Kube, core_path
 from everstep_operator.reconcile.plan import Event
 
 log = logging.getLogger(__name__)
 
-NOTE_LIMIT = 1024
-"""The API server refuses longer notes."""
+MESSAGE_LIMIT = 1024
+"""Bytes of a message; more is in the status."""
+_BEGIN = ("GangCreated", "Running")
+_END = ("GangFailed", "Suspended", "Succeeded", "Failed")
 
 
 class Events:
@@ -34,23 +40,26 @@ class Events:
 
     async def _create(self, job: TrainingJob, event: Event) -> None:
         meta = job.metadata
+        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         await self._kube.create(
-            f"/apis/events.k8s.io/v1/namespaces/{meta.namespace}/events",
+            core_path(meta.namespace, "events"),
             {
                 "metadata": {"name": event_name(job, event), "namespace": meta.namespace},
-                "eventTime": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
+                "firstTimestamp": now,
+                "lastTimestamp": now,
+                "count": 1,
                 "type": event.type,
                 "reason": event.reason,
-                "note": _shortened(event.message),
-                "action": event.reason,
-                "regarding": {
+                "message": _shortened(event.message),
+                "involvedObject": {
                     "apiVersion": API_VERSION,
                     "kind": KIND,
                     "namespace": meta.namespace,
                     "name": meta.name,
                     "uid": meta.uid,
                 },
-                "reportingController": CONTROLLER,
+                "source": {"component": CONTROLLER},
+                "reportingComponent": CONTROLLER,
                 "reportingInstance": self._instance,
             },
         )
@@ -58,9 +67,15 @@ class Events:
 
 def event_name(job: TrainingJob, event: Event) -> str:
     digest = hashlib.sha256("\0".join((job.metadata.uid, event.reason, event.key)).encode()).hexdigest()
-    return f"{job.metadata.name}.{digest[:16]}"
+    return f"{job.metadata.name}.{job.status.attempt:06d}.{_stage(event.reason)}.{digest[:16]}"
 
 
-def _shortened(note: str) -> str:
-    body = note.encode()
-    return note if len(body) <= NOTE_LIMIT else body[: NOTE_LIMIT - 3].decode(errors="ignore") + "…"
+def _stage(reason: str) -> int:
+    """Of an attempt's course, in a digit."""
+    rows = [*_BEGIN, None, *_END]
+    return rows.index(reason if reason in rows else None)
+
+
+def _shortened(message: str) -> str:
+    body = message.encode()
+    return message if len(body) <= MESSAGE_LIMIT else body[: MESSAGE_LIMIT - 3].decode(errors="ignore") + "…"

@@ -25,7 +25,7 @@ def put(
     kind: ConditionType,
     holds: bool,
     reason: str,
-    message: str = "",
+    message: str,
 ) -> TrainingJobStatus:
     before = status.condition(kind)
     word: Literal["True", "False"] = "True" if holds else "False"
@@ -43,7 +43,7 @@ def put(
 
 
 def clear(
-    observation: Observation, status: TrainingJobStatus, kind: ConditionType, reason: str, message: str = ""
+    observation: Observation, status: TrainingJobStatus, kind: ConditionType, reason: str, message: str
 ) -> TrainingJobStatus:
     """Set a condition to False, if it was ever set: what never happened needs no line."""
     if status.condition(kind) is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from everstep_operator.api import ConditionType, Phase, TrainingJobStatus
+from everstep_operator.api.status import Progress, Restarts
 from everstep_operator.build.names import selector
 from everstep_operator.reconcile import (
     checkpoints,
@@ -111,15 +112,16 @@ def _steady(observation: Observation, attempt: Attempt, status: TrainingJobStatu
     status = status.model_copy(update={"phase": Phase.RUNNING if runs else Phase.STARTING})
     summary = (status.gang.summary if status.gang else None) or ""
     if runs:
-        status = conditions.put(observation, status, ConditionType.RUNNING, True, "GangRunning", "all pods run")
-        status = conditions.clear(observation, status, ConditionType.RESTARTING, "GangRunning")
-        status = conditions.clear(observation, status, ConditionType.STALLED, "GangRunning")
+        message = "all pods run"
+        status = conditions.put(observation, status, ConditionType.RUNNING, True, "GangRunning", message)
+        status = conditions.clear(observation, status, ConditionType.RESTARTING, "GangRunning", message)
+        status = conditions.clear(observation, status, ConditionType.STALLED, "GangRunning", message)
     else:
         waits = gang.waiting(attempt)
         reason = waits[0] if waits else "GangStarting"
         message = (status.gang.waiting if status.gang and waits else None) or summary
         status = conditions.put(observation, status, ConditionType.RUNNING, False, reason, message)
-    status = conditions.clear(observation, status, ConditionType.SUSPENDED, "Resumed")
+    status = conditions.clear(observation, status, ConditionType.SUSPENDED, "Resumed", "spec.suspend is false")
     repair = () if launch.has_service(observation, attempt) else (launch.service(observation, attempt),)
     upkeep = retention.upkeep(observation)
     if not upkeep:
@@ -139,7 +141,13 @@ def _deadline_exceeded(observation: Observation, attempt: Attempt, status: Train
 def _stamped(observation: Observation, plan: Plan) -> Plan:
     """Round the status to what the API server stores, hold mere progress back, and tell the events."""
     meta, before = observation.job.metadata, observation.job.status
-    common = {"observed_generation": meta.generation, "selector": selector(meta.uid)}
+    common = {
+        "observed_generation": meta.generation,
+        "selector": selector(meta.uid),
+        # What `kubectl get` would else leave blank.
+        "restarts": plan.status.restarts or Restarts(),
+        "progress": plan.status.progress or Progress(summary="no step yet"),
+    }
     status = TrainingJobStatus.model_validate(plan.status.model_copy(update=common).dump())
     wait = None
     if status.phase is None or not status.phase.finished:

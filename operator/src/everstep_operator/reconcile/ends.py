@@ -9,8 +9,11 @@ from everstep_operator.api import ConditionType, Phase, TrainingJobStatus
 from everstep_operator.reconcile import checkpoints, conditions, deadline, history, progress, retention, teardown
 from everstep_operator.reconcile.attempt import Attempt, own
 from everstep_operator.reconcile.classify import Cause
-from everstep_operator.reconcile.observation import Observation
+from everstep_operator.reconcile.observation import Observation, PodView
 from everstep_operator.reconcile.plan import DeleteJob, Plan
+
+SETTLING = timedelta(seconds=10)
+"""How long a pod may last after its trainer: the kubelet takes a second or two, a sidecar for ever."""
 
 
 def succeed(observation: Observation, attempt: Attempt, status: TrainingJobStatus) -> Plan:
@@ -19,24 +22,26 @@ def succeed(observation: Observation, attempt: Attempt, status: TrainingJobStatu
     message = f"all {attempt.nodes} pods of attempt {attempt.number} succeeded"
     if last is not None:
         message += f"; the last checkpoint is step {last.step}"
-    status = _end(observation, status, Phase.SUCCEEDED, history.COMPLETED)
+    status = _end(observation, status, Phase.SUCCEEDED, history.COMPLETED, message)
+    status = _gang(status, f"{attempt.nodes} of {attempt.nodes} succeeded")
     status = conditions.put(observation, status, ConditionType.COMPLETE, True, "AllPodsSucceeded", message)
     return finished(observation.written(status), replace(attempt, end=status.history[-1]))
 
 
 def fail(observation: Observation, attempt: Attempt, status: TrainingJobStatus, reason: str, message: str) -> Plan:
     """The attempt's own end is in the status already, if it had begun."""
-    status = _end(observation, status, Phase.FAILED, reason)
+    status = _gang(_end(observation, status, Phase.FAILED, reason, message), "stopped")
     status = conditions.put(observation, status, ConditionType.FAILED, True, reason, message)
     return finished(observation.written(status), attempt)
 
 
 def finished(observation: Observation, attempt: Attempt) -> Plan:
-    """The last gang's pods stay for `kubectl logs`, unless they still run; everything else is cleared away."""
+    """The last gang's pods stay for `kubectl logs`, unless they run on; everything else is cleared away."""
     status = checkpoints.describe(observation, observation.job.status)
     if status.phase is Phase.SUCCEEDED:
         status = progress.describe(observation, replace(attempt, end=None), status)
-    running = (pod for pod in attempt.pods if not pod.terminal)
+    settling = [pod for pod in attempt.pods if _settles(observation, status, pod)]
+    running = (pod for pod in attempt.pods if not pod.terminal and pod not in settling)
     upkeep = retention.upkeep(observation, once=True)
     actions = (*teardown.deletions(status, [*attempt.others, *running]), *upkeep)
     left = _seconds_to_live(observation, status)
@@ -44,16 +49,31 @@ def finished(observation: Observation, attempt: Attempt) -> Plan:
         return Plan(status, actions=(*actions, DeleteJob(observation.job.metadata.uid)))
     catalog = own(observation)
     more = upkeep or (catalog is not None and catalog.removing)
-    waits = [seconds for seconds in (left, observation.poll_seconds if more else None) if seconds is not None]
+    looks = (left, observation.poll_seconds if more else None, SETTLING.total_seconds() if settling else None)
+    waits = [seconds for seconds in looks if seconds is not None]
     return Plan(status, actions=actions, requeue_after=min(waits, default=None))
 
 
-def _end(observation: Observation, status: TrainingJobStatus, phase: Phase, reason: str) -> TrainingJobStatus:
+def _gang(status: TrainingJobStatus, summary: str) -> TrainingJobStatus:
+    if status.gang is None:
+        return status
+    return status.model_copy(update={"gang": status.gang.model_copy(update={"summary": summary, "waiting": None})})
+
+
+def _settles(observation: Observation, status: TrainingJobStatus, pod: PodView) -> bool:
+    """Its trainer has ended and its phase is about to tell: to delete it now would take its log away."""
+    ended = status.completion_time or observation.now
+    return pod.container.terminated and not pod.terminal and observation.now - ended < SETTLING
+
+
+def _end(
+    observation: Observation, status: TrainingJobStatus, phase: Phase, reason: str, message: str
+) -> TrainingJobStatus:
     status = deadline.stop(status, observation.now)
     status = status.model_copy(update={"phase": phase, "completion_time": observation.now})
-    status = conditions.put(observation, status, ConditionType.RUNNING, False, reason)
+    status = conditions.put(observation, status, ConditionType.RUNNING, False, reason, message)
     for kind in (ConditionType.RESTARTING, ConditionType.STALLED, ConditionType.SUSPENDED):
-        status = conditions.clear(observation, status, kind, reason)
+        status = conditions.clear(observation, status, kind, reason, message)
     return status
 
 

@@ -142,7 +142,7 @@ def _describe(observation: Observation, status: TrainingJobStatus, reason: str, 
     """Phase and conditions while there is no gang."""
     failed = bool(status.history) and status.history[-1].reason != history.SUSPENDED
     status = status.model_copy(update={"phase": Phase.RESTARTING if failed else Phase.PENDING})
-    status = conditions.clear(observation, status, ConditionType.SUSPENDED, "Resumed")
+    status = conditions.clear(observation, status, ConditionType.SUSPENDED, "Resumed", "spec.suspend is false")
     return conditions.put(observation, status, ConditionType.RUNNING, False, reason, message)
 
 

@@ -25,11 +25,13 @@ def plan(observation: Observation, attempt: Attempt, status: TrainingJobStatus) 
     kind = ConditionType.SUSPENDED
     if blocking:
         names = ", ".join(pod.name for pod in blocking)
-        status = conditions.put(observation, status, kind, False, "Stopping", f"waiting for {names} to save and stop")
-        status = conditions.put(observation, status, ConditionType.RUNNING, False, "Stopping")
+        message = f"waiting for {names} to save and stop"
+        status = conditions.put(observation, status, kind, False, "Stopping", message)
+        status = conditions.put(observation, status, ConditionType.RUNNING, False, "Stopping", message)
         return Plan(status, actions=deletes, requeue_after=launch.STOPPING_SECONDS)
     status = status.model_copy(update={"phase": Phase.SUSPENDED})
-    status = conditions.put(observation, status, kind, True, "SpecSuspend", "set spec.suspend to false to resume")
-    status = conditions.put(observation, status, ConditionType.RUNNING, False, "Suspended")
-    status = conditions.clear(observation, status, ConditionType.RESTARTING, "Suspended")
+    message = "set spec.suspend to false to resume"
+    status = conditions.put(observation, status, kind, True, "SpecSuspend", message)
+    status = conditions.put(observation, status, ConditionType.RUNNING, False, "Suspended", message)
+    status = conditions.clear(observation, status, ConditionType.RESTARTING, "Suspended", message)
     return Plan(status, actions=deletes)
