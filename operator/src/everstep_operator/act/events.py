@@ -1,6 +1,6 @@
 """Events of a job, as `kubectl describe` lists them. The name tells what they say, so that no event is there twice.
 
-They are core/v1: kubectl describe sorts by lastTimestamp, which events.k8s.io/v1 forbids. That has whole seconds; within
+They are core/v1: kubectl describe sorts by lastTimestamp, which events.k8s.io/v1 forbids. It has whole seconds; within
 one second kubectl keeps the order of the names, so these follow the course of an attempt.
 """
 
