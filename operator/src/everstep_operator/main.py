@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import logging
 import random
 import signal
@@ -107,6 +108,7 @@ class Operator:
         self._leadership = leadership
         self._metrics = metrics = Metrics()
         kube.observe = lambda verb, status: metrics.requests.labels(verb, str(status)).inc()
+        self._drained = asyncio.Event()
         self._health = health.Health(leading=lambda: leadership.held)
         self._memories = Memories()
         pauses = Pauses(resync=settings.resync_seconds)
@@ -155,20 +157,21 @@ class Operator:
             group.create_task(_on_signals(watching, stop))
             await stop.wait()
             log.info("stopping")
-            lease_task, *_, workers, _watches = parts
-            await self._drain(workers)
-            for task in parts[::-1]:
-                if task is not lease_task:
-                    task.cancel()
-            lease_task.cancel()  # releases the Lease: nothing acts any more
+            await self._drain()
+            for task in reversed(parts):  # the Lease last: nothing acts any more when it is released
+                task.cancel()
 
-    async def _drain(self, workers: asyncio.Task[None]) -> None:
+    async def _drain(self) -> None:
         """Let passes under way come to their end, so that the next holder of the Lease finds whole steps."""
         self._queue.close()
-        await asyncio.wait([workers], timeout=DRAIN if self._health.passes else 0.1)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(DRAIN if self._health.passes else 0):
+                await self._drained.wait()
 
     async def _work(self) -> None:
         await self._queue.run(self._reconcile, self._leadership.wait)
+        self._drained.set()
+        await asyncio.Event().wait()  # closed on purpose: the process ends by itself
 
     async def _watch(self, watching: asyncio.Event) -> None:
         namespaces = self._settings.watch_namespaces

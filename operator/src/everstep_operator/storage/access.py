@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -54,7 +55,7 @@ class Storages:
             return known
         lane = self._lanes.lane(granted.endpoint)
         limit = self._request_timeout * 2
-        opened = await lane.run(lambda: JobStorage(root, access, lane, limit), limit)  # a client takes 100 ms of CPU
+        opened = await asyncio.to_thread(JobStorage, root, access, lane, limit)  # a client takes 100 ms of CPU
         self._open[job.metadata.uid] = opened
         return opened
 

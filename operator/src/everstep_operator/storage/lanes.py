@@ -19,6 +19,8 @@ T = TypeVar("T")
 Pace = Literal["fast", "slow"]
 
 SLOW_THREADS = 2
+TIRED = 0.5
+"""Seconds that a call is waited for where the lane's last calls went unanswered: workers are for all endpoints."""
 
 
 class LaneTimeoutError(StorageUnavailableError):
@@ -34,9 +36,17 @@ class Lane:
             "fast": ThreadPoolExecutor(max(1, threads), thread_name_prefix=f"storage {endpoint}"),
             "slow": ThreadPoolExecutor(SLOW_THREADS, thread_name_prefix=f"removal {endpoint}"),
         }
+        self._unanswered = False
 
     def submit(self, call: Callable[[], T], pace: Pace = "fast") -> Future[T]:
-        return self._pools[pace].submit(call)
+        future = self._pools[pace].submit(call)
+        future.add_done_callback(self._ended)
+        return future
+
+    def _ended(self, future: Future[T]) -> None:
+        """Any end but silence shows that somebody is there, also one that comes after its pass gave up."""
+        if not future.cancelled() and not isinstance(future.exception(), StorageUnavailableError):
+            self._unanswered = False
 
     async def run(self, call: Callable[[], T], seconds: float, pace: Pace = "fast") -> T:
         return await self.wait(self.submit(call, pace), seconds)
@@ -47,13 +57,15 @@ class Lane:
         A call that no thread has begun by then is cancelled.
         """
         wrapped = asyncio.wrap_future(future)
+        seconds = min(seconds, TIRED) if self._unanswered else seconds
         try:
             async with asyncio.timeout(seconds):
                 return await asyncio.shield(wrapped)
         except TimeoutError as error:
+            self._unanswered = True
             wrapped.add_done_callback(_swallow)
             wrapped.cancel()  # reaches a future that waits for a thread; one that runs goes on
-            raise LaneTimeoutError(f"{self.endpoint}: no answer within {seconds:g} s") from error
+            raise LaneTimeoutError(f"{self.endpoint}: no answer in time") from error
 
     def close(self) -> None:
         for pool in self._pools.values():
