@@ -42,7 +42,7 @@ def root(request: pytest.FixtureRequest, tmp_path: Path) -> Root:
 
 @pytest.fixture(scope="session")
 def straight(tmp_path_factory: pytest.TempPathFactory) -> gang.Gang:
-    """The recipe, 20 steps on 2 ranks, never interrupted. Its root is `folder / "root"`."""
+    """The recipe, 30 steps on 2 ranks, never interrupted. Its root is `folder / "root"`."""
     folder = tmp_path_factory.mktemp("straight")
     return gang.run(folder, gang.RECIPE, str(folder / "root"))
 

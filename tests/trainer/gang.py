@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -17,7 +18,7 @@ from everstep.checkpoint.termination import FailureRecord, read_record
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 TINY = str(Path(__file__).parent / "tiny.py")
-RECIPE = ("-m", "everstep.train", "--steps", "20", "--save_steps", "5", "--evaluation.every", "10")
+RECIPE = ("-m", "everstep.train", "--steps", "30", "--save_steps", "5", "--evaluation.every", "10")
 
 
 @dataclass
@@ -62,7 +63,9 @@ class Gang:
     def kill(self) -> None:
         """SIGKILL for all of it at once, as the end of a container is."""
         if self.process.poll() is None:
-            os.killpg(self.process.pid, signal.SIGKILL)
+            for pid in [*self.workers(), self.process.pid]:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
             self.process.wait()
 
     def workers(self) -> list[int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,16 @@ def test_a_rank_that_dies_in_a_save_leaves_the_step_before(
     assert committed(root) == [2, 4, 6, 8]
 
 
+def test_more_ranks_go_on(tiny: gang.Gang, tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    broken = gang.start(tmp_path / "first", [gang.TINY, "die-before-swap"], str(root))
+    assert broken.wait() == 137
+    again = gang.run(tmp_path / "second", [gang.TINY, "plain"], str(root), ranks=3)
+    assert "saved by 2 ranks, now 3" in again.log
+    assert sorted(again.losses()) == [3, 4, 5, 6, 7, 8]
+    assert committed(root) == [2, 4, 6, 8]
+
+
 def test_a_rank_killed_while_the_agent_restarts_in_place_resumes(tiny: gang.Gang, tmp_path: Path) -> None:
     root = tmp_path / "root"
     running = gang.start(tmp_path, [gang.TINY, "die-in-shard"], str(root), options=["--max-restarts=1"])
@@ -59,6 +70,25 @@ def test_a_fenced_gang_commits_nothing_and_says_so(tmp_path: Path) -> None:
     assert committed(root) == [2]
     assert fenced.record is not None
     assert fenced.record.exception == "FencedError"
+
+
+def test_no_rank_outlives_its_agent(tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text("import time\nprint('up', flush=True)\ntime.sleep(600)\n")
+    running = gang.start(tmp_path, ["script.py"], str(tmp_path / "root"))
+    running.wait_for("up\nup")
+    workers = running.workers()
+    os.kill(running.process.pid, signal.SIGKILL)
+    deadline = time.monotonic() + 10
+    while any(Path(f"/proc/{pid}").exists() and "Z" not in state_of(pid) for pid in workers):
+        assert time.monotonic() < deadline, "a rank outlives its agent"
+        time.sleep(0.05)
+
+
+def state_of(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return "Z"
 
 
 def test_a_script_that_cannot_be_imported_is_named(tmp_path: Path) -> None:

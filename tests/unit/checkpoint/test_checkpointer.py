@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import random
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -210,6 +211,42 @@ def test_fenced_within_the_loop_ends_with_its_own_code(
     assert end.value.code == 76
     assert capsys.readouterr().err.startswith("fenced: ")
     assert steps_of(tmp_path) == [2]
+
+
+def test_a_group_whose_peers_are_gone_says_that_it_was_fenced(
+    job: Jobs, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def train(rival: bool) -> None:
+        with job().checkpointer(tmp_path) as checkpointer:
+            for _ in checkpointer.steps(9):
+                if rival:
+                    JobCatalog(checkpointer.store).claim()
+                raise RuntimeError("Connection closed by peer")
+
+    with pytest.raises(RuntimeError, match="closed by peer"):
+        train(rival=False)
+    assert "fenced" not in capsys.readouterr().err
+    with pytest.raises(SystemExit) as end:
+        train(rival=True)
+    assert end.value.code == 76
+    assert "fenced: " in capsys.readouterr().err
+
+
+def test_a_group_that_does_not_save_hears_of_its_fence(
+    job: Jobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("everstep.checkpoint.heartbeat.FENCE_CHECK_SECONDS", 0.0)
+
+    def train() -> None:
+        with job().checkpointer(tmp_path, interval_steps=10**9, heartbeat_seconds=0.02) as checkpointer:
+            for step in checkpointer.steps(10**6):
+                if step == 3:
+                    JobCatalog(checkpointer.store).claim()
+                time.sleep(0.001)
+
+    with pytest.raises(SystemExit) as end:
+        train()
+    assert end.value.code == 76
 
 
 def test_an_attempt_claims_only_what_the_operator_fenced(job: Jobs, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import hashlib
 import json
 import logging
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -34,6 +35,8 @@ from everstep.errors import ArchitectureMismatchError, CheckpointError, FencedEr
 
 log = logging.getLogger("everstep")
 
+LAST_QUESTION_SECONDS = 3.0
+"""How long a failing rank waits to hear whether it was fenced."""
 FINAL_SAVE_TRIES = 3
 FINAL_SAVE_PAUSE = 2.0
 """Seconds before the second try; doubles."""
@@ -58,6 +61,7 @@ class _Agreed:
 
     terminate: bool = False
     due: bool = False
+    fenced: bool = False
 
 
 class Checkpointer:
@@ -124,6 +128,7 @@ class Checkpointer:
         self._published = 0.0
         self._first_step: datetime | None = None
         self._finished = False
+        self._peers_gone = False
 
     @classmethod
     def from_env(cls, **objects: Any) -> Checkpointer:
@@ -171,8 +176,10 @@ class Checkpointer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if isinstance(error, Exception) and not isinstance(error, CheckpointError):
+            error = self._ask_why(error)
         code = _exit_code(error)
-        if isinstance(error, FencedError) and self._gang.leads:
+        if isinstance(error, FencedError):
             print(f"fenced: {error}", file=sys.stderr, flush=True)
         if error is not None and code not in (0, exits.TERMINATED):
             termination.write_record(termination.describe(error, code, self.step))
@@ -182,9 +189,33 @@ class Checkpointer:
                 print(f"error: {error}", file=sys.stderr, flush=True)
             raise SystemExit(code) from error
 
+    def _ask_why(self, error: Exception) -> Exception:
+        """A group that was taken over while it stood still first sees its peers gone: then that is not the reason."""
+        answers: list[FencedError] = []
+
+        def ask() -> None:
+            fenced = self._session.fenced()
+            if fenced is not None:
+                answers.append(fenced)
+
+        asking = threading.Thread(target=ask, daemon=True)
+        asking.start()
+        asking.join(LAST_QUESTION_SECONDS)
+        if not answers:
+            return error
+        self._peers_gone = True
+        answers[0].__cause__ = error
+        return answers[0]
+
     def close(self, error: BaseException | None = None) -> None:
-        """End the heartbeat and give the signal handler back."""
+        """End the heartbeat, give the signal handler back and, where the other ranks do the same, the process group."""
         self._termination.uninstall()
+        self._end_heartbeat(error)
+        if _exit_code(error) in (0, exits.TERMINATED, exits.FENCED) and not self._peers_gone:
+            self._settle()
+            self._gang.close()
+
+    def _end_heartbeat(self, error: BaseException | None) -> None:
         if self._heartbeat is None:
             return
         if error is None:
@@ -233,6 +264,8 @@ class Checkpointer:
         if self._first_step is None:
             self._first_step = datetime.now(UTC)
         agreed = self._settle()
+        if agreed.fenced:
+            raise self._session.fenced() or FencedError("another worker group has taken over")
         interval = self._policy.interval
         last = step == self._total
         wanted = last or agreed.terminate or agreed.due or (interval.steps is not None and step % interval.steps == 0)
@@ -247,15 +280,16 @@ class Checkpointer:
     def _votes(self, saving: bool) -> list[int]:
         seconds = self._policy.interval.seconds
         due = self._gang.leads and not saving and seconds is not None and time.monotonic() - self._last_save >= seconds
-        return [int(self._termination.raised), int(due), *self._progress.take()]
+        fenced = self._heartbeat is not None and self._heartbeat.fenced is not None
+        return [int(self._termination.raised), int(due), int(fenced), *self._progress.take()]
 
     def _settle(self) -> _Agreed:
         """The outcome of the last sum, which was started a step ago so that nobody waits for it."""
         if self._pending is not None:
-            terminate, due, samples, tokens = self._pending.wait()
+            terminate, due, fenced, samples, tokens = self._pending.wait()
             self._pending = None
             self._progress.add(samples, tokens)
-            self._agreed = _Agreed(terminate > 0, due > 0)
+            self._agreed = _Agreed(terminate > 0, due > 0, fenced > 0)
         return self._agreed
 
     def _save(self, step: int, last: bool) -> None:
@@ -410,7 +444,9 @@ class Checkpointer:
     def _start_heartbeat(self) -> None:
         identity = self._session.identity
         if self._heartbeat is None and self._gang.leads and identity is not None:
-            self._heartbeat = HeartbeatThread(self.store, identity.attempt, identity.epoch, self._heartbeat_seconds)
+            self._heartbeat = HeartbeatThread(
+                self.store, identity.attempt, identity.epoch, self._heartbeat_seconds, self._session.fenced
+            )
             self._heartbeat.start()
 
     def _tell(self, **changes: Any) -> None:

@@ -92,6 +92,14 @@ class Gang:
         self.world_size = dist.get_world_size() if self.distributed else 1
         self.group: Any = dist.new_group(backend="gloo") if self.distributed else None
 
+    def close(self) -> None:
+        """Give the group back. Its threads end here: one that still lets go of a tensor while the interpreter ends
+        would abort the process."""
+        if self.group is not None:
+            group, self.group = self.group, None
+            if dist.is_initialized():
+                dist.destroy_process_group(group)
+
     @property
     def leads(self) -> bool:
         return self.rank == 0

@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import math
 import threading
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
 from everstep.catalog import Heartbeat, Store, write_heartbeat
 from everstep.catalog.progress import Phase
-from everstep.errors import CheckpointError
+from everstep.errors import CheckpointError, FencedError
 
 log = logging.getLogger("everstep")
 
@@ -21,12 +22,24 @@ def finite(metrics: Mapping[str, float]) -> dict[str, float]:
     return {name: float(value) for name, value in metrics.items() if math.isfinite(value)}
 
 
-class HeartbeatThread:
-    """`interval` in seconds. A storage error is logged once and never leaves here."""
+FENCE_CHECK_SECONDS = 30.0
+"""How often a group that does not save asks whether it is still the one that may."""
 
-    def __init__(self, store: Store, attempt: int, epoch: int, interval: float) -> None:
+
+class HeartbeatThread:
+    """`interval` in seconds. A storage error is logged once and never leaves here.
+
+    `ask` tells whether another worker group has taken over; `fenced` keeps the answer.
+    """
+
+    def __init__(
+        self, store: Store, attempt: int, epoch: int, interval: float, ask: Callable[[], FencedError | None]
+    ) -> None:
         now = datetime.now(UTC)
+        self.fenced: FencedError | None = None
         self._store = store
+        self._ask = ask
+        self._asked = time.monotonic()
         self._interval = interval
         self._lock = threading.Lock()
         self._wake = threading.Event()
@@ -62,6 +75,9 @@ class HeartbeatThread:
             self._beat()
             if stopping:
                 return
+            if self.fenced is None and time.monotonic() - self._asked >= FENCE_CHECK_SECONDS:
+                self.fenced = self._ask()
+                self._asked = time.monotonic()
             self._wake.wait(self._interval)
 
     def _beat(self) -> None:

@@ -29,6 +29,7 @@ from everstep.catalog import (
     Retention,
     Store,
 )
+from everstep.catalog.transitions import require_claim
 from everstep.checkpoint.environment import JobEnvironment
 from everstep.checkpoint.gang import Gang
 from everstep.checkpoint.restoring import Loaded, Restoration
@@ -38,6 +39,7 @@ from everstep.errors import (
     CheckpointCorruptError,
     CheckpointError,
     CheckpointNotFoundError,
+    FencedError,
     InvalidOperationError,
 )
 
@@ -58,6 +60,7 @@ class Draft:
 class Identity:
     """What all ranks know of their claim."""
 
+    claim: str
     attempt: int
     epoch: int
     resume: ResumePoint | None
@@ -85,7 +88,19 @@ class Session:
     def _claim(self, resume: Resume) -> Identity:
         environment = self._environment
         self._claimed = self.job.claim(environment.attempt, environment.job_uid, resume)
-        return Identity(self._claimed.attempt, self._claimed.epoch, self._claimed.resume)
+        return Identity(self._claimed.id, self._claimed.attempt, self._claimed.epoch, self._claimed.resume)
+
+    def fenced(self) -> FencedError | None:
+        """Whether another group has taken over, as far as storage answers now. Not collective; never raises."""
+        if self.identity is None:
+            return None
+        try:
+            require_claim(self.job.read(), self.identity.claim)
+        except FencedError as error:
+            return error
+        except Exception:
+            log.debug("could not ask whether this worker group is fenced", exc_info=True)
+        return None
 
     def entry_of(self, step: int) -> Entry:
         """The live entry of a step; raises CheckpointNotFoundError that lists what is there."""

@@ -3,12 +3,17 @@ it dies of, also where it fails before it imports everstep."""
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import os
 import runpy
+import signal
 import sys
 from types import TracebackType
 
 from everstep.checkpoint import exits, termination
+
+_PR_SET_PDEATHSIG = 1
 
 
 def main() -> None:
@@ -21,6 +26,7 @@ def main() -> None:
         sys.path[0] = os.path.dirname(os.path.abspath(arguments[0]))
     sys.argv = arguments
     termination.install()
+    die_with_parent()
     try:
         if as_module:
             runpy.run_module(arguments[0], run_name="__main__", alter_sys=True)
@@ -34,6 +40,15 @@ def main() -> None:
     except BaseException as error:  # noqa: BLE001 - whatever it is, it ends this process
         sys.excepthook(type(error), error, own_frames(error.__traceback__))
         sys.exit(exits.FAILED)
+
+
+def die_with_parent() -> None:
+    """A killed agent leaves no rank behind that goes on for nobody (Linux; elsewhere the claim sees to it)."""
+    agent = os.getppid()
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != agent:
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def own_frames(trace: TracebackType | None) -> TracebackType | None:
