@@ -186,6 +186,7 @@ class Operator:
 
     def _look(self, key: Key, resource_version: str | None) -> None:
         if not self._memories.is_echo(key, resource_version):
+            self._memories.stir(key)
             self._queue.add(key)
 
     async def _serve(self) -> None:

@@ -12,6 +12,7 @@ from everstep.catalog import Catalog, Heartbeat, Snapshot
 
 if TYPE_CHECKING:
     from everstep_operator.observe.registers import Polled
+    from everstep_operator.reconcile.observation import Observation
 
 Key = tuple[str, str]
 """Namespace and name of a job."""
@@ -43,6 +44,10 @@ class JobMemory:
     """The root whose store passed the probe."""
     fencing: Future[Catalog] | None = None
     """A fence that was not answered in time: its end is awaited before another is begun."""
+    last: Observation | None = None
+    """What the last whole look saw, for looks at the registers alone."""
+    looked: float = 0.0
+    """When that was (monotonic seconds)."""
     removal: asyncio.Task[None] | None = None
     """Removals under way in the background."""
     removal_failures: int = 0
@@ -57,6 +62,7 @@ class Memories:
 
     def __init__(self) -> None:
         self._jobs: dict[Key, JobMemory] = {}
+        self._stirred: set[Key] = set()
 
     def __len__(self) -> int:
         return len(self._jobs)
@@ -74,7 +80,22 @@ class Memories:
         found = self._jobs.get(key)
         return found is not None and bool(resource_version) and found.written == resource_version
 
+    def stir(self, key: Key) -> None:
+        """Something of the job has changed: the next look is a whole one."""
+        self._stirred.add(key)
+
+    def is_stirred(self, key: Key) -> bool:
+        return key in self._stirred
+
+    def settle(self, key: Key) -> None:
+        """A whole look begins now; what changes from here on is news again."""
+        self._stirred.discard(key)
+
+    def known(self, key: Key) -> JobMemory | None:
+        return self._jobs.get(key)
+
     def forget(self, key: Key) -> JobMemory | None:
+        self._stirred.discard(key)
         found = self._jobs.pop(key, None)
         if found is not None:
             _drop(found)

@@ -10,10 +10,11 @@ from dataclasses import replace
 from everstep_operator import logs
 from everstep_operator.act import Actor, Events, StaleError, write_status
 from everstep_operator.act.actor import Chain
+from everstep_operator.act.status import merge_patch
 from everstep_operator.api import InvalidJobError
 from everstep_operator.health import Health
 from everstep_operator.kube import Kube
-from everstep_operator.memory import Key, Memories
+from everstep_operator.memory import JobMemory, Key, Memories
 from everstep_operator.metrics import Metrics
 from everstep_operator.observe import Observer, Seen
 from everstep_operator.observe.registers import stored as stored_view
@@ -25,6 +26,8 @@ from everstep_operator.storage import Storages
 
 log = logging.getLogger(__name__)
 
+WHOLE_LOOK = 60.0
+"""Seconds for which the watches are trusted to tell of every change."""
 LONGEST_CHAIN = 24
 """Decisions in one pass; more of them is a bug, and the queue's pace then bounds the harm."""
 AFTER_PROBLEM = 5.0
@@ -71,6 +74,12 @@ class Reconciler:
         return outcome
 
     async def _pass(self, key: Key) -> Outcome:
+        memory = self._memories.known(key)
+        if memory is not None:
+            outcome = await self._glance(key, memory)
+            if outcome is not None:
+                return outcome
+        self._memories.settle(key)
         try:
             seen = await self._observer.job(key)
         except InvalidJobError as error:
@@ -86,10 +95,28 @@ class Reconciler:
             return Outcome()
         return await self._chain(seen)
 
+    async def _glance(self, key: Key, memory: JobMemory) -> Outcome | None:
+        """Look at the registers alone, where the watches told of no change and the last whole look is not old.
+
+        None where there is anything to do about what is seen: then a whole look decides.
+        """
+        last = memory.last
+        if last is None or self._memories.is_stirred(key) or self._clock() - memory.looked > WHOLE_LOOK:
+            return None
+        logs.at_attempt(last.job.status.attempt)
+        observation = await self._observer.again(last, memory)
+        if observation is None:
+            return None
+        plan = decide(observation)
+        if plan.actions or plan.again or plan.events or merge_patch(last.job.status.dump(), plan.status.dump()):
+            return None
+        return None if self._memories.is_stirred(key) else Outcome(plan.requeue_after)
+
     async def _chain(self, seen: Seen) -> Outcome:
         memory = self._memories.of(seen.key, seen.job.metadata.uid)
-        storage = await self._observer.storage(seen)
-        stored = await self._observer.registers(seen, memory, storage)
+        memory.last, memory.looked = None, self._clock()
+        storage = await self._observer.storage(seen.job)
+        stored = await self._observer.registers(seen.job, memory, storage)
         known = Results(
             probed=memory.probed is not None and memory.probed == getattr(storage, "root", None),
             checkpoints_deleted=memory.deleted,
@@ -99,7 +126,8 @@ class Reconciler:
         for _ in range(LONGEST_CHAIN):
             if chain.fenced is not None:
                 stored = stored_view(memory, self._clock(), fenced=chain.fenced)
-            plan = decide(await self._observer.observe(seen, stored, chain.results))
+            observation = await self._observer.observe(seen, stored, chain.results)
+            plan = decide(observation)
             await self._record(seen, plan)
             memory.written = seen.job.metadata.resource_version
             problem = await self._actor.run(chain, plan.actions)
@@ -110,6 +138,7 @@ class Reconciler:
                 return Outcome(AFTER_PROBLEM if plan.requeue_after is None else plan.requeue_after)
             told = problem is not None
             if not plan.again and not told:
+                memory.last = None if plan.actions else replace(observation, job=seen.job)
                 return Outcome(plan.requeue_after)
         log.error("a pass came to no end after %d decisions", LONGEST_CHAIN)
         return Outcome(AFTER_PROBLEM)

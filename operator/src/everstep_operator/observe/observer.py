@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -73,20 +73,20 @@ class Observer:
             self._cluster = str(space["metadata"]["uid"])
         return self._cluster
 
-    async def storage(self, seen: Seen) -> JobStorage | Problem:
+    async def storage(self, job: TrainingJob) -> JobStorage | Problem:
         """The job's storage, or why it may not be used."""
         try:
-            return await self._storages.of(seen.job)
+            return await self._storages.of(job)
         except Exception as error:
             problem = classify(error)
             if problem is None:
                 raise
             return problem
 
-    async def registers(self, seen: Seen, memory: JobMemory, storage: JobStorage | Problem) -> Stored:
+    async def registers(self, job: TrainingJob, memory: JobMemory, storage: JobStorage | Problem) -> Stored:
         if isinstance(storage, Problem):
             return Stored(problem=storage)
-        return await read_registers(storage, memory, seen.job.status.attempt, self._clock)
+        return await read_registers(storage, memory, job.status.attempt, self._clock)
 
     async def belongings(self, seen: Seen) -> tuple[tuple[PodView, ...], tuple[ServiceView, ...]]:
         """The job's pods of every attempt, and its service, live."""
@@ -101,11 +101,22 @@ class Observer:
         found = sorted((view for view in views if view is not None), key=lambda view: (view.attempt, view.index))
         return tuple(found), tuple(service_view(service) for service in services)
 
+    async def again(self, last: Observation, memory: JobMemory) -> Observation | None:
+        """The last whole look with fresh registers and time; None where that would not do."""
+        job = last.job
+        storage = await self.storage(job)
+        stored = await self.registers(job, memory, storage)
+        if stored.problem is not None or _suspects(last.pods, stored):
+            return None
+        results = Results(probed=last.results.probed)
+        poll = self._poll_seconds()
+        return replace(last, now=self._now(), stored=stored, results=results, nodes=(), poll_seconds=poll)
+
     async def observe(self, seen: Seen, stored: Stored, results: Results) -> Observation:
         """Everything that a decision needs. `stored` is read once a pass, pods before each decision of it."""
         cluster = await self.cluster()
         pods, services = await self.belongings(seen)
-        suspects = {pod.node for pod in pods if pod.node and not pod.terminal and _in_doubt(pod, stored)}
+        suspects = _suspects(pods, stored)
         return Observation(
             job=seen.job,
             now=self._now(),
@@ -118,6 +129,11 @@ class Observer:
             poll_seconds=self._poll_seconds(),
             progress_seconds=self._progress_seconds,
         )
+
+
+def _suspects(pods: Iterable[PodView], stored: Stored) -> set[str]:
+    """Nodes to ask about."""
+    return {pod.node for pod in pods if pod.node and not pod.terminal and _in_doubt(pod, stored)}
 
 
 def _in_doubt(pod: PodView, stored: Stored) -> bool:
