@@ -10,7 +10,6 @@ import hashlib
 import json
 import logging
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -23,20 +22,20 @@ import torch
 from everstep.catalog import Entry, Progress, Resume, Retention, Store, open_store
 from everstep.catalog.retention import Best
 from everstep.checkpoint import exits, termination
+from everstep.checkpoint.agreement import Agreed, Agreement
+from everstep.checkpoint.ending import exit_code, hidden_fence
 from everstep.checkpoint.environment import Interval, JobEnvironment, Policy, read_environment
-from everstep.checkpoint.gang import Gang, PendingSum
+from everstep.checkpoint.gang import Gang
 from everstep.checkpoint.heartbeat import HeartbeatThread
 from everstep.checkpoint.progress import RunProgress
 from everstep.checkpoint.restoring import Loaded
 from everstep.checkpoint.session import Session
 from everstep.checkpoint.signals import TerminationFlag
 from everstep.checkpoint.state import Application
-from everstep.errors import ArchitectureMismatchError, CheckpointError, FencedError, InvalidOperationError
+from everstep.errors import CheckpointError, FencedError, InvalidOperationError
 
 log = logging.getLogger("everstep")
 
-LAST_QUESTION_SECONDS = 3.0
-"""How long a failing rank waits to hear whether it was fenced."""
 FINAL_SAVE_TRIES = 3
 FINAL_SAVE_PAUSE = 2.0
 """Seconds before the second try; doubles."""
@@ -53,15 +52,6 @@ class Committed:
     progress: Progress | None = None
     metrics: Mapping[str, float] | None = None
     custom: Mapping[str, Any] | None = None
-
-
-@dataclass(frozen=True)
-class _Agreed:
-    """What the ranks have agreed on by one sum."""
-
-    terminate: bool = False
-    due: bool = False
-    fenced: bool = False
 
 
 class Checkpointer:
@@ -119,8 +109,7 @@ class Checkpointer:
         self._tried_to_load = False
         self._current = 0
         self._total: int | None = None
-        self._pending: PendingSum | None = None
-        self._agreed = _Agreed()
+        self._agreement = Agreement(self._gang)
         self._score: float | None = None
         self._custom: dict[str, Any] = {}
         self._saves_failed = 0
@@ -177,8 +166,10 @@ class Checkpointer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if isinstance(error, Exception) and not isinstance(error, CheckpointError):
-            error = self._ask_why(error)
-        code = _exit_code(error)
+            fenced = hidden_fence(self._session, error)
+            self._peers_gone = fenced is not None
+            error = fenced or error
+        code = exit_code(error)
         if isinstance(error, FencedError):
             print(f"fenced: {error}", file=sys.stderr, flush=True)
         if error is not None and code not in (0, exits.TERMINATED):
@@ -189,29 +180,11 @@ class Checkpointer:
                 print(f"error: {error}", file=sys.stderr, flush=True)
             raise SystemExit(code) from error
 
-    def _ask_why(self, error: Exception) -> Exception:
-        """A group that was taken over while it stood still first sees its peers gone: then that is not the reason."""
-        answers: list[FencedError] = []
-
-        def ask() -> None:
-            fenced = self._session.fenced()
-            if fenced is not None:
-                answers.append(fenced)
-
-        asking = threading.Thread(target=ask, daemon=True)
-        asking.start()
-        asking.join(LAST_QUESTION_SECONDS)
-        if not answers:
-            return error
-        self._peers_gone = True
-        answers[0].__cause__ = error
-        return answers[0]
-
     def close(self, error: BaseException | None = None) -> None:
         """End the heartbeat, give the signal handler back and, where the other ranks do the same, the process group."""
         self._termination.uninstall()
         self._end_heartbeat(error)
-        if _exit_code(error) in (0, exits.TERMINATED, exits.FENCED) and not self._peers_gone:
+        if exit_code(error) in (0, exits.TERMINATED, exits.FENCED) and not self._peers_gone:
             self._settle()
             self._gang.close()
 
@@ -221,7 +194,7 @@ class Checkpointer:
         if error is None:
             done = self._finished or self._total is None
             self._heartbeat.close(phase="finished" if done else "failed")
-        elif _exit_code(error) == exits.TERMINATED:
+        elif exit_code(error) == exits.TERMINATED:
             self._heartbeat.close(phase="failed", fatal="SIGTERM")
         else:
             self._heartbeat.close(phase="failed", fatal=f"{type(error).__name__}: {error}"[:500])
@@ -269,7 +242,7 @@ class Checkpointer:
         interval = self._policy.interval
         last = step == self._total
         wanted = last or agreed.terminate or agreed.due or (interval.steps is not None and step % interval.steps == 0)
-        self._pending = self._gang.start_sum(self._votes(wanted))
+        self._vote(wanted)
         if wanted:
             self._settle()  # the counters of this step belong to its checkpoint
             self._save(step, last)
@@ -277,20 +250,16 @@ class Checkpointer:
         if agreed.terminate and not last:
             self._end_by_sigterm(step)
 
-    def _votes(self, saving: bool) -> list[int]:
+    def _vote(self, saving: bool) -> None:
         seconds = self._policy.interval.seconds
         due = self._gang.leads and not saving and seconds is not None and time.monotonic() - self._last_save >= seconds
         fenced = self._heartbeat is not None and self._heartbeat.fenced is not None
-        return [int(self._termination.raised), int(due), int(fenced), *self._progress.take()]
+        self._agreement.vote(self._termination.raised, due, fenced, self._progress.take())
 
-    def _settle(self) -> _Agreed:
-        """The outcome of the last sum, which was started a step ago so that nobody waits for it."""
-        if self._pending is not None:
-            terminate, due, fenced, samples, tokens = self._pending.wait()
-            self._pending = None
-            self._progress.add(samples, tokens)
-            self._agreed = _Agreed(terminate > 0, due > 0, fenced > 0)
-        return self._agreed
+    def _settle(self) -> Agreed:
+        agreed, counts = self._agreement.settle()
+        self._progress.add(*counts)
+        return agreed
 
     def _save(self, step: int, last: bool) -> None:
         """Save within the loop: a failure is counted and training goes on, but the final checkpoint must stand."""
@@ -492,18 +461,6 @@ def _retention(policy: Policy) -> Retention:
 
 def _digest(config: Any) -> str:
     return hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode()).hexdigest()
-
-
-def _exit_code(error: BaseException | None) -> int:
-    if error is None:
-        return 0
-    if isinstance(error, SystemExit):
-        return error.code if isinstance(error.code, int) else 0 if error.code is None else exits.FAILED
-    if isinstance(error, FencedError):
-        return exits.FENCED
-    if isinstance(error, ArchitectureMismatchError | InvalidOperationError):
-        return exits.MISFIT
-    return exits.FAILED
 
 
 def _log_to_stderr() -> None:

@@ -32,7 +32,7 @@ class Placed:
 @dataclass(frozen=True, slots=True)
 class StagedFile:
     name: str
-    body: memoryview
+    body: bytes
     items: tuple[Placed, ...]
 
 
@@ -64,7 +64,8 @@ def stage(plan: SavePlan, planner: SavePlanner, rank: int) -> Iterator[StagedFil
     for number, items in enumerate(arrange(list(plan.items))):
         stream = io.BytesIO()
         placed = [_append(stream, item, planner) for item in items]
-        yield StagedFile(f"__{rank}_{number}.distcp", stream.getbuffer(), tuple(placed))
+        body = stream.getvalue()  # no copy, and no view that a failed upload's traceback would keep the stream open by
+        yield StagedFile(f"__{rank}_{number}.distcp", body, tuple(placed))
 
 
 def _append(stream: io.BytesIO, item: WriteItem, planner: SavePlanner) -> Placed:
