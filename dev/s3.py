@@ -176,7 +176,7 @@ class S3Server:
             "master.volumeSizeLimitMB": VOLUME_MEGABYTES,
             "volume.port": ports[3],
             "volume.port.grpc": ports[4],
-            "volume.max": 0,  # as many as the disk holds
+            "volume.max": 1000,  # 0 would be as many as the disk holds when full: a few buckets on a small disk
             "volume.preStopSeconds": 0,
             "filer.port": ports[5],
             "filer.port.grpc": ports[6],
