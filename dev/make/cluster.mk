@@ -21,5 +21,5 @@ images-build: env  ## build the project's images, the tests' one included, witho
 	@$(RUN) python -m dev images --no-load operator trainer tests
 
 # What takes minutes when the caches are empty is not done under a test's time limit.
-test-operator test-dev test-e2e: cluster-build
-test-e2e: images-build
+test-operator test-dev test-e2e test-faults: cluster-build
+test-e2e test-faults: images-build

@@ -2,8 +2,8 @@
 PYTEST := $(RUN) pytest -q --durations=5
 TIER = @start=$$(date +%s); echo "== $@"; $(1); code=$$?; echo "== $@: $$(( $$(date +%s) - start )) s"; [ $$code -eq 0 ]
 
-.PHONY: test lint test-unit test-model test-storage test-trainer test-operator test-dev test-e2e
-test: lint test-unit test-model test-storage test-trainer test-operator test-dev test-e2e  ## run every tier
+.PHONY: test lint test-unit test-model test-storage test-trainer test-operator test-dev test-e2e test-faults
+test: lint test-unit test-model test-storage test-trainer test-operator test-dev test-e2e test-faults  ## run every tier
 
 lint: env  ## formatting, lint, types, import contracts
 	$(call TIER,$(RUN) ruff format --check . && $(RUN) ruff check . && $(RUN) mypy && $(RUN) mypy dev tests && $(RUN) lint-imports)
@@ -28,3 +28,6 @@ test-dev: env  ## the embedded cluster itself
 
 test-e2e: env  ## pods on a real node, killed for real
 	$(call TIER,$(PYTEST) tests/e2e)
+
+test-faults: env  ## seeded kill trials and zombies with real torch; EVERSTEP_FAULT_SEED=7 repeats one
+	$(call TIER,$(PYTEST) tests/faults)

@@ -1,0 +1,1 @@
+"""Real gangs of a real operator on a real node, killed at moments chosen to the request."""

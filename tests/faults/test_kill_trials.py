@@ -1,0 +1,53 @@
+"""Seeded kill trials: `EVERSTEP_FAULT_SEED=7 make test-faults` repeats one of them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.faults.conftest import Site
+from tests.faults.striker import Striker
+from tests.faults.trials import SEEDS, Trial
+
+CHOSEN = os.environ.get("EVERSTEP_FAULT_SEED")
+
+
+@pytest.fixture(autouse=True)
+def open_gate(site: Site) -> Iterator[None]:
+    yield
+    site.gate.watcher = None
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("seed", [int(CHOSEN)] if CHOSEN else SEEDS)
+def test_comes_back_at_its_latest_committed_step(site: Site, reference: Path, seed: int) -> None:
+    trial = Trial.of(seed)
+    job = f"trial-{seed}"
+    with site.followers(job) as followers:
+        uid = site.apply(job)
+        striker = Striker(trial, uid, site.prefix(job), followers, site.delete_pod, lambda: site.catalog(job))
+        site.gate.watcher = striker
+        if trial.moment == "step":
+            striker.strike_in_step()
+        followers.until(str(trial), striker.struck.is_set, 120)
+        status = site.finish(job, followers)
+    print(f"{trial}: {striker.note}; {status.get('restarts')}")
+    evidence = site.write_evidence(job, followers)
+    restarts = status["restarts"]
+    assert restarts["total"] + restarts.get("inPlace", 0) >= 1, restarts
+    checked = check(site, job, evidence, reference)
+    assert checked.returncode == 0, f"{trial}: {striker.note}\n{checked.stdout}{checked.stderr}\n{followers.tails()}"
+    site.delete(job)
+
+
+def check(site: Site, job: str, evidence: Path, reference: Path) -> subprocess.CompletedProcess[str]:
+    """The checker is a program of its own: it shares no code with what it checks."""
+    command = [sys.executable, "-m", "tests.faults.check_history", f"--bucket={site.bucket}"]
+    command += [f"--prefix={site.prefix(job)}", f"--evidence={evidence}", f"--reference={reference}"]
+    environment = {**os.environ, **site.s3.environment()}
+    return subprocess.run(command, env=environment, capture_output=True, text=True)
