@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
@@ -30,11 +31,14 @@ class _Agent:
     """torchrun's own way to watch its workers, and ours on top: restarts in place end where they are pointless."""
 
     watch = LocalElasticAgent._monitor_workers
+    restarts = 0
+    """What TORCHELASTIC_RESTART_COUNT is to the workers that run now."""
 
     @staticmethod
     def install() -> None:
         def monitor(agent: LocalElasticAgent, group: WorkerGroup) -> RunResult:
             result: RunResult = _Agent.watch(agent, group)
+            _Agent.restarts = group.spec.max_restarts - agent._remaining_restarts
             if any(failure.exitcode in FINAL for failure in result.failures.values()):
                 agent._remaining_restarts = 0
             return result
@@ -55,7 +59,7 @@ def run_torchrun(arguments: Sequence[str]) -> int:
         run(parsed)  # type: ignore[no-untyped-call]
     except ChildFailedError as error:
         print(error, file=sys.stderr, flush=True)
-        record = choose(error.failures, termination.read_record(path))
+        record = choose(error.failures, termination.read_record(path), _Agent.restarts)
         termination.write_record(record, replace=True)
         return record.exit_code or exits.FAILED
     except SignalException as error:
@@ -77,14 +81,24 @@ def wrap(parsed: Namespace) -> None:
     parsed.module = True
 
 
-def choose(failures: dict[int, ProcessFailure], record: FailureRecord | None) -> FailureRecord:
-    """The cause: a rank that was killed, else what a rank wrote down, else what the agent saw first."""
+def choose(failures: dict[int, ProcessFailure], record: FailureRecord | None, restarts: int) -> FailureRecord:
+    """The cause: a rank that was killed, else what a rank wrote down, else what the agent saw first.
+
+    A record of an earlier worker group than the one after `restarts` restarts tells nothing. SIGTERM is what the agent
+    sends to the others when it has seen one fail.
+    """
+    if record is not None and record.restart != restarts:
+        record = None
     killed = [rank for rank in sorted(failures) if failures[rank].signal_name() in _ROOT_SIGNALS]
     if killed:
         return _seen(killed[0], failures[killed[0]], record)
-    if record is not None and record.rank in failures and failures[record.rank].exitcode == record.exit_code:
+    if (
+        record is not None
+        and record.rank in failures
+        and failures[record.rank].exitcode in (record.exit_code, -signal.SIGTERM)
+    ):
         return record
-    first = min(failures, key=lambda rank: (failures[rank].timestamp, rank))
+    first = min(failures, key=lambda rank: (failures[rank].exitcode == -signal.SIGTERM, failures[rank].timestamp, rank))
     return _seen(first, failures[first], record)
 
 
