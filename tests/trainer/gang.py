@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from everstep.checkpoint.termination import FailureRecord, read_record
+from everstep.checkpoint.termination import read_record
+from everstep.failure import FailureRecord
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 TINY = str(Path(__file__).parent / "tiny.py")

@@ -37,7 +37,7 @@ from everstep.catalog.job import Claimed
 from everstep.catalog.manifest import BLOCK
 from everstep.catalog.progress import Phase
 from everstep.checkpoint import termination
-from everstep.checkpoint.exits import FENCED, TERMINATED
+from everstep.exits import FENCED, TERMINATED
 from everstep.errors import CheckpointCorruptError, FencedError
 
 SHARD = "__0_0.distcp"

@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
-from everstep.checkpoint.termination import FailureRecord
+from everstep.failure import FailureRecord
 from everstep.launch.elastic import choose
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)

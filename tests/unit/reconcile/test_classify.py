@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import pytest
 
+from everstep.failure import decode as read
 from everstep_operator.reconcile import classify
 from everstep_operator.reconcile.classify import CONSEQUENCE, POD, ROOT, UNEXPLAINED
 from everstep_operator.reconcile.observation import ConditionView, ContainerView, NodeView, PodView
-from everstep_operator.reconcile.record import read
 from tests.support.observations import at, failed, pod, record
 from tests.unit.reconcile.test_torchrun import IMPORT, SUMMARY
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from everstep.catalog import JobCatalog, Owner, open_store
-from everstep.checkpoint.exits import FENCED
+from everstep.exits import FENCED
 from tests.trainers.lite import Job, Options, Run, chain, options_from
 
 OWNER = Owner(cluster="c", namespace="n", name="j", uid="u")

@@ -73,7 +73,8 @@ class KeepBest(SpecModel):
     count: Annotated[int, Field(ge=1, le=1000, json_schema_extra=changes("live", format="int32"))] = 1
     """How many."""
     metric: Annotated[Metric, Field(json_schema_extra=changes("restart"))]
-    """The reported metric that is the score, e.g. `loss`."""
+    """The reported metric that is the score, e.g. `eval_loss`; `score` is what a script reports as such. A checkpoint
+    of a step that did not report it has no score and is never the best."""
     mode: Annotated[Literal["min", "max"], Field(json_schema_extra=changes("restart"))] = "min"
     """Whether a lower (`min`) or a higher (`max`) score is better."""
 

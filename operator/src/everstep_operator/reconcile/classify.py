@@ -12,14 +12,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime
 
+from everstep import failure as failure_record
+from everstep.exits import FENCED
 from everstep_operator.api.status import Leaving
-from everstep_operator.reconcile import record, signals, torchrun
+from everstep_operator.reconcile import signals, torchrun
 from everstep_operator.reconcile.observation import NodeView, PodView
-
-FENCED = 76
-"""The trainer's exit code when another worker group has taken over."""
-MISFIT = 78
-"""Its exit code when the request cannot work as it stands (EX_CONFIG): a checkpoint of another architecture, say."""
 
 _PLAIN = ("Error", "Completed", "OOMKilled")
 _WORD = re.compile(r"[^A-Za-z0-9]")
@@ -113,7 +110,7 @@ def _of_pod(pod: PodView) -> Cause | None:
 def _of_container(pod: PodView) -> Cause | None:
     reason = pod.container.reason
     if reason == "OOMKilled":
-        found = record.read(pod.container.message)
+        found = failure_record.decode(pod.container.message)
         return Cause(
             "OOMKilled", f"{_where(pod)} ran out of memory", rank=None, code=-9, step=found.step if found else None
         )
@@ -125,7 +122,7 @@ def _of_container(pod: PodView) -> Cause | None:
 
 
 def _of_process(pod: PodView, log: str | None) -> Cause:
-    found = record.read(pod.container.message)
+    found = failure_record.decode(pod.container.message)
     logs = [text for text in (log, None if found else pod.container.message) if text]
     summary = next((read for text in logs if (read := torchrun.read_summary(text))), None)
     if found is not None and not (found.peer_lost and summary and _is_signal(summary.code)):
@@ -135,7 +132,7 @@ def _of_process(pod: PodView, log: str | None) -> Cause:
     return _of_exit_code(pod, logs)
 
 
-def _of_record(pod: PodView, found: record.FailureRecord) -> Cause:
+def _of_record(pod: PodView, found: failure_record.FailureRecord) -> Cause:
     who = _where(pod, found.rank)
     code = found.exit_code
     weight = CONSEQUENCE if found.peer_lost or found.stopped else ROOT

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+from everstep import failure as failure_record
 from everstep_operator.api import Phase
 from everstep_operator.build import pod_name
-from everstep_operator.reconcile import classify, record
+from everstep_operator.reconcile import classify
 from everstep_operator.reconcile.attempt import Attempt
 from everstep_operator.reconcile.classify import Cause
 from everstep_operator.reconcile.observation import HeartbeatView, Observation, PodView
@@ -38,9 +39,11 @@ def unexplained(attempt: Attempt, cause: Cause) -> tuple[str, ...]:
     silent = [
         pod
         for pod in attempt.pods
-        if classify.failed(pod) and pod.container.terminated and record.read(pod.container.message) is None
+        if classify.failed(pod) and pod.container.terminated and failure_record.decode(pod.container.message) is None
     ]
-    silent += [pod for pod in attempt.pods if (found := record.read(pod.container.message)) and found.peer_lost]
+    silent += [
+        pod for pod in attempt.pods if (found := failure_record.decode(pod.container.message)) and found.peer_lost
+    ]
     silent.sort(key=lambda pod: pod.container.finished.timestamp() if pod.container.finished else 0.0)
     return tuple(pod.name for pod in silent[:MOST_LOGS])
 
@@ -82,7 +85,7 @@ def _stopping(attempt: Attempt, broken: list[PodView]) -> bool:
     """A pod is being deleted with grace: all ranks save the same step and stop, and that is not to be cut short."""
     leaving = any(pod.deleting and not pod.terminal and not classify.failed(pod) for pod in attempt.pods)
     return leaving and all(
-        (found := record.read(pod.container.message)) is not None and found.stopped for pod in broken
+        (found := failure_record.decode(pod.container.message)) is not None and found.stopped for pod in broken
     )
 
 

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from everstep import failure as failure_record
 from everstep.catalog import Location, split_root
 from everstep_operator.api import TrainingJobStatus
 from everstep_operator.api.status import Fence, Restarts, ResumedFrom
-from everstep_operator.reconcile import classify, gang, record, signals, torchrun
+from everstep_operator.reconcile import classify, gang, signals, torchrun
 from everstep_operator.reconcile.attempt import Attempt, own
 from everstep_operator.reconcile.observation import Observation
 
@@ -78,7 +79,7 @@ def _reason(observation: Observation, attempt: Attempt, restarts: int) -> str:
     how = "restarted in place" if restarts == 1 else f"restarted in place {restarts} times"
     for pod in attempt.pods:
         log = observation.results.logs.get(pod.name)
-        found = record.read(pod.container.message)
+        found = failure_record.decode(pod.container.message)
         summary = torchrun.read_summary(log)
         if summary is None or summary.code is None or (found is not None and found.peer_lost):
             continue

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from everstep.exits import FENCED, MISFIT
 from everstep_operator.api.failure import FailurePolicy
 from everstep_operator.api.status import Restarts
-from everstep_operator.reconcile import classify, rules
+from everstep_operator.reconcile import rules
 from everstep_operator.reconcile.classify import Cause
 
 
@@ -28,10 +29,10 @@ def judge(policy: FailurePolicy, restarts: Restarts, cause: Cause, without_progr
     rule = rules.match(policy, cause)
     if rule is not None and rule.action == "FailJob":
         return Verdict(False, rule.name, "FailJobRule", f"rule {rule.name} ends the job: {cause.message}")
-    if rule is None and cause.code == classify.MISFIT:
+    if rule is None and cause.code == MISFIT:
         return Verdict(False, None, "NotRunnable", f"another attempt would fail the same way: {cause.message}")
     name = rule.name if rule is not None else None
-    fenced = rule is None and superseded and cause.code == classify.FENCED
+    fenced = rule is None and superseded and cause.code == FENCED
     if fenced or (rule is not None and rule.action == "RestartUncounted"):
         return Verdict(False, name)
     if restarts.counted >= policy.max_restarts:

@@ -21,17 +21,26 @@ def block_sums(data: bytes | bytearray | memoryview) -> tuple[int, ...]:
     return tuple(checksums.crc32c(view[start : start + BLOCK]) for start in range(0, len(view), BLOCK))
 
 
-def check_blocks(file: File, first: int, data: bytes | bytearray | memoryview, where: str) -> None:
-    """`data` are whole blocks of `file` from block `first` on. Raises CheckpointCorruptError naming the first bad
-    byte range.
+def wrong_blocks(file: File, start: int, end: int, data: bytes | bytearray | memoryview) -> list[int]:
+    """Numbers of the blocks in which `data`, read for the bytes [start, end), is not what was committed.
+
+    `start` is a multiple of BLOCK; `end` is one too, or the file's end.
     """
-    for index, found in enumerate(block_sums(data), start=first):
-        if index >= len(file.blocks) or file.blocks[index] != found:
-            start = index * BLOCK
-            raise CheckpointCorruptError(
-                f"{where}/{file.name}: bytes {start} to {min(start + BLOCK, file.size) - 1} "
-                "are not those that were committed"
-            )
+    first = start // BLOCK
+    if len(data) != end - start:
+        return [first + len(data) // BLOCK]
+    committed = file.blocks[first : first + -(-len(data) // BLOCK)]
+    found = block_sums(data)
+    if len(committed) != len(found):
+        return [first + len(committed)]
+    return [first + index for index, pair in enumerate(zip(found, committed, strict=True)) if pair[0] != pair[1]]
+
+
+def complaint(where: str, file: File, block: int) -> str:
+    """A sentence that names the first wrong bytes."""
+    start = block * BLOCK
+    last = min(start + BLOCK, file.size) - 1
+    return f"{where}/{file.name}: bytes {start} to {last} are not those that were committed"
 
 
 def verify_file(store: Store, location: Location, file: File) -> Iterator[int]:
@@ -43,9 +52,9 @@ def verify_file(store: Store, location: Location, file: File) -> Iterator[int]:
             data = store.get_range(key, start, CHUNK)
         except KeyNotFound as error:
             raise CheckpointCorruptError(f"{where}/{file.name} is missing") from error
-        if len(data) != min(CHUNK, file.size - start):
-            raise CheckpointCorruptError(f"{where}/{file.name} has not the {file.size} bytes that were committed")
-        check_blocks(file, start // BLOCK, data, where)
+        wrong = wrong_blocks(file, start, min(start + CHUNK, file.size), data)
+        if wrong:
+            raise CheckpointCorruptError(complaint(where, file, wrong[0]))
         yield len(data)
 
 

@@ -6,10 +6,9 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from awscrt.checksums import crc32c
-
 from everstep.catalog.manifest import BLOCK, File
 from everstep.catalog.store import KeyNotFound, Store
+from everstep.catalog.verify import block_sums, complaint, wrong_blocks
 from everstep.errors import CheckpointCorruptError, StorageUnavailableError
 
 GAP = 1 << 20
@@ -17,12 +16,6 @@ GAP = 1 << 20
 PIECE = 128 << 20
 """Ranges are not joined beyond this many bytes."""
 TRIES = 4
-
-
-def block_sums(body: bytes | bytearray | memoryview) -> tuple[int, ...]:
-    """CRC32C of each BLOCK bytes; the last block may be shorter."""
-    view = memoryview(body)
-    return tuple(crc32c(view[start : start + BLOCK]) for start in range(0, len(view), BLOCK))
 
 
 def describe_file(name: str, body: bytes | bytearray | memoryview, rank: int | None = None) -> File:
@@ -56,32 +49,23 @@ def join(spans: Iterable[Span], gap: int = GAP, piece: int = PIECE) -> list[Span
     return joined
 
 
-def wrong_blocks(file: File, span: Span, body: bytes) -> list[int]:
-    """Numbers of the blocks in which `body`, the bytes of `span`, differs from what was committed."""
-    if len(body) != span.end - span.start:
-        return [span.start // BLOCK + len(body) // BLOCK]
-    first = span.start // BLOCK
-    found = block_sums(body)
-    return [first + i for i, value in enumerate(found) if value != file.blocks[first + i]]
-
-
 def read_verified(store: Store, key: str, file: File, span: Span) -> bytes:
     """The bytes of `span` (whole blocks), each of which matches the manifest.
 
     Raises CheckpointCorruptError after a second fetch that does not match either, or where the object is missing.
     """
-    complaint = ""
+    found = ""
     for _ in range(2):
         try:
             body = patiently(lambda: store.get_range(key, span.start, span.end - span.start))
         except KeyNotFound:
-            complaint = f"{store.uri}/{key} is missing"
+            found = f"{store.uri}/{key} is missing"
             continue
-        wrong = wrong_blocks(file, span, body)
+        wrong = wrong_blocks(file, span.start, span.end, body)
         if not wrong:
             return body
-        complaint = f"{store.uri}/{key}: block {wrong[0]} (bytes from {wrong[0] * BLOCK}) does not match its CRC32C"
-    raise CheckpointCorruptError(complaint)
+        found = complaint(f"{store.uri}/{key}".removesuffix(f"/{file.name}"), file, wrong[0])
+    raise CheckpointCorruptError(found)
 
 
 def check_blocks(file: File) -> None:

@@ -19,9 +19,10 @@ from typing import Any
 
 import torch
 
+from everstep import exits
 from everstep.catalog import Entry, Progress, Resume, Retention, Store, open_store
 from everstep.catalog.retention import Best
-from everstep.checkpoint import exits, termination
+from everstep.checkpoint import termination
 from everstep.checkpoint.agreement import Agreed, Agreement
 from everstep.checkpoint.ending import exit_code, hidden_fence
 from everstep.checkpoint.environment import Interval, JobEnvironment, Policy, read_environment

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 
-from everstep.checkpoint import exits
+from everstep import exits
 from everstep.checkpoint.session import Session
 from everstep.errors import ArchitectureMismatchError, FencedError, InvalidOperationError
 

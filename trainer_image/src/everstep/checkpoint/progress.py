@@ -10,6 +10,7 @@ from typing import Any
 from everstep.catalog import Progress
 from everstep.checkpoint.heartbeat import finite
 
+SCORE = "score"
 _SMOOTHING = 0.1
 
 
@@ -70,11 +71,14 @@ class RunProgress:
         return finite({name: float(value) for name, value in self._values.items()})
 
     def score_at(self, step: int, metric: str | None) -> float | None:
-        """The score of this very step: reported as such, else the metric that the policy names."""
+        """The score of this very step: the metric that the policy names; `score` (or no policy) is what is reported
+        as such. A training loss is never taken for an evaluation that did not happen: without it there is no score.
+        """
         value: Any = None
-        if self._score is not None and self._score[0] == step:
-            value = self._score[1]
-        elif metric is not None and self._reported_at.get(metric) == step:
+        if metric is None or metric == SCORE:
+            if self._score is not None and self._score[0] == step:
+                value = self._score[1]
+        elif self._reported_at.get(metric) == step:
             value = self._values[metric]
         return None if value is None or not math.isfinite(float(value)) else float(value)
 

@@ -1,13 +1,8 @@
-"""The record that a failing rank leaves in the container's termination message: a worker group's first failure wins.
-
-torchrun masks its workers (a SIGKILLed one and one that exits with 3 both end the container with 1), so this record is
-what tells people and the operator why a gang died.
-"""
+"""Leaves the record of a failing rank in the container's termination message: a worker group's first failure wins."""
 
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import signal
 import sys
@@ -16,13 +11,10 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from everstep.failure import MAX_BYTES, FailureRecord, decode, encode
 
 DEFAULT_PATH = Path("/dev/termination-log")
-MAX_BYTES = 4096
-"""The kubelet keeps no more of a termination message."""
 _PEER_SIGNS = (
     "closed by peer",
     "connection reset",
@@ -31,24 +23,6 @@ _PEER_SIGNS = (
     "socket closed",
     "broken pipe",
 )
-
-
-class FailureRecord(BaseModel):
-    model_config = ConfigDict(extra="ignore")
-
-    rank: int | None = None
-    exit_code: int | None = None
-    signal: str | None = None
-    exception: str | None = None
-    message: str = ""
-    traceback: list[str] = []
-    """The last lines, newest last."""
-    step: int | None = None
-    time: datetime
-    restart: int = 0
-    """How often this node's agent had restarted its workers; a later group's record replaces an earlier one's."""
-    peer_lost: bool = False
-    """A consequence: the exception says that another rank went away first."""
 
 
 def looks_like_lost_peer(message: str) -> bool:
@@ -69,7 +43,7 @@ def describe(error: BaseException, exit_code: int, step: int | None = None) -> F
         exit_code=exit_code,
         exception=type(error).__name__,
         message=message,
-        traceback=lines[-6:],
+        traceback=tuple(lines[-6:]),
         step=step,
         time=datetime.now(UTC),
         restart=_int_variable("TORCHELASTIC_RESTART_COUNT") or 0,
@@ -94,26 +68,10 @@ def _int_variable(name: str) -> int | None:
     return int(value) if value.isdigit() else None
 
 
-def encode(record: FailureRecord) -> bytes:
-    """At most MAX_BYTES: the oldest traceback lines go first, then the message's tail."""
-    content: dict[str, Any] = record.model_dump(mode="json", exclude_none=True)
-    while True:
-        body = json.dumps(content, ensure_ascii=False).encode()
-        if len(body) <= MAX_BYTES:
-            return body
-        if len(content["traceback"]) > 1:
-            content["traceback"] = content["traceback"][1:]
-        else:
-            content["traceback"] = [line[-200:] for line in content["traceback"]]
-            content["message"] = content["message"][: max(100, len(content["message"]) // 2)]
-            if len(content["message"]) == 100 and len(json.dumps(content).encode()) > MAX_BYTES:
-                content["traceback"] = []
-
-
 def read_record(path: Path) -> FailureRecord | None:
     try:
-        return FailureRecord.model_validate_json(path.read_bytes())
-    except (OSError, ValidationError):
+        return decode(path.read_bytes())
+    except OSError:
         return None
 
 
@@ -148,11 +106,8 @@ def _stands(descriptor: int, record: FailureRecord) -> bool:
     body = os.pread(descriptor, 2 * MAX_BYTES, 0)
     if not body.strip():
         return False
-    try:
-        earlier = FailureRecord.model_validate_json(body)
-    except ValidationError:
-        return True  # somebody else's message
-    return earlier.restart >= record.restart
+    earlier = decode(body)
+    return earlier is None or earlier.restart >= record.restart  # None: somebody else's message
 
 
 Hook = Callable[[type[BaseException], BaseException, TracebackType | None], object]

@@ -15,8 +15,9 @@ from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.distributed.run import parse_args, run
 
-from everstep.checkpoint import exits, termination
-from everstep.checkpoint.termination import FailureRecord
+from everstep import exits
+from everstep.checkpoint import termination
+from everstep.failure import FailureRecord
 
 WORKER = "everstep.launch.worker"
 _ROOT_SIGNALS = {"SIGKILL", "SIGSEGV", "SIGBUS", "SIGILL", "SIGFPE"}

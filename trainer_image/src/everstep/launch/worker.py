@@ -11,7 +11,8 @@ import signal
 import sys
 from types import TracebackType
 
-from everstep.checkpoint import exits, termination
+from everstep import exits
+from everstep.checkpoint import termination
 
 _PR_SET_PDEATHSIG = 1
 

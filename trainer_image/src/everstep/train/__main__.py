@@ -6,7 +6,8 @@ import sys
 
 from pydantic import ValidationError
 
-from everstep.checkpoint import exits, termination
+from everstep import exits
+from everstep.checkpoint import termination
 from everstep.errors import InvalidOperationError
 from everstep.train.config import read_config
 
