@@ -80,7 +80,7 @@ class Simulation:
 
     # moves
 
-    def spawn(self, name: str, body: Callable[[], None]) -> None:
+    def spawn(self, name: str, body: Callable[[], object]) -> None:
         def run() -> None:
             try:
                 body()
@@ -154,7 +154,7 @@ class Simulation:
         entries = self.world.history[-1].checkpoints if self.world.history else ()
         if entries:
             location = entries[index % len(entries)].location
-            self.spawn("prune", lambda: self.job().prune([location]) and None)
+            self.spawn("prune", lambda: self.job().prune([location]))
 
     def dissolve(self) -> None:
         """The job is deleted with all its checkpoints, and its name used again while that is still under way."""
@@ -164,20 +164,20 @@ class Simulation:
         self.reincarnate()
 
     def sweep(self) -> None:
-        self.spawn("sweeper", lambda: self.job().sweep() and None)
+        self.spawn("sweeper", lambda: self.job().sweep())
 
     def pin(self, index: int, pinned: bool) -> None:
         entries = self.world.history[-1].checkpoints if self.world.history else ()
         if entries:
             location = entries[index % len(entries)].location
-            self.spawn("pin", lambda: self.job().pin(location, pinned) and None)
+            self.spawn("pin", lambda: self.job().pin(location, pinned))
 
     def hold(self, index: int, seconds: int) -> None:
         entries = self.world.history[-1].live() if self.world.history else []
         if entries:
             location = entries[index % len(entries)].location
             until = self.world.clock() + timedelta(seconds=seconds)
-            self.spawn("hold", lambda: self.job().hold(location, "fork", until) and None)
+            self.spawn("hold", lambda: self.job().hold(location, "fork", until))
 
     def work(self, index: int, saves: int, corrupt: bool = False) -> None:
         """A worker group of a launched attempt: the first, one more in place, or one that comes much too late."""

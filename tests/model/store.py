@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, cast
 
 import greenlet
 
@@ -121,11 +121,11 @@ class SimulatedStore:
                 return None
             return UNCHANGED if tag == known else Versioned(body, tag)
 
-        return self._ask(Request(f"read {key}", read))
+        return cast("Versioned | Unchanged | None", self._ask(Request(f"read {key}", read)))
 
     def swap_register(self, key: str, body: bytes, token: str | None) -> str:
         request = Request(f"swap {key}", lambda: self.world.swap(key, body, token), is_write=True, is_swap=True)
-        return self._ask(request)
+        return str(self._ask(request))
 
     def get(self, key: str, limit: int | None = None) -> bytes:
         def read() -> bytes:
@@ -133,7 +133,7 @@ class SimulatedStore:
                 raise KeyNotFound(key)
             return self.world.objects[key]
 
-        return self._ask(Request(f"get {key}", read))
+        return bytes(self._ask(Request(f"get {key}", read)))
 
     def get_range(self, key: str, start: int, length: int) -> bytes:
         return self.get(key)[start : start + length]

@@ -8,15 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from everstep.checkpoint.termination import (
-    MAX_BYTES,
-    FailureRecord,
-    describe,
-    encode,
-    looks_like_lost_peer,
-    read_record,
-    write_record,
-)
+from everstep.checkpoint.termination import describe, looks_like_lost_peer, read_record, write_record
+from everstep.failure import MAX_BYTES, FailureRecord, encode
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
 

@@ -84,7 +84,7 @@ def test_the_logs_are_read_before_the_count_and_once() -> None:
         ({"job_1_0": ""}, "workers of attempt 1 restarted in place"),
     ],
 )
-def test_the_reason(logs: dict[str, str], reason: str) -> None:
+def test_the_reason(logs: dict[str, Any], reason: str) -> None:
     status = told(again(committed(30)), **logs)
     assert status.restarts is not None
     assert status.restarts.last_reason == reason

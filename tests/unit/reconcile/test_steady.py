@@ -134,7 +134,7 @@ def starting(*pods: PodView, status: dict[str, Any] | None = None, **changes: An
     return observe(job(running({**base, **(status or {})})), *pods, catalog=fenced(), **changes)
 
 
-PENDING = {"phase": "Pending", "container": ContainerView(waiting_reason="ContainerCreating")}
+PENDING: dict[str, Any] = {"phase": "Pending", "container": ContainerView(waiting_reason="ContainerCreating")}
 
 
 def stuck(reason: str, message: str) -> PodView:
@@ -229,7 +229,8 @@ def test_storage_that_goes_away_under_a_running_gang_is_only_told() -> None:
 
 
 def test_a_removal_that_fails_again_and_again_writes_once() -> None:
-    catalog, of = committed(10, 20, 30, 40), {"checkpoint__keepLast": 2}
+    catalog = committed(10, 20, 30, 40)
+    of: dict[str, Any] = {"checkpoint__keepLast": 2}
     refused = Results(problem=Problem(ProblemKind.REFUSED, "StorageRefused", "no DeleteObject"))
     first = decide(observe(job(running(), **of), *PODS, catalog=catalog, results=refused)).status
     for results in (Results(), refused):

@@ -24,7 +24,12 @@ async def test_a_call_that_hangs_is_given_up_and_the_next_sooner(monkeypatch: py
     assert time.monotonic() - began < 5
     hang.set()
     await lane.run(lambda: None, 0.4)
-    assert await lane.run(lambda: time.sleep(0.2) or "slow but there", 5) == "slow but there"
+    assert await lane.run(slowly, 5) == "slow but there"
+
+
+def slowly() -> str:
+    time.sleep(0.2)
+    return "slow but there"
 
 
 async def test_a_refusal_is_an_answer_and_silence_is_none() -> None:
