@@ -154,7 +154,7 @@ class Followers:
                 pod.name, self.namespace, container=self.container, follow=True, timestamps=True, _preload_content=False
             )
             rest = b""
-            for chunk in stream.stream(amt=None):
+            for chunk in stream.stream(amt=None):  # it is urllib3's response
                 *whole, rest = (rest + chunk).split(b"\n")
                 for line in whole:
                     self._line(pod, line.decode(errors="replace"))

@@ -93,7 +93,7 @@ def _served(api_server: RunningCluster) -> bool:
 @pytest.fixture(scope="session")
 def crd_jobs(crd_server: RunningCluster) -> Jobs:
     """TrainingJobs in the namespace `default`, for dry runs."""
-    api_client = config.new_client_from_config(str(crd_server.kubeconfig))  # type: ignore[no-untyped-call]
+    api_client = config.new_client_from_config(str(crd_server.kubeconfig))
     return Jobs(client.CustomObjectsApi(api_client), "default")
 
 

@@ -42,7 +42,7 @@ class Job:
 
     def step(self) -> float:
         loss: torch.Tensor = self.model(next(self.data)).square().mean()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
         self.scheduler.step()
         self.optimizer.zero_grad()

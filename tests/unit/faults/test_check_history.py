@@ -9,10 +9,11 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from awscrt.checksums import crc32c
 
 from tests.faults.check_history import violations
 from tests.faults.history import History, Json, Key, Version
-from tests.faults.rules import BLOCK, crc32c
+from tests.faults.rules import BLOCK
 
 ROOT = "s3://bucket/jobs/ns/job"
 BEGIN = datetime(2030, 1, 1, tzinfo=UTC)
