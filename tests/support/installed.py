@@ -104,13 +104,13 @@ def installed(
 ) -> Iterator[Installed]:
     """The operator for new namespaces of these names and a random ending; its pods have the image already.
 
-    All of the namespaces may use `bucket` below `jobs/`; those that one of `profiles` names, only what that says.
+    All of the namespaces may use `bucket` below `jobs/`; for those that a profile is named after, that one counts.
     """
     ending = secrets.token_hex(3)
     full = tuple(f"{name}-{ending}" for name in namespaces)
     repository, _, tag = image.rpartition(":")
     special = [{**each, "namespaces": [f"{name}-{ending}" for name in each["namespaces"]]} for each in profiles]
-    named = {name for each in special for name in each["namespaces"]}
+    named = {f"{each['name']}-{ending}" for each in profiles}
     values = {
         "image": {"repository": repository, "tag": tag},
         "crd": {"install": False},
