@@ -199,7 +199,8 @@ def test_what_ends_a_job_that_has_not_begun(kind: ProblemKind, reason: str) -> N
     assert (plan.status.phase, kinds(plan), plan.again) == (Phase.FAILED, [], False)
     condition = plan.status.condition("Failed")
     assert condition is not None
-    assert (condition.status, condition.reason, condition.message) == ("True", reason, "words")
+    told = "words; to try again, delete the job and apply it anew"
+    assert (condition.status, condition.reason, condition.message) == ("True", reason, told)
 
 
 @pytest.mark.parametrize(("kind", "reason"), REFUSALS)

@@ -104,8 +104,12 @@ class Credentials(_Model):
         path = self.directory / name
         try:
             text = path.read_text(encoding="utf-8").strip()
+        except FileNotFoundError as error:
+            raise ProfilesError(
+                f"the operator has no file {path}: the Secret of this storage profile is missing, or lacks the key"
+            ) from error
         except (OSError, UnicodeDecodeError) as error:
-            raise ProfilesError(f"credentials file {path} cannot be read ({error}): does its Secret exist?") from error
+            raise ProfilesError(f"credentials file {path} cannot be read: {error}") from error
         if not text:
             raise ProfilesError(f"credentials file {path} is empty: set this key in its Secret")
         return text

@@ -19,10 +19,11 @@ SETTLING = timedelta(seconds=10)
 def succeed(observation: Observation, attempt: Attempt, status: TrainingJobStatus) -> Plan:
     status = history.ended(observation, attempt, status, Cause(history.COMPLETED, "all pods succeeded"))
     last = status.last_checkpoint
-    message = f"all {attempt.nodes} pods of attempt {attempt.number} succeeded"
+    pods = f"all {attempt.nodes} pods" if attempt.nodes > 1 else "the pod"
+    message = f"{pods} of attempt {attempt.number} succeeded"
     if last is not None:
         message += f"; the last checkpoint is step {last.step}"
-    status = _end(observation, status, Phase.SUCCEEDED, history.COMPLETED, message)
+    status = _end(observation, status, Phase.SUCCEEDED, history.COMPLETED)
     status = _gang(status, f"{attempt.nodes} of {attempt.nodes} succeeded")
     status = conditions.put(observation, status, ConditionType.COMPLETE, True, "AllPodsSucceeded", message)
     return finished(observation.written(status), replace(attempt, end=status.history[-1]))
@@ -30,7 +31,8 @@ def succeed(observation: Observation, attempt: Attempt, status: TrainingJobStatu
 
 def fail(observation: Observation, attempt: Attempt, status: TrainingJobStatus, reason: str, message: str) -> Plan:
     """The attempt's own end is in the status already, if it had begun."""
-    status = _gang(_end(observation, status, Phase.FAILED, reason, message), "stopped")
+    status = _gang(_end(observation, status, Phase.FAILED, reason), "stopped")
+    message += _way_on(observation, status)
     status = conditions.put(observation, status, ConditionType.FAILED, True, reason, message)
     return finished(observation.written(status), attempt)
 
@@ -66,9 +68,17 @@ def _settles(observation: Observation, status: TrainingJobStatus, pod: PodView) 
     return pod.container.terminated and not pod.terminal and observation.now - ended < SETTLING
 
 
-def _end(
-    observation: Observation, status: TrainingJobStatus, phase: Phase, reason: str, message: str
-) -> TrainingJobStatus:
+def _way_on(observation: Observation, status: TrainingJobStatus) -> str:
+    """A job that is applied once more changes nothing, and one that is deleted may take its checkpoints along."""
+    last = status.last_checkpoint
+    if last is None:
+        return "; to try again, delete the job and apply it anew"
+    keep = "set deletionPolicy to Retain, " if observation.job.spec.deletion_policy == "Delete" else ""
+    return f"; to go on from step {last.step}, {keep}delete the job and apply it anew"
+
+
+def _end(observation: Observation, status: TrainingJobStatus, phase: Phase, reason: str) -> TrainingJobStatus:
+    message = f"the job has {phase.lower()}"
     status = deadline.stop(status, observation.now)
     status = status.model_copy(update={"phase": phase, "completion_time": observation.now})
     status = conditions.put(observation, status, ConditionType.RUNNING, False, reason, message)

@@ -73,6 +73,8 @@ def _quarantined(before: TrainingJobStatus, after: TrainingJobStatus) -> Iterato
 
 
 def _storage(before: TrainingJobStatus, after: TrainingJobStatus) -> Iterator[Event]:
+    if after.phase is not None and after.phase.finished:
+        return  # the end tells of it
     yield from _turned(before.condition(ConditionType.STORAGE_READY), after.condition(ConditionType.STORAGE_READY))
 
 

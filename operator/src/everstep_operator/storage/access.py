@@ -85,4 +85,5 @@ class Storages:
             connect_timeout=min(5.0, self._request_timeout),
             read_timeout=self._request_timeout,
             attempts=3,
+            whose=f"the credentials of the operator's storage profile {granted.profile}",
         )

@@ -24,6 +24,8 @@ class S3Access:
     read_timeout: float = 30.0
     attempts: int = 4
     """Tries of a request that is not a swap."""
+    whose: str = "the credentials of its environment"
+    """Whose credentials these are, for messages of a refusal."""
 
 
 def open_store(uri: str, access: S3Access | None = None) -> Store:

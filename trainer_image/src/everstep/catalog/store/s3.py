@@ -217,19 +217,21 @@ class S3Store:
             raise self._translate(what, error) from error
 
     def _translate(self, what: str, error: Exception) -> StorageError:
-        where = f"{self.uri} at {self._access.endpoint or 'the default endpoint'}"
+        where = f"{self.uri} at {self._client.meta.endpoint_url}"
         if isinstance(error, (NoCredentialsError, PartialCredentialsError)):
-            return StorageRefusedError(f"{where}: {what}: no credentials")
+            return StorageRefusedError(f"{where}: {what}: no credentials: AWS_ACCESS_KEY_ID is not set")
         if not isinstance(error, ClientError):
             return StorageUnavailableError(f"{where}: {what}: {error}")
         code, status = _code(error), _status(error)
         if code == "NoSuchBucket":
-            return StorageRefusedError(f"{where}: the bucket {self.bucket!r} does not exist")
+            return StorageRefusedError(f"{where}: the bucket {self.bucket!r} does not exist: create it, or correct the URI")
         if status >= 500 or status == 429 or code in _WAIT_AND_RETRY:
             return StorageUnavailableError(f"{where}: {what}: {code}")
         if status == 404 and code == "404":
             return StorageUnavailableError(f"{where}: {what}: 404 without an S3 error code: is this an S3 endpoint?")
         message = error.response.get("Error", {}).get("Message", "")
+        if status in (401, 403):
+            what += f" with {self._access.whose}"
         return StorageRefusedError(f"{where}: {what}: {code}: {message}".rstrip(": "))
 
 
