@@ -36,6 +36,8 @@ class Container:
     started: str = ""
     began: float = field(default_factory=time.monotonic)
     ended: float = float("inf")
+    lost: bool = False
+    """Its node is silent: nothing of it is reported any more."""
 
     @property
     def attempt(self) -> int:
@@ -52,23 +54,36 @@ class Kubelet:
     options: Callable[[Job], Options]
     containers: dict[str, Container] = field(default_factory=dict)
     """By pod uid, all that ever ran."""
-    paused: threading.Event = field(default_factory=threading.Event)
-    """While set, nothing is run or reported: the kubelet is silent."""
 
     def __post_init__(self) -> None:
         self.api = client.CoreV1Api(config.new_client_from_config(str(self.kubeconfig)))
         self.leases = client.CoordinationV1Api(self.api.api_client)
         self.node = f"node-{secrets.token_hex(4)}"
+        self.nodes: list[str] = []
         self._stop = threading.Event()
         self._loop = threading.Thread(target=self._run, name="kubelet", daemon=True)
         self._directory = tempfile.TemporaryDirectory()
         self.errors: list[Exception] = []
 
     def __enter__(self) -> Kubelet:
-        self.api.create_node({"metadata": {"name": self.node}, "spec": {}})
-        self.set_ready(True)
+        self._join(self.node)
         self._loop.start()
         return self
+
+    def _join(self, node: str) -> None:
+        self.api.create_node({"metadata": {"name": node}, "spec": {}})
+        self.nodes.append(node)
+        self.set_ready(True, node)
+
+    def lose_node(self) -> str:
+        """The node goes silent with all that runs on it; new pods go to another. Returns the lost node."""
+        lost, self.node = self.node, f"node-{secrets.token_hex(4)}"
+        for container in self.running():
+            container.run.kill.set()
+            container.lost = True
+        self._join(self.node)
+        self.set_ready(False, lost)
+        return lost
 
     def __exit__(self, *_: object) -> None:
         self._stop.set()
@@ -78,14 +93,15 @@ class Kubelet:
         for container in self.containers.values():
             if container.thread is not None:
                 container.thread.join(timeout=30)
-        with contextlib.suppress(client.ApiException):
-            self.api.delete_node(self.node)
+        for node in self.nodes:
+            with contextlib.suppress(client.ApiException):
+                self.api.delete_node(node)
         self._directory.cleanup()
         assert not self.errors, self.errors
 
-    def set_ready(self, ready: bool) -> None:
+    def set_ready(self, ready: bool, node: str) -> None:
         condition = {"type": "Ready", "status": "True" if ready else "Unknown", "reason": "Test"}
-        self.api.patch_node_status(self.node, {"status": {"conditions": [condition]}})
+        self.api.patch_node_status(node, {"status": {"conditions": [condition]}})
 
     def running(self) -> list[Container]:
         return [each for each in self.containers.values() if each.exit_code is None]
@@ -96,8 +112,6 @@ class Kubelet:
 
     def _run(self) -> None:
         while not self._stop.wait(0.05):
-            if self.paused.is_set():
-                continue
             try:
                 for pod in self.api.list_namespaced_pod(self.namespace).items:
                     self._sync(pod)
@@ -111,6 +125,8 @@ class Kubelet:
     def _sync(self, pod: Pod) -> None:
         meta = pod.metadata
         container = self.containers.get(meta.uid)
+        if (container is not None and container.lost) or pod.spec.node_name not in (None, *self.nodes):
+            return
         if pod.status.phase in ("Succeeded", "Failed") and not meta.deletion_timestamp:
             return
         if container is None:

@@ -50,6 +50,12 @@ class Rig:
             self.operator.profiles.write_text(yaml.safe_dump(document))
             yield url
 
+    def allow_bucket(self, name: str) -> None:
+        """Let the profile allow one bucket more."""
+        document = yaml.safe_load(self.operator.profiles.read_text())
+        document["profiles"][0]["buckets"].append({"name": name})
+        self.operator.profiles.write_text(yaml.safe_dump(document))
+
     def apply(self, name: str = "job", endpoint: str | None = None, **spec: Any) -> dict[str, Any]:
         """Create a job of two pods; `spec` adds to its spec."""
         storage = {"uri": f"s3://{self.bucket}/jobs", "endpoint": endpoint or self.endpoint, "region": self.s3.region}

@@ -16,8 +16,8 @@ from everstep_operator.api import GROUP, PLURAL, VERSION
 from everstep_operator.build import names
 from everstep_operator.memory import Key
 
-Look = Callable[[Key, str | None], None]
-"""Called with a job's key and, where the job itself has changed, its resourceVersion."""
+Look = Callable[[Key, str | None, bool], None]
+"""Called with a job's key, the resourceVersion of what has changed, and whether that is the job itself."""
 
 
 def registry(look: Look, configuration: client.Configuration) -> kopf.OperatorRegistry:
@@ -31,13 +31,13 @@ def registry(look: Look, configuration: client.Configuration) -> kopf.OperatorRe
     @kopf.on.event(GROUP, VERSION, PLURAL, registry=found)
     async def job_changed(namespace: str | None, name: str | None, meta: Any, **_: Any) -> None:
         if namespace and name:
-            look((namespace, name), meta.get("resourceVersion"))
+            look((namespace, name), meta.get("resourceVersion"), True)
 
     @kopf.on.event("", "v1", "pods", labels={names.JOB: kopf.PRESENT}, registry=found)
-    async def pod_changed(namespace: str | None, labels: Any, **_: Any) -> None:
+    async def pod_changed(namespace: str | None, labels: Any, meta: Any, **_: Any) -> None:
         job = labels.get(names.JOB)
         if namespace and job:
-            look((namespace, job), None)
+            look((namespace, job), meta.get("resourceVersion"), False)
 
     return found
 

@@ -118,17 +118,28 @@ class Kube:
                 return None
             raise
 
-    async def list(self, path: str, **query: str) -> list[Json]:
+    async def list_all(self, path: str, **query: str) -> list[Json]:
         """All items, page by page."""
+        return (await self.list_at(path, 0, **query))[0]
+
+    async def list_at(self, path: str, version: int, **query: str) -> tuple[list[Json], str]:
+        """All items, and the resourceVersion of the list.
+
+        With `version`, any state at least as new, which the API server has at hand; with 0 the newest, for which it may
+        have to wait.
+        """
         items: list[Json] = []
         query = {"limit": "500", **query}
+        if version:
+            query = {**query, "resourceVersion": str(version), "resourceVersionMatch": "NotOlderThan"}
         while True:
             page = await self.get(path, **query)
             items += page.get("items", [])
-            more = page.get("metadata", {}).get("continue")
-            if not more:
-                return items
-            query["continue"] = more
+            meta = page.get("metadata", {})
+            if not meta.get("continue"):
+                return items, meta.get("resourceVersion", "")
+            query = {key: value for key, value in query.items() if not key.startswith("resourceVersion")}
+            query["continue"] = meta["continue"]
 
     async def text(self, path: str, **query: str) -> str:
         return (await self._send("GET", path, query)).decode(errors="replace")
@@ -145,15 +156,14 @@ class Kube:
     async def patch(self, path: str, body: Any, *, kind: str = MERGE_PATCH, **query: str) -> Json:
         return await self._json("PATCH", path, query, body, kind=kind)
 
-    async def delete(self, path: str, body: Mapping[str, Any] | None = None) -> bool:
-        """Whether there was anything to delete."""
+    async def delete(self, path: str, body: Mapping[str, Any] | None = None) -> Json | None:
+        """What is left of it, or the answer; None where there was nothing to delete."""
         try:
-            await self._json("DELETE", path, {}, body)
+            return await self._json("DELETE", path, {}, body)
         except ApiError as error:
             if error.not_found:
-                return False
+                return None
             raise
-        return True
 
     async def _json(
         self,

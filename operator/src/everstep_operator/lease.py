@@ -132,7 +132,7 @@ class Elector:
             held = self._leadership.held
             self._leadership.give_up()
             if held:
-                await asyncio.shield(self._release())
+                await self._release()
 
     async def _try(self) -> bool:
         """Take or renew. False: somebody else holds it, or the API server gave no good answer."""

@@ -147,10 +147,10 @@ class Operator:
             parts = [
                 group.create_task(_forever(part(), name), name=name)
                 for name, part in (
-                    ("the Lease", elector.run),
-                    ("HTTP", self._serve),
-                    ("the resync", self._resync),
                     ("the workers", self._work),
+                    ("the resync", self._resync),
+                    ("the Lease", elector.run),  # released when nothing acts any more
+                    ("HTTP", self._serve),
                     ("the watches", lambda: self._watch(watching)),
                 )
             ]
@@ -158,8 +158,9 @@ class Operator:
             await stop.wait()
             log.info("stopping")
             await self._drain()
-            for task in reversed(parts):  # the Lease last: nothing acts any more when it is released
+            for task in parts:  # one after the other, since kopf's end cancels whatever is younger than itself
                 task.cancel()
+                await asyncio.wait([task], timeout=DRAIN)
 
     async def _drain(self) -> None:
         """Let passes under way come to their end, so that the next holder of the Lease finds whole steps."""
@@ -184,9 +185,11 @@ class Operator:
             **scope,
         )
 
-    def _look(self, key: Key, resource_version: str | None) -> None:
-        if not self._memories.is_echo(key, resource_version):
+    def _look(self, key: Key, resource_version: str | None, of_the_job: bool) -> None:
+        if not of_the_job or not self._memories.is_echo(key, resource_version):
             self._memories.stir(key)
+            if not of_the_job:
+                self._memories.saw(key, resource_version)
             self._queue.add(key)
 
     async def _serve(self) -> None:
@@ -218,7 +221,7 @@ class Operator:
     async def _list(self) -> list[Key]:
         spaces = self._settings.watch_namespaces
         paths = [f"{JOBS}/namespaces/{space}/{PLURAL}" for space in spaces] or [f"{JOBS}/{PLURAL}"]
-        found = [job for path in paths for job in await self._kube.list(path)]
+        found = [job for path in paths for job in await self._kube.list_all(path)]
         return [(job["metadata"]["namespace"], job["metadata"]["name"]) for job in found]
 
     def _poll_seconds(self) -> float:

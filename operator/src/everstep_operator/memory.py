@@ -44,6 +44,9 @@ class JobMemory:
     """The root whose store passed the probe."""
     fencing: Future[Catalog] | None = None
     """A fence that was not answered in time: its end is awaited before another is begun."""
+    version: int = 0
+    """resourceVersion that a list of the job's pods must have reached: the largest that was listed or written. 0: none
+    is known, so that only a consistent list will do (it waits up to 100 ms for the API server's cache)."""
     last: Observation | None = None
     """What the last whole look saw, for looks at the registers alone."""
     looked: float = 0.0
@@ -87,6 +90,12 @@ class Memories:
     def is_stirred(self, key: Key) -> bool:
         return key in self._stirred
 
+    def saw(self, key: Key, resource_version: str | None) -> None:
+        """A watch told of a pod in this version."""
+        found = self._jobs.get(key)
+        if found is not None and found.version:
+            found.version = max(found.version, as_number(resource_version))
+
     def settle(self, key: Key) -> None:
         """A whole look begins now; what changes from here on is news again."""
         self._stirred.discard(key)
@@ -100,6 +109,11 @@ class Memories:
         if found is not None:
             _drop(found)
         return found
+
+
+def as_number(resource_version: str | None) -> int:
+    """resourceVersions of one kind are numbers that grow (since Kubernetes 1.35 by contract); 0 for anything else."""
+    return int(resource_version) if resource_version and resource_version.isdigit() else 0
 
 
 def _drop(memory: JobMemory) -> None:

@@ -126,13 +126,15 @@ class Reconciler:
         for _ in range(LONGEST_CHAIN):
             if chain.fenced is not None:
                 stored = stored_view(memory, self._clock(), fenced=chain.fenced)
-            observation = await self._observer.observe(seen, stored, chain.results)
+            observation = await self._observer.observe(seen, memory, stored, chain.results)
             plan = decide(observation)
+            log.debug("%s, then %s", _names(plan), "again" if plan.again else f"in {plan.requeue_after} s")
             await self._record(seen, plan)
             memory.written = seen.job.metadata.resource_version
             problem = await self._actor.run(chain, plan.actions)
             if problem is not None:
                 log.info("%s: %s", problem.reason, problem.message)
+                memory.version = 0  # a write may have come through although its answer did not
             chain.results = replace(chain.results, problem=problem)
             if problem is not None and told:
                 return Outcome(AFTER_PROBLEM if plan.requeue_after is None else plan.requeue_after)
@@ -154,3 +156,7 @@ class Reconciler:
             reason = (plan.status.history[-1].reason if plan.status.history else None) or "Unknown"
             self._metrics.restarts.labels(reason).inc()
         await self._events.emit(seen.job, plan.events)
+
+
+def _names(plan: Plan) -> str:
+    return ", ".join(type(action).__name__ for action in plan.actions) or "nothing to do"

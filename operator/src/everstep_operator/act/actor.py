@@ -74,9 +74,13 @@ class Actor:
     async def _row(self, chain: Chain, kind: type, row: list[Action]) -> Problem | None:
         seen = chain.seen
         if kind is CreatePod:
-            return await self._pods.create(seen, [action for action in row if isinstance(action, CreatePod)])
+            return await self._pods.create(
+                seen, chain.memory, [action for action in row if isinstance(action, CreatePod)]
+            )
         if kind is DeletePod:
-            return await self._pods.delete(seen, [action for action in row if isinstance(action, DeletePod)])
+            return await self._pods.delete(
+                seen, chain.memory, [action for action in row if isinstance(action, DeletePod)]
+            )
         if kind is Retire:
             return self._remove(chain, [action for action in row if isinstance(action, Removal)])
         for action in row:

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from everstep_operator.act.refusals import cluster_problem, pod_problem
 from everstep_operator.api import CONTROLLER
 from everstep_operator.build import names
-from everstep_operator.kube import ApiError, Kube, core_path
+from everstep_operator.kube import ApiError, Json, Kube, core_path
+from everstep_operator.memory import JobMemory, as_number
 from everstep_operator.observe import Seen
 from everstep_operator.reconcile.observation import Problem, ProblemKind
 from everstep_operator.reconcile.plan import CreatePod, DeletePod, DryRunPod, EnsureService, ReadLogs
@@ -31,16 +32,17 @@ class Pods:
             return None if error.already_exists else pod_problem(error)
         return None
 
-    async def create(self, seen: Seen, actions: Sequence[CreatePod]) -> Problem | None:
+    async def create(self, seen: Seen, memory: JobMemory, actions: Sequence[CreatePod]) -> Problem | None:
         """The pods of a gang, side by side. The first problem, if there is one; the others were tried all the same."""
-        problems = await asyncio.gather(*(self._create(seen, action) for action in actions))
+        problems = await asyncio.gather(*(self._create(seen, memory, action) for action in actions))
         return next((problem for problem in problems if problem), None)
 
-    async def _create(self, seen: Seen, action: CreatePod) -> Problem | None:
+    async def _create(self, seen: Seen, memory: JobMemory, action: CreatePod) -> Problem | None:
         namespace = seen.job.metadata.namespace
         try:
             async with self._room:
-                await self._kube.create(core_path(namespace, "pods"), action.manifest)
+                made = await self._kube.create(core_path(namespace, "pods"), action.manifest)
+            _wrote(memory, made)
         except ApiError as error:
             if error.already_exists:
                 return await self._check_owned(seen, action.name)
@@ -52,33 +54,36 @@ class Pods:
         pod = await self._kube.find(core_path(meta.namespace, "pods", name))
         if pod is None:
             return Problem(ProblemKind.CLUSTER, "PodVanished", f"pod {name} existed and is gone: trying again")
-        if (pod["metadata"].get("labels") or {}).get(names.JOB_UID) == meta.uid:
-            return None
-        return Problem(
-            ProblemKind.POD_REFUSED,
-            "PodNameTaken",
-            f"a pod named {name} exists in {meta.namespace} and is not this job's: delete it, or rename the job",
-        )
+        return _foreign(seen, "pod", pod)
 
-    async def delete(self, seen: Seen, actions: Sequence[DeletePod]) -> Problem | None:
-        problems = await asyncio.gather(*(self._delete(seen, action) for action in actions))
+    async def delete(self, seen: Seen, memory: JobMemory, actions: Sequence[DeletePod]) -> Problem | None:
+        problems = await asyncio.gather(*(self._delete(seen, memory, action) for action in actions))
         return next((problem for problem in problems if problem), None)
 
-    async def _delete(self, seen: Seen, action: DeletePod) -> Problem | None:
+    async def _delete(self, seen: Seen, memory: JobMemory, action: DeletePod) -> Problem | None:
         options: dict[str, object] = {"preconditions": {"uid": action.uid}}
         if action.grace is not None:
             options["gracePeriodSeconds"] = action.grace
         try:
             async with self._room:
-                await self._kube.delete(core_path(seen.job.metadata.namespace, "pods", action.name), options)
+                left = await self._kube.delete(core_path(seen.job.metadata.namespace, "pods", action.name), options)
+            if left is None:
+                memory.version = 0  # gone before we asked: what we know of is older than that
+            else:
+                _wrote(memory, left)
         except ApiError as error:
             # Another uid: ours is gone already.
+            memory.version = 0
             return None if error.conflict else cluster_problem(error)
         return None
 
     async def ensure_service(self, seen: Seen, action: EnsureService) -> Problem | None:
         path = core_path(seen.job.metadata.namespace, "services", action.name)
         try:
+            standing = await self._kube.find(path)
+            foreign = standing and _foreign(seen, "service", standing)
+            if foreign:
+                return foreign
             await self._kube.patch(path, action.manifest, kind=APPLY, fieldManager=CONTROLLER, force="true")
         except ApiError as error:
             return pod_problem(error)
@@ -99,3 +104,22 @@ class Pods:
                 return (await self._kube.text(path, **query))[-LOG_BYTES:]
         except (ApiError, TimeoutError):
             return ""  # for a message only; the node may be the very thing that is lost
+
+
+def _wrote(memory: JobMemory, answer: Json) -> None:
+    """The next list of pods must show this write."""
+    version = as_number((answer.get("metadata") or {}).get("resourceVersion"))
+    memory.version = max(memory.version, version) if memory.version and version else 0
+
+
+def _foreign(seen: Seen, kind: str, standing: Json) -> Problem | None:
+    """None for what is this job's; a problem for what a former job of the name has left, or what is somebody else's."""
+    meta = seen.job.metadata
+    name, labels = standing["metadata"]["name"], standing["metadata"].get("labels") or {}
+    if labels.get(names.JOB_UID) == meta.uid:
+        return None
+    if labels.get(names.JOB) == meta.name:
+        message = f"the {kind} {name} of a former job of this name is still being removed"
+        return Problem(ProblemKind.CLUSTER, "FormerJobLeaving", message)
+    message = f"a {kind} named {name} exists in {meta.namespace} and is not this job's: delete it, or rename the job"
+    return Problem(ProblemKind.POD_REFUSED, f"{kind.capitalize()}NameTaken", message)

@@ -11,8 +11,8 @@ from typing import Any
 
 from everstep_operator.api import TrainingJob
 from everstep_operator.build import names
-from everstep_operator.kube import CORE, Kube, core_path, job_path
-from everstep_operator.memory import JobMemory, Key
+from everstep_operator.kube import CORE, ApiError, Json, Kube, core_path, job_path
+from everstep_operator.memory import JobMemory, Key, as_number
 from everstep_operator.observe.nodes import Nodes
 from everstep_operator.observe.registers import read_registers
 from everstep_operator.observe.views import pod_view, service_view, trainer_name
@@ -88,18 +88,33 @@ class Observer:
             return Stored(problem=storage)
         return await read_registers(storage, memory, job.status.attempt, self._clock)
 
-    async def belongings(self, seen: Seen) -> tuple[tuple[PodView, ...], tuple[ServiceView, ...]]:
+    async def belongings(self, seen: Seen, memory: JobMemory) -> tuple[tuple[PodView, ...], tuple[ServiceView, ...]]:
         """The job's pods of every attempt, and its service, live."""
         meta = seen.job.metadata
-        selector = names.selector(meta.uid)
-        pods, services = await asyncio.gather(
-            self._kube.list(core_path(meta.namespace, "pods"), labelSelector=selector),
-            self._kube.list(core_path(meta.namespace, "services"), labelSelector=selector),
+        service, pods = await asyncio.gather(
+            self._kube.find(core_path(meta.namespace, "services", names.service_name(meta.name))),
+            self._pods(seen, memory),
         )
+        own = service is not None and (service["metadata"].get("labels") or {}).get(names.JOB_UID) == meta.uid
+        services = [service] if service is not None and own else []
         seen.containers = {pod["metadata"]["name"]: trainer_name(pod) or "" for pod in pods}
         views = (pod_view(pod) for pod in pods)
         found = sorted((view for view in views if view is not None), key=lambda view: (view.attempt, view.index))
         return tuple(found), tuple(service_view(service) for service in services)
+
+    async def _pods(self, seen: Seen, memory: JobMemory) -> list[Json]:
+        """Not older than what this process has listed, written and been told of. The first list is a consistent one,
+        and from then on nobody but the holder of the Lease creates pods."""
+        meta = seen.job.metadata
+        path, selector = core_path(meta.namespace, "pods"), names.selector(meta.uid)
+        try:
+            pods, version = await self._kube.list_at(path, memory.version, labelSelector=selector)
+        except ApiError:
+            if not memory.version:
+                raise
+            pods, version = await self._kube.list_at(path, 0, labelSelector=selector)
+        memory.version = max(memory.version, as_number(version))
+        return pods
 
     async def again(self, last: Observation, memory: JobMemory) -> Observation | None:
         """The last whole look with fresh registers and time; None where that would not do."""
@@ -112,10 +127,10 @@ class Observer:
         poll = self._poll_seconds()
         return replace(last, now=self._now(), stored=stored, results=results, nodes=(), poll_seconds=poll)
 
-    async def observe(self, seen: Seen, stored: Stored, results: Results) -> Observation:
+    async def observe(self, seen: Seen, memory: JobMemory, stored: Stored, results: Results) -> Observation:
         """Everything that a decision needs. `stored` is read once a pass, pods before each decision of it."""
         cluster = await self.cluster()
-        pods, services = await self.belongings(seen)
+        pods, services = await self.belongings(seen, memory)
         suspects = _suspects(pods, stored)
         return Observation(
             job=seen.job,
