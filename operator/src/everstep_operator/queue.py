@@ -83,13 +83,13 @@ class Schedule(Generic[K]):
         """The key that has been due for longest, which its caller must give back with `done`; None if none is due."""
         while self._heap:
             due, _, key = self._heap[0]
-            item = self._items.get(key)
-            if item is None or item.running or item.due != due:
+            if not self._stands(due, key):
                 heapq.heappop(self._heap)  # overtaken by a later decision about the same key
                 continue
             if due > now:
                 return None
             heapq.heappop(self._heap)
+            item = self._items[key]
             item.running, item.due = True, float("inf")
             return key
         return None
@@ -98,8 +98,7 @@ class Schedule(Generic[K]):
         """When `pop` will have something, unless keys are added before."""
         while self._heap:
             due, _, key = self._heap[0]
-            item = self._items.get(key)
-            if item is not None and not item.running and item.due == due:
+            if self._stands(due, key):
                 return due
             heapq.heappop(self._heap)
         return None
@@ -138,6 +137,13 @@ class Schedule(Generic[K]):
         item.due = due
         self._pushed += 1
         heapq.heappush(self._heap, (due, self._pushed, key))
+        if len(self._heap) > 64 + 4 * len(self._items):  # mostly overtaken: distant resyncs of keys that are seen often
+            self._heap = [entry for entry in self._heap if self._stands(entry[0], entry[2])]
+            heapq.heapify(self._heap)
+
+    def _stands(self, due: float, key: K) -> bool:
+        item = self._items.get(key)
+        return item is not None and not item.running and item.due == due
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from everstep_operator.queue import Outcome, Pauses, Schedule, WorkQueue
@@ -112,6 +112,7 @@ def test_a_delayed_add_never_postpones() -> None:
     assert work.next_due() == 5
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # other things run on this machine
 @given(
     st.lists(
         st.tuples(
@@ -231,3 +232,13 @@ async def test_a_failing_key_is_told_of_and_the_others_go_on() -> None:
         await worked.wait()
     runner.cancel()
     assert told == [("bad", "broken")]
+
+
+def test_a_key_that_is_looked_at_often_leaves_no_trail() -> None:
+    work = schedule()
+    for moment in range(5000):
+        work.add("a", moment)
+        assert work.pop(moment) == "a"
+        work.done("a", moment)
+    assert len(work._heap) < 100
+    assert work.next_due() == 4999 + 600

@@ -1,0 +1,150 @@
+"""What the observer makes of the API's JSON and of a register's polls."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from everstep.catalog import Catalog, Heartbeat, JobCatalog, Owner, open_store, write_heartbeat
+from everstep.catalog.keys import CATALOG, progress_key
+from everstep_operator.build import names
+from everstep_operator.memory import JobMemory
+from everstep_operator.observe.registers import read_registers, stored
+from everstep_operator.observe.views import is_ready, moment, pod_view, service_view
+from everstep_operator.reconcile.observation import ProblemKind
+from everstep_operator.storage import Lanes
+
+OWNER = Owner(cluster="c", namespace="n", name="j", uid="u")
+POD = {
+    "metadata": {
+        "name": "j-2-1",
+        "uid": "p",
+        "resourceVersion": "7",
+        "labels": {names.JOB: "j", names.JOB_UID: "u", names.ATTEMPT: "2", names.INDEX: "1"},
+        "annotations": {names.NODES: "2", "other": "x"},
+        "creationTimestamp": "2026-01-02T03:04:05Z",
+    },
+    "spec": {"nodeName": "a", "containers": [{"name": "log"}, {"name": "trainer"}]},
+    "status": {
+        "phase": "Failed",
+        "conditions": [{"type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI"}],
+        "containerStatuses": [
+            {"name": "log", "state": {"terminated": {"exitCode": 0}}},
+            {
+                "name": "trainer",
+                "restartCount": 2,
+                "state": {"terminated": {"exitCode": 137, "reason": "OOMKilled", "message": "m"}},
+            },
+        ],
+    },
+}
+
+
+def test_a_pod_is_seen_by_its_trainer_container() -> None:
+    view = pod_view(POD)
+    assert view is not None
+    assert (view.name, view.attempt, view.index, view.phase, view.node) == ("j-2-1", 2, 1, "Failed", "a")
+    assert (view.container.exit_code, view.container.reason, view.container.restarts) == (137, "OOMKilled", 2)
+    assert view.condition("DisruptionTarget") is not None
+    assert view.annotations == {names.NODES: "2"}
+    assert view.created == datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+    assert not view.deleting
+    assert view.terminal
+
+
+def test_a_pod_without_our_labels_is_nobodys() -> None:
+    assert pod_view({**POD, "metadata": {**POD["metadata"], "labels": {names.ATTEMPT: "x"}}}) is None
+
+
+def test_a_pod_without_a_status_is_pending() -> None:
+    view = pod_view({**POD, "status": {}})
+    assert view is not None
+    assert view.phase == "Pending"
+    assert not view.container.terminated
+
+
+def test_services_and_nodes() -> None:
+    service = {
+        "metadata": {"name": "s", "uid": "u"},
+        "spec": {"clusterIP": "1.2.3.4", "selector": {names.ATTEMPT: "3"}},
+    }
+    assert (service_view(service).cluster_ip, service_view(service).attempt) == ("1.2.3.4", 3)
+    assert is_ready({"status": {"conditions": [{"type": "Ready", "status": "True"}]}})
+    assert not is_ready({"status": {"conditions": [{"type": "Ready", "status": "Unknown"}]}})
+    assert moment(None) is None
+
+
+@dataclass
+class Storage:
+    """The part of a job's storage that a poll uses, on a directory."""
+
+    catalog: JobCatalog
+
+    def __post_init__(self) -> None:
+        self.lane = Lanes(2).lane(None)
+
+
+def storage(tmp_path: Path) -> Storage:
+    return Storage(JobCatalog(open_store(str(tmp_path))))
+
+
+def beat(number: int, step: int, attempt: int = 1, phase: str = "training") -> Heartbeat:
+    now = datetime.now(UTC)
+    return Heartbeat.model_validate(
+        {"attempt": attempt, "epoch": 2, "beat": number, "time": now, "phase": phase, "phase_since": now, "step": step}
+    )
+
+
+async def test_ages_are_counted_from_when_a_value_was_first_seen(tmp_path: Path) -> None:
+    root, memory = storage(tmp_path), JobMemory("u")
+    root.catalog.fence(OWNER)
+
+    async def look(now: float) -> tuple[float, float] | None:
+        seen = await read_registers(root, memory, 0, lambda: now)  # type: ignore[arg-type]
+        assert seen.problem is None
+        assert seen.catalog is not None
+        return None if seen.heartbeat is None else (seen.heartbeat.beat_age, seen.heartbeat.step_age)
+
+    assert await look(0) is None
+    write_heartbeat(root.catalog.store, beat(1, 5))
+    assert await look(10) == (0, 0)
+    assert await look(14) == (4, 4)
+    write_heartbeat(root.catalog.store, beat(2, 5))
+    assert await look(20) == (0, 10)
+    write_heartbeat(root.catalog.store, beat(3, 5, phase="saving"))
+    assert await look(30) == (0, 0)
+    assert await look(35) == (5, 0)
+    write_heartbeat(root.catalog.store, beat(4, 6))
+    assert await look(40) == (0, 0)
+    root.catalog.fence(OWNER)
+    assert await look(50) is None
+
+
+async def test_a_heartbeat_that_cannot_be_read_is_none(tmp_path: Path) -> None:
+    root, memory = storage(tmp_path), JobMemory("u")
+    root.catalog.fence(OWNER)
+    root.catalog.store.put(progress_key(1), b"{}")
+    seen = await read_registers(root, memory, 1, lambda: 0.0)  # type: ignore[arg-type]
+    assert seen.problem is None
+    assert seen.heartbeat is None
+
+
+async def test_a_register_that_is_damaged_is_a_problem_and_the_last_version_stays(tmp_path: Path) -> None:
+    root, memory = storage(tmp_path), JobMemory("u")
+    root.catalog.fence(OWNER)
+    assert (await read_registers(root, memory, 1, lambda: 0.0)).problem is None  # type: ignore[arg-type]
+    standing = root.catalog.register.read()
+    assert standing is not None
+    root.catalog.store.swap_register(CATALOG, b"garbage", standing.token)
+    seen = await read_registers(root, memory, 1, lambda: 0.0)  # type: ignore[arg-type]
+    assert seen.problem is not None
+    assert seen.problem.kind is ProblemKind.CATALOG_UNREADABLE
+    assert seen.catalog is not None
+    assert seen.catalog.attempt == 1
+
+
+def test_our_own_fence_stands_in_for_a_poll() -> None:
+    memory = JobMemory("u")
+    fenced = Catalog(attempt=4, epoch=7)
+    assert stored(memory, 0.0, fenced=fenced).catalog is fenced
