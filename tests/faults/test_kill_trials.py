@@ -10,37 +10,39 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.conftest import Site
+from tests.faults.conftest import Range
 from tests.faults.striker import Striker
 from tests.faults.trials import SEEDS, Trial
+from tests.support.site import Site
 
 CHOSEN = os.environ.get("EVERSTEP_FAULT_SEED")
 
 
 @pytest.fixture(autouse=True)
-def open_gate(site: Site) -> Iterator[None]:
+def open_gate(shooting_range: Range) -> Iterator[None]:
     yield
-    site.gate.watcher = None
+    shooting_range.gate.watcher = None
 
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("seed", [int(CHOSEN)] if CHOSEN else SEEDS)
-def test_comes_back_at_its_latest_committed_step(site: Site, reference: Path, seed: int) -> None:
-    trial = Trial.of(seed)
+def test_comes_back_at_its_latest_committed_step(shooting_range: Range, reference: Path, seed: int) -> None:
+    trial, site = Trial.of(seed), shooting_range.site
     job = f"trial-{seed}"
     with site.followers(job) as followers:
-        uid = site.apply(job)
+        uid = shooting_range.apply(job)
         striker = Striker(trial, uid, site.prefix(job), followers, site.delete_pod, lambda: site.catalog(job))
-        site.gate.watcher = striker
+        shooting_range.gate.watcher = striker
         if trial.moment == "step":
             striker.strike_in_step()
         followers.until(str(trial), striker.struck.is_set, 120)
         status = site.finish(job, followers)
-    print(f"{trial}: {striker.note}; {status.get('restarts')}")
-    evidence = site.write_evidence(job, followers)
+    evidence = shooting_range.write_evidence(job, followers)
     restarts = status["restarts"]
-    assert restarts["total"] + restarts.get("inPlace", 0) >= 1, restarts
+    print(f"\n{trial}\n  {striker.note}\n  {restarts}\n  {status.get('recovery')}")
+    assert restarts["total"] + restarts["inPlace"] >= 1, restarts
     checked = check(site, job, evidence, reference)
+    print(f"  {checked.stdout}")
     assert checked.returncode == 0, f"{trial}: {striker.note}\n{checked.stdout}{checked.stderr}\n{followers.tails()}"
     site.delete(job)
 

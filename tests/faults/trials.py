@@ -18,6 +18,7 @@ Fate = Literal["lost", "applied", "late"]
 """Of a request held at the gate: lost; let through once the fault has struck; let through when a successor reigns."""
 
 FAULTS: tuple[Fault, ...] = ("kill-worker", "kill-container", "delete-pod")
+FATES: tuple[Fate, ...] = ("lost", "applied", "late")
 MOMENTS: tuple[Moment, ...] = ("step", "shard", "manifest", "swap")
 # The nine combinations of seeds 0 to 8 come first, then those after the swap.
 COMBINATIONS: tuple[tuple[Moment, Fault], ...] = tuple(itertools.product(MOMENTS, FAULTS))
@@ -40,11 +41,12 @@ class Trial:
 
     @classmethod
     def of(cls, seed: int) -> Trial:
-        moment, fault = COMBINATIONS[seed % len(COMBINATIONS)]
+        turn, combination = divmod(seed, len(COMBINATIONS))
+        moment, fault = COMBINATIONS[combination]
         draw = random.Random(f"everstep {seed}")
         step = draw.randrange(12, 30)
-        fate: Fate = draw.choice(("lost", "applied", "late"))
-        bystander = moment in ("shard", "manifest") and draw.random() < 0.25
+        fate = FATES[(MOMENTS.index(moment) + FAULTS.index(fault) + turn) % len(FATES)]
+        bystander = moment in ("shard", "manifest") and draw.random() < 0.3
         return cls(
             seed=seed,
             fault=fault,

@@ -27,6 +27,10 @@ class Process:
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.pid, number)
 
+    def exists(self) -> bool:
+        """Also as a zombie that nobody has waited for."""
+        return Path(f"/proc/{self.pid}").exists()
+
     def alive(self) -> bool:
         try:
             stat = Path(f"/proc/{self.pid}/stat").read_text()
