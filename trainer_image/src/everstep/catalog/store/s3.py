@@ -224,7 +224,9 @@ class S3Store:
             return StorageUnavailableError(f"{where}: {what}: {error}")
         code, status = _code(error), _status(error)
         if code == "NoSuchBucket":
-            return StorageRefusedError(f"{where}: the bucket {self.bucket!r} does not exist: create it, or correct the URI")
+            return StorageRefusedError(
+                f"{where}: the bucket {self.bucket!r} does not exist: create it, or correct the URI"
+            )
         if status >= 500 or status == 429 or code in _WAIT_AND_RETRY:
             return StorageUnavailableError(f"{where}: {what}: {code}")
         if status == 404 and code == "404":
