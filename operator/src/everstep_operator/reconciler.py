@@ -107,6 +107,7 @@ class Reconciler:
         observation = await self._observer.again(last, memory)
         if observation is None:
             return None
+        self._metrics.storage.labels("Poll", "ok").inc()
         plan = decide(observation)
         if plan.actions or plan.again or plan.events or merge_patch(last.job.status.dump(), plan.status.dump()):
             return None
@@ -117,6 +118,7 @@ class Reconciler:
         memory.last, memory.looked = None, self._clock()
         storage = await self._observer.storage(seen.job)
         stored = await self._observer.registers(seen.job, memory, storage)
+        self._metrics.storage.labels("Poll", stored.problem.reason if stored.problem else "ok").inc()
         known = Results(
             probed=memory.probed is not None and memory.probed == getattr(storage, "root", None),
             checkpoints_deleted=memory.deleted,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 import urllib.request
@@ -10,6 +11,7 @@ from dataclasses import replace
 
 import pytest
 
+from tests.plugins.audit import Request
 from tests.support.kubelet import wait_for
 from tests.support.operator_process import OperatorProcess
 from tests.support.rig import Rig
@@ -19,7 +21,8 @@ LONG = Options(total_steps=400, seconds_per_step=0.05, save_every=100, heartbeat
 FIXED = Options(total_steps=2, seconds_per_step=0, save_every=1, hang_step=1, heartbeat_seconds=3600)
 """Beats once and then stands still."""
 JOBS = 20
-QUIET_SECONDS = 20.0
+QUIET_SECONDS = float(os.environ.get("EVERSTEP_QUIET_SECONDS", "20"))
+"""How long nothing may be written; 600 is the claim that the docs make."""
 
 
 def second(rig: Rig) -> OperatorProcess:
@@ -94,6 +97,7 @@ def test_a_restart_of_the_operator_disturbs_no_running_job(rig: Rig) -> None:
     assert rig.kubelet.container("job-1-0").run.state == chain(120)
 
 
+@pytest.mark.timeout(QUIET_SECONDS + 280)
 def test_running_jobs_at_rest_cost_no_write_but_the_lease(rig: Rig) -> None:
     rig.options[0] = FIXED
     for number in range(JOBS):
@@ -101,17 +105,24 @@ def test_running_jobs_at_rest_cost_no_write_but_the_lease(rig: Rig) -> None:
     for number in range(JOBS):
         rig.until_phase("Running", name=f"job-{number}", seconds=90)
     wait_for("progress was written", lambda: all(rig.status(f"job-{n}").get("progress") for n in range(JOBS)))
-    settled = time.monotonic()
     audit = rig.cluster.audit
-    while True:  # what is on its way ends; then the quiet must last
+
+    def writes(position: int) -> list[Request]:
+        return [each for each in audit.writes(position, agent="everstep-operator") if each.namespace == rig.namespace]
+
+    def others(position: int) -> list[Request]:
+        return [each for each in writes(position) if each.resource != "leases"]
+
+    def quiet_for_a_while() -> bool:
         position = audit.position()
-        time.sleep(QUIET_SECONDS)
-        ours = [each for each in audit.writes(position, agent="everstep-operator") if each.namespace == rig.namespace]
-        others = [each for each in ours if each.resource != "leases"]
-        if not others or time.monotonic() - settled > 4 * QUIET_SECONDS:
-            break
-    assert not others, others
-    assert len(ours) >= QUIET_SECONDS / 3
+        time.sleep(3)
+        return not others(position)
+
+    wait_for("what was on its way has ended", quiet_for_a_while)
+    position = audit.position()
+    time.sleep(QUIET_SECONDS)
+    assert others(position) == []
+    assert len(writes(position)) >= QUIET_SECONDS / 3, "the Lease is renewed"
 
 
 def test_probes_and_metrics(rig: Rig) -> None:

@@ -9,7 +9,7 @@ from itertools import groupby
 from everstep.catalog import Catalog, Owner
 from everstep_operator.act.pods import Pods
 from everstep_operator.act.refusals import cluster_problem
-from everstep_operator.act.registers import fence, prove, resolve
+from everstep_operator.act.registers import fence, keep_source, prove, resolve
 from everstep_operator.act.removal import Removal, Removals
 from everstep_operator.act.status import patch_job
 from everstep_operator.kube import ApiError, Kube, job_path
@@ -138,6 +138,7 @@ class Actor:
                 if isinstance(catalog, Problem):
                     return catalog
                 chain.fenced = catalog
+                await keep_source(self._storages, storage, chain.seen, catalog, chain.cluster)
                 self._metrics.fences.inc()
         return None
 

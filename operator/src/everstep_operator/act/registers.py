@@ -44,13 +44,28 @@ async def resolve(
     storages: Storages, storage: JobStorage, seen: Seen, action: ValidateResumePath, cluster: str
 ) -> Resume | Problem:
     """The committed checkpoint that the path names, held there if it is another job's."""
-    meta = seen.job.metadata
-    holder = f"{cluster}/{meta.namespace}/{meta.name}"
-    opener = storages.opener(seen.job)
+    opener, holder = storages.opener(seen.job), _holder(seen, cluster)
     try:
         return await storage.call(lambda: fork.resolve(action.path, storage.root, opener, holder))
     except Exception as error:  # noqa: BLE001 - raised again unless it is storage's
         return _known(error, classify_resume_path)
+
+
+async def keep_source(storages: Storages, storage: JobStorage, seen: Seen, catalog: Catalog, cluster: str) -> None:
+    """An attempt that still starts from another job's checkpoint holds it there anew."""
+    source = catalog.source
+    if source is None or catalog.latest() is not None:
+        return
+    opener, holder = storages.opener(seen.job), _holder(seen, cluster)
+    try:
+        await storage.call(lambda: fork.renew(source, opener, holder))
+    except Exception as error:  # noqa: BLE001 - raised again unless it is storage's
+        log.warning("cannot hold the source of the fork: %s", _known(error, classify_resume_path).message)
+
+
+def _holder(seen: Seen, cluster: str) -> str:
+    meta = seen.job.metadata
+    return f"{cluster}/{meta.namespace}/{meta.name}"
 
 
 async def fence(storage: JobStorage, memory: JobMemory, owner: Owner, action: Fence) -> Catalog | Problem:

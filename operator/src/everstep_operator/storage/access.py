@@ -44,6 +44,7 @@ class Storages:
         self._lanes = lanes
         self._request_timeout = request_timeout
         self._open: dict[str, JobStorage] = {}
+        self._opening = asyncio.Lock()
 
     async def of(self, job: TrainingJob) -> JobStorage:
         """Raises the profiles' StorageRefusedError where no profile allows the job's storage, or ProfilesError."""
@@ -55,7 +56,8 @@ class Storages:
             return known
         lane = self._lanes.lane(granted.endpoint)
         limit = self._request_timeout * 2
-        opened = await asyncio.to_thread(JobStorage, root, access, lane, limit)  # a client takes 100 ms of CPU
+        async with self._opening:  # stores of one access share a client, which costs 100 ms and 20 MB: make it once
+            opened = await asyncio.to_thread(JobStorage, root, access, lane, limit)
         self._open[job.metadata.uid] = opened
         return opened
 
