@@ -9,7 +9,7 @@ import pytest
 
 from everstep.catalog import AUTO, JobCatalog, Location, Owner, Resume, Retention, Source, open_store, resume_point
 from everstep.catalog import job as job_module
-from everstep.catalog.fork import resolve
+from everstep.catalog.fork import renew, resolve
 from everstep.catalog.rebuild import rebuild, survey
 from everstep.errors import (
     CatalogMissingError,
@@ -196,8 +196,12 @@ def test_a_fork_pins_its_sources_content_and_holds_it(tmp_path: Path) -> None:
     claimed = child.claim(1, "u1")
     assert claimed.resume is not None
     assert claimed.resume.uri(child.store.uri) == f"{parent.store.uri}/{entry.location}"
-    point = resume_point(child.fence(OWNER))
-    assert point is not None, "a second attempt without a commit of its own starts from the source again"
+    again = child.fence(OWNER)
+    assert resume_point(again) is not None, "a second attempt without a commit of its own starts from the source again"
+    first_hold = parent.require().holds[0].until
+    assert again.source is not None
+    renew(again.source, open_store, "ns/child")
+    assert parent.require().holds[0].until > first_hold
     save(child.claim(2, "u1"), 12)
     point = resume_point(child.fence(OWNER))
     assert point is not None

@@ -13,7 +13,7 @@ from everstep.catalog.transitions import Resume
 from everstep.errors import CheckpointNotFoundError, InvalidOperationError
 
 HOLD = timedelta(days=7)
-"""How long a fork keeps its source: long enough for a first commit of its own. It is not renewed."""
+"""How long a fork keeps its source; each attempt that still starts from it begins this time anew."""
 
 
 def resolve(path: str, own_root: str, open_root: Callable[[str], Store], held_by: str) -> Resume:
@@ -40,6 +40,11 @@ def resolve(path: str, own_root: str, open_root: Callable[[str], Store], held_by
     if entry.state == "live":  # what is set aside is removed by nobody but a user
         job.hold(entry.location, held_by, datetime.now(UTC) + HOLD)
     return Resume(source=Source(root=root, location=entry.location, step=entry.step, digest=entry.digest))
+
+
+def renew(source: Source, open_root: Callable[[str], Store], held_by: str) -> None:
+    """Hold a fork's source for another HOLD. Raises CheckpointNotFoundError where it is not live there any more."""
+    JobCatalog(open_root(source.root)).hold(source.location, held_by, datetime.now(UTC) + HOLD)
 
 
 def _offers(live: list[Entry]) -> str:
