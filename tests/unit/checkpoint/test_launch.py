@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from datetime import UTC, datetime
+from pathlib import Path
 
+import pytest
 from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
-from everstep.failure import FailureRecord
+from everstep.failure import FailureRecord, decode
 from everstep.launch.elastic import choose
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
@@ -39,3 +43,27 @@ def test_the_agents_own_sigterm_is_no_cause() -> None:
     record = FailureRecord(rank=0, exit_code=78, message="misfit", time=NOW)
     assert choose({0: failure(0, -15), 1: failure(1, 78)}, record, 0) is record
     assert choose({0: failure(0, -15), 1: failure(1, 78)}, None, 0).exit_code == 78
+
+
+@pytest.mark.parametrize(
+    ("script", "code", "message"),
+    [
+        (
+            "import argparse; argparse.ArgumentParser('train').parse_args()",
+            2,
+            "2: train: error: unrecognized arguments",
+        ),
+        ("raise SystemExit(3)", 3, "3"),
+        ("raise SystemExit('no data in /data')", 1, "no data in /data"),
+        ("import no_such_module", 1, "No module named 'no_such_module'"),
+    ],
+)
+def test_a_script_that_ends_by_itself_says_why(script: str, code: int, message: str, tmp_path: Path) -> None:
+    path, log = tmp_path / "train.py", tmp_path / "termination-log"
+    path.write_text(script)
+    command = [sys.executable, "-m", "everstep.launch.worker", str(path), "--no-such-flag"]
+    done = subprocess.run(command, env={"EVERSTEP_TERMINATION_LOG": str(log)}, capture_output=True)
+    record = decode(log.read_bytes())
+    assert record is not None
+    assert (done.returncode, record.exit_code) == (code, code)
+    assert record.message.startswith(message)

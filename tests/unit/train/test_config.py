@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from everstep.errors import InvalidOperationError
 from everstep.train.config import read_config
 
 
@@ -40,7 +41,7 @@ def test_an_unknown_field_is_refused(tmp_path: Path) -> None:
     file.write_text("stepz: 7\n")
     with pytest.raises(ValidationError, match="stepz"):
         read_config(["--config", str(file)])
-    with pytest.raises(SystemExit):
+    with pytest.raises(InvalidOperationError, match=r"^unrecognized arguments: --stepz 7$"):
         read_config(["--stepz", "7"])
     with pytest.raises(FileNotFoundError, match="no such file"):
         read_config(["--config", str(tmp_path / "absent.yaml")])

@@ -10,6 +10,7 @@ import runpy
 import signal
 import sys
 from types import TracebackType
+from typing import Any
 
 from everstep import exits
 from everstep.checkpoint import termination
@@ -28,6 +29,7 @@ def main() -> None:
     sys.argv = arguments
     termination.install()
     die_with_parent()
+    words = sys.stderr = LastWords(sys.stderr)
     try:
         if as_module:
             runpy.run_module(arguments[0], run_name="__main__", alter_sys=True)
@@ -36,11 +38,33 @@ def main() -> None:
     except SystemExit as end:
         if end.code not in (0, None):
             code = end.code if isinstance(end.code, int) else exits.FAILED
-            termination.write_record(termination.describe(end, code))
+            record = termination.describe(end, code)
+            if isinstance(end.code, int):
+                message = f"{end.code}: {words.line}" if words.line else str(end.code)
+                record = record.model_copy(update={"message": message})
+            termination.write_record(record)
         raise
     except BaseException as error:  # noqa: BLE001 - whatever it is, it ends this process
         sys.excepthook(type(error), error, own_frames(error.__traceback__))
         sys.exit(exits.FAILED)
+
+
+class LastWords:
+    """Standard error, and the last line that went there: an exit code alone tells little (argparse's 2, say)."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+        self.line = ""
+
+    def write(self, text: str) -> int:
+        said = text.strip()
+        if said:
+            self.line = said.splitlines()[-1][:500]
+        written: int = self._stream.write(text)
+        return written
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 def die_with_parent() -> None:

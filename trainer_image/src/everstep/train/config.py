@@ -16,8 +16,11 @@ from pydantic_settings import (
     CliSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
+    SettingsError,
     YamlConfigSettingsSource,
 )
+
+from everstep.errors import InvalidOperationError
 
 ENVIRONMENT_PREFIX = "EVERSTEP_TRAIN_"
 
@@ -157,7 +160,7 @@ _FILE: dict[str, Path] = {}
 
 
 def read_config(arguments: Sequence[str]) -> TrainConfig:
-    """Raises pydantic's ValidationError, which names the field; SystemExit for flags that do not exist."""
+    """Raises pydantic's ValidationError, which names the field; InvalidOperationError for flags that do not exist."""
     finder = argparse.ArgumentParser(add_help=False)
     finder.add_argument("--config", type=Path)
     path = finder.parse_known_args(list(arguments))[0].config
@@ -167,7 +170,11 @@ def read_config(arguments: Sequence[str]) -> TrainConfig:
             raise FileNotFoundError(f"--config {path}: no such file")
         _FILE["path"] = path
     try:
-        source: CliSettingsSource[Any] = CliSettingsSource(TrainConfig, cli_parse_args=list(arguments))
+        source: CliSettingsSource[Any] = CliSettingsSource(
+            TrainConfig, cli_parse_args=list(arguments), cli_exit_on_error=False
+        )
         return TrainConfig(_cli_settings_source=source)
+    except SettingsError as error:
+        raise InvalidOperationError(str(error).removeprefix("error parsing CLI: ")) from error
     finally:
         _FILE.clear()
