@@ -19,7 +19,6 @@ def failed(observation: Observation, attempt: Attempt, status: TrainingJobStatus
     idle = _without_progress(observation, attempt, before)
     verdict = limits.judge(policy, before, cause, idle, _superseded(observation, attempt))
     status = history.ended(observation, attempt, status, cause, verdict.rule)
-    status = status.model_copy(update={"recovery": recovery.begin(observation, attempt, cause)})
     if verdict.end is not None:
         restarts = before.model_copy(update={"without_progress": idle, "next_time": None})
         status = status.model_copy(update={"restarts": restarts})
@@ -35,7 +34,8 @@ def failed(observation: Observation, attempt: Attempt, status: TrainingJobStatus
             "next_time": observation.now + timedelta(seconds=wait) if wait else None,
         }
     )
-    status = status.model_copy(update={"restarts": restarts, "gang": None, "nodes": 0})
+    found = recovery.begin(observation, attempt, cause)
+    status = status.model_copy(update={"restarts": restarts, "recovery": found, "gang": None, "nodes": 0})
     status = conditions.put(observation, status, ConditionType.RUNNING, False, "Restarting", cause.message)
     status = conditions.put(observation, status, ConditionType.RESTARTING, True, cause.reason, cause.message)
     if cause.reason == "Stalled":
