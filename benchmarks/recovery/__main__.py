@@ -1,0 +1,117 @@
+"""`python -m benchmarks.recovery`: injures jobs on the embedded cluster, again and again, and times their recovery.
+
+Raw results go to benchmarks/recovery/results/recovery.json after each trial, tables to docs/recovery.md at the end.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import asdict
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from benchmarks.recovery import report
+from benchmarks.recovery.trial import Patient, Result, Workload
+from dev import cluster, images
+from dev.instance import Level
+from dev.paths import REPOSITORY
+from tests.plugins.cluster import shared
+from tests.support.site import Site, opened
+
+RESULTS = Path(__file__).parent / "results" / "recovery.json"
+PAGE = REPOSITORY / "docs" / "recovery.md"
+ENDLESS = 1_000_000
+SLEEPER = (f"--total-steps={ENDLESS}", "--seconds-per-step=0.1", "--save-every=10")
+RECIPE = ("torchrun", "-m", "everstep.train", f"--steps={ENDLESS}", "--evaluation.every=0")
+WORKLOADS = (
+    Workload("2 sleepers", 2, "tests", SLEEPER, 10, False, ("kill-container", "delete-pod")),
+    Workload("8 sleepers", 8, "tests", SLEEPER, 10, False, ("kill-container", "delete-pod")),
+    Workload("FSDP on 2 pods", 2, "trainer", RECIPE, 10, True, ("kill-rank", "kill-container", "delete-pod")),
+)
+console = Console(highlight=False)
+
+
+def main(
+    trials: Annotated[int, typer.Option(help="Of each fault on each workload.")] = 20,
+    instance: Annotated[str, typer.Option(help="Of the embedded cluster.")] = "test",
+    only: Annotated[str, typer.Option(help="Workloads whose names contain this.")] = "",
+    results: Annotated[Path, typer.Option(help="Where the raw results go.")] = RESULTS,
+    tables_only: Annotated[bool, typer.Option(help="Make the tables from results that stand.")] = False,
+) -> None:
+    """Measure recovery. The cluster is started if it is not up."""
+    if not tables_only:
+        measure(trials, instance, [each for each in WORKLOADS if only in each.name], results)
+    document = json.loads(results.read_text())
+    generated = report.tables(document)
+    console.print(generated, markup=False)
+    if results == RESULTS:
+        PAGE.write_text(report.put(PAGE.read_text(), generated))
+
+
+def measure(trials: int, instance: str, workloads: list[Workload], path: Path) -> None:
+    with ExitStack() as stack:
+        running = stack.enter_context(shared(instance, Level.full, s3=True))
+        known = {image.short_name: image for image in images.IMAGES}
+        needed = ["operator", *dict.fromkeys(workload.image for workload in workloads)]
+        images.load(running.instance, [known[name] for name in sorted(needed)], console=console)
+        s3 = cluster.s3_server(running.instance).endpoint
+        site = stack.enter_context(opened(running, s3, s3.make_bucket(), known["operator"].name))
+        done: list[dict[str, object]] = []
+        document = {"about": about(site), "results": done}
+        for workload in workloads:
+            for result in treat(site, workload, known[workload.image].name, trials):
+                done.append(asdict(result))
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(json.dumps(document, indent=1) + "\n")
+
+
+def treat(site: Site, workload: Workload, image: str, trials: int) -> Iterator[Result]:
+    """One job, injured over and over: a recovery ends where the next begins."""
+    job = workload.name.lower().replace(" ", "-")
+    job = job if job[0].isalpha() else f"job-{job}"
+    checkpoint = {"interval": {"steps": workload.save_every}, "keepLast": 2}
+    with site.followers(job) as followers:
+        policy = {"maxRestarts": ENDLESS}
+        uid = site.apply(job, image, workload.args, checkpoint, nodes=workload.nodes, failurePolicy=policy)
+        patient = Patient(site, workload, job, uid, followers)
+        for trial in range(trials):
+            for fault in workload.faults:
+                result = patient.strike(fault, trial)
+                console.print(
+                    f"{workload.name}, {report.FAULTS[fault]}, {trial + 1}/{trials}: running {result.running}, "
+                    f"first step {result.first_step}, {result.phases}, lost {result.lost_steps}, "
+                    f"load {result.load_average}"
+                )
+                yield result
+        site.delete(job)
+
+
+def about(site: Site) -> dict[str, object]:
+    """Where and of what it was measured."""
+    model = next((line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")), "")
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, cwd=REPOSITORY)
+    server = json.loads(site.cluster.kubectl("version", "--output=json"))["serverVersion"]["gitVersion"]
+    return {
+        "began": datetime.now(UTC).isoformat(timespec="seconds"),
+        "cpus": os.cpu_count(),
+        "cpu": model.partition(":")[2].strip(),
+        "memory_gib": round(memory),
+        "load_average": os.getloadavg(),
+        "kubernetes": server,
+        "torch": version("torch"),
+        "commit": commit.stdout.strip(),
+    }
+
+
+if __name__ == "__main__":
+    typer.run(main)
