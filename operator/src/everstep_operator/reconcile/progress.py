@@ -21,6 +21,8 @@ def describe(observation: Observation, attempt: Attempt, status: TrainingJobStat
     found = failure.beating(observation, attempt)
     if found is None or attempt.ended or found.heartbeat.phase in _UNTOLD:
         return status
+    if found.heartbeat.phase == "failed" and found.heartbeat.first_step is None:
+        return status  # it never got to a step
     beat, before = found.heartbeat, status.progress or Progress()
     fresh = Progress(
         summary=summary(beat.step, beat.total_steps),
