@@ -1,5 +1,6 @@
 """Stores: object storage and POSIX directories behind one small protocol."""
 
+from everstep.catalog.store.access import S3Access
 from everstep.catalog.store.base import (
     UNCHANGED,
     KeyNotFound,
@@ -10,7 +11,7 @@ from everstep.catalog.store.base import (
     Unchanged,
     Versioned,
 )
-from everstep.catalog.store.location import S3Access, open_store
+from everstep.catalog.store.location import open_store
 
 __all__ = [
     "UNCHANGED",

@@ -24,6 +24,7 @@ from botocore.exceptions import (
     PartialCredentialsError,
 )
 
+from everstep.catalog.store.access import S3Access
 from everstep.catalog.store.base import (
     UNCHANGED,
     KeyNotFound,
@@ -33,7 +34,6 @@ from everstep.catalog.store.base import (
     Unchanged,
     Versioned,
 )
-from everstep.catalog.store.location import S3Access
 from everstep.errors import InvalidOperationError, StorageError, StorageRefusedError, StorageUnavailableError
 
 if TYPE_CHECKING:
