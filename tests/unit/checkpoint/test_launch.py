@@ -9,7 +9,7 @@ import pytest
 from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
 from everstep.failure import FailureRecord, decode
-from everstep.launch.elastic import choose
+from everstep.launch.elastic import choose, final_code
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
 
@@ -67,3 +67,11 @@ def test_a_script_that_ends_by_itself_says_why(script: str, code: int, message: 
     assert record is not None
     assert (done.returncode, record.exit_code) == (code, code)
     assert record.message.startswith(message)
+
+
+def test_a_fenced_rank_is_the_end_whatever_the_agent_dies_of_besides() -> None:
+    record = FailureRecord(rank=0, exit_code=76, exception="FencedError", time=datetime.now(UTC), restart=1)
+    assert final_code(record, 1) == 76
+    assert final_code(record, 2) is None
+    assert final_code(record.model_copy(update={"exit_code": 1}), 1) is None
+    assert final_code(None, 0) is None

@@ -67,9 +67,21 @@ def run_torchrun(arguments: Sequence[str]) -> int:
         termination.write_record(termination.describe_sigterm(None, f"ended by {error.sigval.name}"))
         return 128 + error.sigval.value
     except Exception as error:
+        code = final_code(termination.read_record(path), _Agent.restarts)
+        if code is not None:
+            print(f"torchrun's agent failed besides: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
+            return code
         termination.write_record(termination.describe(error, exits.FAILED))
         raise
     return 0
+
+
+def final_code(record: FailureRecord | None, restarts: int) -> int | None:
+    """What a rank of the present worker group ended with, where that ends all of them: an agent that was stopped with
+    it finds its rendezvous lost as well, and must not hide that the group was fenced."""
+    if record is None or record.restart != restarts or record.exit_code not in FINAL:
+        return None
+    return record.exit_code
 
 
 def wrap(parsed: Namespace) -> None:
