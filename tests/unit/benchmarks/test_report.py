@@ -1,0 +1,36 @@
+"""The page is made of the raw results and of nothing else."""
+
+from __future__ import annotations
+
+import pytest
+
+from benchmarks.recovery import report
+
+ABOUT = {"began": "2030-01-01T00:00:00+00:00", "cpus": 2, "cpu": "a CPU", "memory_gib": 4}
+ABOUT |= {"kubernetes": "v1", "torch": "2", "commit": "abc"}
+
+
+def result(workload: str, fault: str, running: float | None, first: float | None) -> report.Json:
+    phases = {"detect": 1.0, "load": 2.0}
+    found = {"workload": workload, "fault": fault, "running": running, "first_step": first, "phases": phases}
+    return {**found, "lost_steps": None, "load_average": 1.5}
+
+
+def test_medians_with_their_range_by_workload_and_fault() -> None:
+    results = [result("sleepers", "delete-pod", seconds, None) for seconds in (3.0, 1.0, 2.5)]
+    made = report.tables({"about": ABOUT, "results": [*results, result("gang", "kill-rank", None, 7.0)]})
+    assert "| sleepers | forced deletion of a pod | 3 | **2.50** (1.00–3.00) | – | – |" in made
+    assert "| gang | SIGKILL of a rank | 1 | – | **7.00** (7.00–7.00) | – |" in made
+    assert "| workload | fault | detect | load |" in made
+
+
+def test_only_the_generated_part_of_the_page_changes() -> None:
+    page = f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n"
+    made = report.put(page, "new")
+    assert made == f"before\n{report.BEGIN}\n\nnew\n\n{report.END}\nafter\n"
+    assert report.put(made, "new") == made
+
+
+def test_a_page_without_marks_is_refused() -> None:
+    with pytest.raises(ValueError, match="no part between"):
+        report.put("page", "new")
