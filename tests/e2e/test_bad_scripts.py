@@ -60,6 +60,7 @@ def failure(team: Tenant, name: str, reason: str) -> str:
             "rank 0 on {node} failed: SystemExit: 78",
         ),
     ],
+    ids=["missing-module", "early-exit", "misconfigured"],
 )
 def test_a_broken_script(team: Tenant, image: str, name: str, script: str, reason: str, words: str) -> None:
     metadata = {"name": name}
@@ -84,6 +85,7 @@ def test_a_broken_script(team: Tenant, image: str, name: str, script: str, reaso
         ("bad-value", ["--model.hidden=few"], None, "model.hidden"),
         ("bad-variable", [], {"name": "EVERSTEP_TRAIN_MODEL__LAYERS", "value": "-2"}, "model.layers"),
     ],
+    ids=["flag", "value", "variable"],
 )
 def test_a_recipe_that_is_told_nonsense_is_not_tried_again(
     team: Tenant, image: str, name: str, flags: list[str], variable: dict[str, str] | None, words: str

@@ -39,6 +39,6 @@ def judge(policy: FailurePolicy, restarts: Restarts, cause: Cause, without_progr
         limit = f"maxRestarts {policy.max_restarts}"
         return Verdict(True, name, "RestartLimit", f"{limit} is used up; the last failure: {cause.message}")
     if without_progress >= policy.max_restarts_without_progress:
-        count = f"{without_progress} attempt{'s' if without_progress > 1 else ''} in a row"
+        count = f"{without_progress} attempts in a row" if without_progress > 1 else "the attempt"
         return Verdict(True, name, "NoProgress", f"{count} committed nothing; the last failure: {cause.message}")
     return Verdict(True, name)
