@@ -48,10 +48,11 @@ class Job:
         self.optimizer.zero_grad()
         return float(loss.detach())
 
-    def checkpointer(self, root: Path, **options: Any) -> Checkpointer:
+    def checkpointer(self, root: Path, script: bool = False, **options: Any) -> Checkpointer:
         options.setdefault("environment", JobEnvironment(root=str(root), heartbeat_seconds=60))
         objects = {name: getattr(self, name) for name in ("model", "optimizer", "scheduler", "data")}
-        return Checkpointer(**{**objects, **options})
+        make = Checkpointer.from_env if script else Checkpointer
+        return make(**{**objects, **options})
 
     def run(self, root: Path, total: int, every: int = 2, stop_after: int | None = None, **options: Any) -> list[float]:
         """Train to `total`, or leave the loop after `stop_after` as a killed process would: without a last save."""

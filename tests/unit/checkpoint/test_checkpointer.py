@@ -171,7 +171,7 @@ def test_another_architecture_is_named(job: Jobs, tmp_path: Path) -> None:
     job().run(tmp_path, 2)
     with pytest.raises(ArchitectureMismatchError, match=r"0\.weight: 8x4 in the checkpoint, 16x4 in the model"):
         job(width=16).checkpointer(tmp_path).load(2)
-    with pytest.raises(SystemExit) as end, job(width=16).checkpointer(tmp_path) as checkpointer:
+    with pytest.raises(SystemExit) as end, job(width=16).checkpointer(tmp_path, script=True) as checkpointer:
         checkpointer.load_latest()
     assert end.value.code == 78
     assert steps_of(tmp_path) == [2]
@@ -200,7 +200,7 @@ def test_fenced_within_the_loop_ends_with_its_own_code(
     mine = job()
 
     def train() -> None:
-        with mine.checkpointer(tmp_path, interval_steps=2) as checkpointer:
+        with mine.checkpointer(tmp_path, script=True, interval_steps=2) as checkpointer:
             for step in checkpointer.steps(9):
                 mine.step()
                 if step == 3:
@@ -217,7 +217,7 @@ def test_a_group_whose_peers_are_gone_says_that_it_was_fenced(
     job: Jobs, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def train(rival: bool) -> None:
-        with job().checkpointer(tmp_path) as checkpointer:
+        with job().checkpointer(tmp_path, script=True) as checkpointer:
             for _ in checkpointer.steps(9):
                 if rival:
                     JobCatalog(checkpointer.store).claim()
@@ -238,7 +238,7 @@ def test_a_group_that_does_not_save_hears_of_its_fence(
     monkeypatch.setattr("everstep.checkpoint.heartbeat.FENCE_CHECK_SECONDS", 0.0)
 
     def train() -> None:
-        with job().checkpointer(tmp_path, interval_steps=10**9, heartbeat_seconds=0.02) as checkpointer:
+        with job().checkpointer(tmp_path, script=True, interval_steps=10**9, heartbeat_seconds=0.02) as checkpointer:
             for step in checkpointer.steps(10**6):
                 if step == 3:
                     JobCatalog(checkpointer.store).claim()

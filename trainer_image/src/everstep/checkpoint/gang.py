@@ -6,9 +6,11 @@ with the same typed error.
 
 from __future__ import annotations
 
+import os
 import pickle
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
@@ -18,11 +20,15 @@ from everstep.errors import (
     CheckpointCorruptError,
     CheckpointError,
     FencedError,
+    InvalidOperationError,
     StorageRefusedError,
     StorageUnavailableError,
 )
 
 T = TypeVar("T")
+
+LEAST_PATIENCE = timedelta(minutes=30)
+"""How long a rank waits for the others, who may be waiting for storage."""
 
 _PRECEDENCE = (FencedError, CheckpointCorruptError, StorageRefusedError, StorageUnavailableError)
 
@@ -69,6 +75,14 @@ def _rank_of_kind(error: CheckpointError) -> int:
     return len(_PRECEDENCE)
 
 
+def _patience() -> timedelta:
+    """That of the default group: who allows a step or an evaluation an hour there means it here too."""
+    default = dist.distributed_c10d._get_default_group()
+    backends = [default._get_backend(device) for device in default._device_types]
+    found = [backend.options._timeout for backend in backends]
+    return max([LEAST_PATIENCE, *(timeout for timeout in found if isinstance(timeout, timedelta))])
+
+
 class PendingSum:
     """A sum over all ranks under way."""
 
@@ -88,9 +102,15 @@ class Gang:
 
     def __init__(self) -> None:
         self.distributed = dist.is_available() and dist.is_initialized()
+        launched = os.environ.get("WORLD_SIZE", "1")
+        if not self.distributed and launched != "1":
+            raise InvalidOperationError(
+                f"WORLD_SIZE is {launched}, but there is no process group: call torch.distributed.init_process_group() "
+                "before you make the Checkpointer, or every rank would save alone"
+            )
         self.rank = dist.get_rank() if self.distributed else 0
         self.world_size = dist.get_world_size() if self.distributed else 1
-        self.group: Any = dist.new_group(backend="gloo") if self.distributed else None
+        self.group: Any = dist.new_group(backend="gloo", timeout=_patience()) if self.distributed else None
 
     def close(self) -> None:
         """Give the group back. Its threads end here: one that still lets go of a tensor while the interpreter ends

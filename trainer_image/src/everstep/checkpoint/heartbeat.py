@@ -24,6 +24,8 @@ def finite(metrics: Mapping[str, float]) -> dict[str, float]:
 
 FENCE_CHECK_SECONDS = 30.0
 """How often a group that does not save asks whether it is still the one that may."""
+STANDSTILL_SECONDS = 3.0
+"""After a beat that is so late it asks first: another group's beats may stand by now where its own would go."""
 
 
 class HeartbeatThread:
@@ -69,15 +71,23 @@ class HeartbeatThread:
             self._thread.join(timeout=10)
 
     def _run(self) -> None:
+        last = time.monotonic()
         while True:
             stopping = self._stop
             self._wake.clear()
-            self._beat()
+            now = time.monotonic()
+            if (
+                self.fenced is None
+                and max(now - self._asked, 10 * (now - last - self._interval)) >= FENCE_CHECK_SECONDS
+            ):
+                # now and then, and after a standstill: by then another group's beats may stand where ours would go
+                self.fenced = self._ask()
+                self._asked = now
+            if self.fenced is None:
+                self._beat()
             if stopping:
                 return
-            if self.fenced is None and time.monotonic() - self._asked >= FENCE_CHECK_SECONDS:
-                self.fenced = self._ask()
-                self._asked = time.monotonic()
+            last = time.monotonic()
             self._wake.wait(self._interval)
 
     def _beat(self) -> None:

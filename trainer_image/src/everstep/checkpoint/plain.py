@@ -7,7 +7,8 @@ not when somebody needs it back.
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections import Counter, OrderedDict
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -38,7 +39,7 @@ def to_plain(value: Any, where: str) -> Any:
         )
         return {_ARRAY: raw, "dtype": kind, "shape": list(value.shape)}
     if isinstance(value, Mapping):
-        return {_key(key, where): to_plain(item, f"{where}.{key}") for key, item in value.items()}
+        return like(value, ((_key(key, where), to_plain(item, f"{where}.{key}")) for key, item in value.items()))
     if isinstance(value, tuple):
         return tuple(to_plain(item, f"{where}[{i}]") for i, item in enumerate(value))
     if isinstance(value, list):
@@ -54,6 +55,29 @@ def to_plain(value: Any, where: str) -> Any:
     )
 
 
+def like(mapping: Mapping[Any, Any], items: Iterable[tuple[Any, Any]]) -> dict[Any, Any]:
+    """A dict, or the kind of it that may be loaded again: schedulers count their milestones in a Counter."""
+    if type(mapping) is Counter:
+        return Counter(dict(items))
+    return OrderedDict(items) if type(mapping) is OrderedDict else dict(items)
+
+
+def leaves(value: Any, where: str) -> Any:
+    """The tree with its tensors as they are, and every other leaf as something that can be loaded again.
+
+    Raises InvalidOperationError for one that could not, such as an array: DCP keeps each leaf as an item of its own.
+    """
+    if isinstance(value, torch.Tensor):
+        return value
+    if isinstance(value, Mapping):
+        return {key: leaves(item, f"{where}.{key}") for key, item in value.items()}
+    if isinstance(value, list):
+        return [leaves(item, f"{where}.{i}") for i, item in enumerate(value)]
+    if isinstance(value, np.ndarray):
+        raise InvalidOperationError(f"{where}: an array cannot be kept here; make it a tensor")
+    return to_plain(value, where)
+
+
 def _key(key: Any, where: str) -> Any:
     if isinstance(key, np.generic):
         return key.item()
@@ -67,7 +91,7 @@ def from_plain(value: Any) -> Any:
         if _ARRAY in value:
             raw = value[_ARRAY].numpy().tobytes()
             return np.frombuffer(raw, dtype=np.dtype(value["dtype"])).reshape(value["shape"]).copy()
-        return {key: from_plain(item) for key, item in value.items()}
+        return like(value, ((key, from_plain(item)) for key, item in value.items()))
     if isinstance(value, tuple) and type(value) is tuple:
         return tuple(from_plain(item) for item in value)
     if isinstance(value, list):

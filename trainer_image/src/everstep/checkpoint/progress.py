@@ -7,11 +7,32 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+import torch
+from torch.distributed.tensor import DTensor
+
 from everstep.catalog import Progress
 from everstep.checkpoint.heartbeat import finite
+from everstep.errors import InvalidOperationError
 
 SCORE = "score"
 _SMOOTHING = 0.1
+
+
+def _number(name: str, value: Any) -> Any:
+    """A float, or a tensor of one element without its graph: looking at it now would wait for the accelerator."""
+    if isinstance(value, DTensor):
+        if not all(placement.is_replicate() for placement in value.placements):
+            raise InvalidOperationError(
+                f"report: {name} is spread over the ranks; pass {name}.full_tensor(), on all ranks"
+            )
+        value = value.to_local()
+    if isinstance(value, torch.Tensor) and value.numel() == 1:
+        return value.detach().clone()
+    try:
+        return float(value)
+    except (TypeError, ValueError, RuntimeError):
+        what = f"a tensor of {value.numel()} elements" if isinstance(value, torch.Tensor) else f"{value!r}"
+        raise InvalidOperationError(f"report: {name} is {what}, not a number") from None
 
 
 class RunProgress:
@@ -33,14 +54,15 @@ class RunProgress:
     def report(
         self, step: int, samples: int, tokens: int, epoch: int | None, score: Any, metrics: Mapping[str, Any]
     ) -> None:
+        """Raises InvalidOperationError for a value that is no number, at once and not when it is looked at."""
         self._samples += samples
         self._tokens += tokens
         if epoch is not None:
             self.epoch = epoch
         if score is not None:
-            self._score = (step, score)
+            self._score = (step, _number("score", score))
         for name, value in metrics.items():
-            self._values[name] = value
+            self._values[name] = _number(name, value)
             self._reported_at[name] = step
 
     def take(self) -> tuple[int, int]:

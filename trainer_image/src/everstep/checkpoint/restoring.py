@@ -46,7 +46,7 @@ class Restoration:
         manifest = self.gang.lead(lambda: committed_manifest(JobCatalog(store), point))
         reader = ShardReader(store, manifest)
         common, own = self.gang.everywhere(lambda: self._packed(reader))
-        state = self.gang.everywhere(lambda: self._template(reader, common))
+        state = self.gang.everywhere(lambda: self._template(reader, common, own))
         self.touched = True
         _load_into(state, reader, self.gang)
         restored = self.gang.everywhere(lambda: apply(self.app, state, common, own, manifest.step, self.gang))
@@ -59,9 +59,9 @@ class Restoration:
         own = reader.read_tensor(f"{RANK}{self.gang.rank}")
         return plain.unpack(common), None if own is None else plain.unpack(own)
 
-    def _template(self, reader: ShardReader, common: Any) -> dict[str, Any]:
+    def _template(self, reader: ShardReader, common: Any, own: Any) -> dict[str, Any]:
         check_architecture(self.app, reader.metadata)
-        return template(self.app, reader.metadata, common)
+        return template(self.app, reader.metadata, common, own)
 
 
 def committed_manifest(job: JobCatalog, point: ResumePoint) -> Manifest:

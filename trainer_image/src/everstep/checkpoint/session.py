@@ -74,6 +74,8 @@ class Session:
         self.job = JobCatalog(store)
         self.identity: Identity | None = None
         self.draft: Draft | None = None
+        self.written = False
+        """Whether all ranks' shards of the last save were stored."""
         self._environment = environment
         self._claimed: Claimed | None = None
 
@@ -121,6 +123,12 @@ class Session:
             raise InvalidOperationError(
                 f"begin({step}): the save of step {self.draft.step} is still open; commit() or abort() it"
             )
+        self.written = False
+        steps = sorted(set(self.gang.all_gather(step)))
+        if len(steps) > 1:
+            raise InvalidOperationError(
+                f"begin: a save has one step, but the ranks are at {', '.join(map(str, steps))}"
+            )
         self.claim()
         location = self.gang.lead(lambda: self._require_claimed().new_location(step))
         self.draft = Draft(step, location, datetime.now(UTC))
@@ -131,8 +139,9 @@ class Session:
         if draft.files is not None:
             raise InvalidOperationError(f"save_state: the state of step {draft.step} is already written")
         try:
-            state = self.gang.everywhere(lambda: capture(self.app, self.gang, counters))
+            state = capture(self.app, self.gang, counters)
             draft.files = write_shards(self.store, self.gang, draft.location, state)
+            self.written = True
         except BaseException:
             self.draft = None
             raise
@@ -173,6 +182,15 @@ class Session:
             return claimed.commit(manifest)
 
         return self.gang.lead(commit)
+
+    def stands(self, step: int) -> bool:
+        """Whether this worker group has committed `step` after all, in a swap whose answer never came."""
+
+        def ask() -> bool:
+            latest = self.job.require().latest()
+            return latest is not None and (latest.step, latest.epoch) == (step, self._require_claimed().epoch)
+
+        return self.gang.lead(ask)
 
     def abort(self) -> None:
         """Give the open save up; what was written is swept later."""

@@ -8,32 +8,25 @@ everstep.objects.*       tensors of other objects
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import nn
 from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
-from torch.distributed.checkpoint.state_dict import (
-    StateDictOptions,
-    get_model_state_dict,
-    get_optimizer_state_dict,
-    set_model_state_dict,
-    set_optimizer_state_dict,
-)
+from torch.distributed.checkpoint.state_dict import get_model_state_dict, set_model_state_dict
 
-from everstep.checkpoint import plain, rng
+from everstep.checkpoint import objects, optimizers, plain, rng
 from everstep.checkpoint.gang import Gang
 from everstep.checkpoint.metadata import shapes
+from everstep.checkpoint.objects import accessors
 from everstep.errors import ArchitectureMismatchError, CheckpointCorruptError, InvalidOperationError
 
 COMMON = "everstep.common"
 RANK = "everstep.rank."
 OBJECTS = "everstep.objects."
-_REFERENCE = "everstep:tensor"
 
 
 @dataclass
@@ -49,31 +42,57 @@ class Application:
     def __post_init__(self) -> None:
         if self.optimizers and self.model is None:
             raise InvalidOperationError("an optimizer is kept together with its model: pass model= too")
+        optimizers.check_kept(self.optimizers)
+        self.others = {name: item for name, item in sorted(self.others.items()) if item is not None}
         for name, item in (("scheduler", self.scheduler), ("data", self.data), *self.others.items()):
             if item is not None:
                 accessors(item, name)
 
 
-Getter = Callable[[], Any]
-Setter = Callable[[Any], Any]
-
-
-def accessors(item: Any, name: str) -> tuple[Getter, Setter]:
-    """state_dict()/load_state_dict() or get_state()/set_state(). Raises InvalidOperationError where it has neither."""
-    for getter, setter in (("state_dict", "load_state_dict"), ("get_state", "set_state")):
-        if callable(getattr(item, getter, None)) and callable(getattr(item, setter, None)):
-            return getattr(item, getter), getattr(item, setter)
-    raise InvalidOperationError(
-        f"{name}: a {type(item).__name__} has neither state_dict()/load_state_dict() nor get_state()/set_state()"
-    )
-
-
 # saving
 
 
+@dataclass
+class _Local:
+    """What one rank has, before the ranks have compared."""
+
+    model: dict[str, Any]
+    data: Any
+    trees: dict[str, Any]
+    buffers: dict[str, torch.Tensor]
+    digests: dict[str, bytes]
+
+
 def capture(app: Application, gang: Gang, counters: Mapping[str, int]) -> dict[str, Any]:
-    """Collective. A nested state dict for DCP whose tensors are the live ones, not copies."""
-    data, shared = _capture_data(app, gang)
+    """Collective: all return or raise. A nested state dict for DCP whose tensors are the live ones, not copies."""
+    local = gang.everywhere(lambda: _look(app, gang))
+    differing = _differing([local.digests] if not gang.distributed else gang.all_gather(local.digests))
+    return gang.everywhere(lambda: _arrange(app, gang, counters, local, differing))
+
+
+def _look(app: Application, gang: Gang) -> _Local:
+    """Without a collective: one rank may fail here."""
+    model = {} if app.model is None else dict(get_model_state_dict(app.model))
+    data = None if app.data is None else plain.to_plain(accessors(app.data, "data")[0](), "data")
+    trees = {name: accessors(item, name)[0]() for name, item in app.others.items()}
+    buffers = {} if app.model is None else objects.unsharded_buffers(app.model, model)
+    digests: dict[str, bytes] = {}
+    if gang.world_size > 1:
+        digests["data"] = hashlib.sha256(plain.pack(data, "data").numpy().tobytes()).digest()
+        digests |= {f"objects/{name}": objects.digest(tree) for name, tree in trees.items()}
+        digests |= {f"buffers/{name}": objects.digest(buffer) for name, buffer in buffers.items()}
+    return _Local(model, data, trees, buffers, digests)
+
+
+def _differing(digests: list[dict[str, bytes]]) -> set[str]:
+    names = set().union(*digests)
+    return {name for name in names if len({found.get(name) for found in digests}) > 1}
+
+
+def _arrange(
+    app: Application, gang: Gang, counters: Mapping[str, int], local: _Local, differing: set[str]
+) -> dict[str, Any]:
+    shared = "data" not in differing
     own: dict[str, Any] = {"rng": rng.capture()}
     common: dict[str, Any] = {
         "format": 1,
@@ -81,16 +100,16 @@ def capture(app: Application, gang: Gang, counters: Mapping[str, int]) -> dict[s
         "counters": dict(counters),
         "data_is_shared": shared,
     }
-    if shared:
-        common["data"] = data
-    else:
-        own["data"] = data
+    (common if shared else own)["data"] = local.data
     if app.scheduler is not None:
         common["scheduler"] = accessors(app.scheduler, "scheduler")[0]()
-    tensors: dict[str, torch.Tensor] = {}
-    common["objects"] = {
-        name: _set_apart(accessors(item, name)[0](), name, tensors) for name, item in sorted(app.others.items())
-    }
+    own["buffers"] = {name: tensor for name, tensor in local.buffers.items() if f"buffers/{name}" in differing}
+    tensors: objects.Tensors = {}
+    common["objects"], own["objects"] = {}, {}
+    for name, tree in local.trees.items():
+        apart = f"objects/{name}" in differing
+        (own if apart else common)["objects"][name] = objects.set_apart(tree, name, tensors, only_sharded=apart)
+    common["names"] = sorted(local.trees)
     state: dict[str, Any] = {
         "everstep": {
             "rank": {str(gang.rank): plain.pack(own, "state of this rank")},
@@ -100,71 +119,10 @@ def capture(app: Application, gang: Gang, counters: Mapping[str, int]) -> dict[s
     if gang.leads:
         state["everstep"]["common"] = plain.pack(common, "state")
     if app.model is not None:
-        state["model"] = get_model_state_dict(app.model)
+        state["model"] = plain.leaves(local.model, "model")
     if app.model is not None and app.optimizers:
-        state["optimizer"] = _optimizer_state(app.model, app.optimizers)
+        state["optimizer"] = plain.leaves(optimizers.capture(app.model, app.optimizers), "optimizer")
     return state
-
-
-def _capture_data(app: Application, gang: Gang) -> tuple[Any, bool]:
-    """The data's state, and whether it is the same on all ranks: only then does it fit another number of ranks."""
-    if app.data is None:
-        return None, True
-    data = plain.to_plain(accessors(app.data, "data")[0](), "data")
-    digest = hashlib.sha256(plain.pack(data, "data").numpy().tobytes()).digest()
-    return data, len(set(gang.all_gather(digest))) == 1
-
-
-def _set_apart(value: Any, path: str, tensors: dict[str, torch.Tensor]) -> Any:
-    """The tree with its tensors replaced by references: those become items of their own, sharded as they are."""
-    if isinstance(value, torch.Tensor):
-        tensors[path] = value
-        return {_REFERENCE: path}
-    if isinstance(value, Mapping):
-        return {key: _set_apart(item, f"{path}/{key}", tensors) for key, item in value.items()}
-    if isinstance(value, list | tuple) and type(value) in (list, tuple):
-        return type(value)(_set_apart(item, f"{path}/{i}", tensors) for i, item in enumerate(value))
-    return value
-
-
-def _put_back(value: Any, tensors: Mapping[str, torch.Tensor]) -> Any:
-    if isinstance(value, dict):
-        if _REFERENCE in value:
-            return tensors[value[_REFERENCE]]
-        return {key: _put_back(item, tensors) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(_put_back(item, tensors) for item in value)
-    return value
-
-
-def _optimizer_state(model: nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> dict[str, Any]:
-    """An optimizer that has not stepped yet keeps no state: torch's way to list it would make one step."""
-    untouched = [optimizer for optimizer in optimizers if not optimizer.state]
-    with _hooks_disarmed(optimizers):
-        state = dict(get_optimizer_state_dict(model, list(optimizers)))
-    if untouched:
-        if len(untouched) != len(optimizers):
-            raise InvalidOperationError("some optimizers have stepped and some have not: save after all of them have")
-        state["state"] = {}
-        for optimizer in untouched:
-            optimizer.state.clear()
-    return state
-
-
-@contextlib.contextmanager
-def _hooks_disarmed(optimizers: Sequence[torch.optim.Optimizer]) -> Iterator[None]:
-    """torch initialises a fresh optimizer's state by a step with zero gradients: no hook of the user's may see it."""
-    kept = []
-    hooks: Any
-    for optimizer in optimizers:
-        for hooks in (optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks):
-            kept.append((hooks, dict(hooks)))
-            hooks.clear()
-    try:
-        yield
-    finally:
-        for hooks, content in kept:
-            hooks.update(content)
 
 
 # restoring
@@ -199,66 +157,33 @@ def _shape(shape: tuple[int, ...] | None) -> str:
     return "absent" if shape is None else "x".join(map(str, shape)) or "scalar"
 
 
-def template(app: Application, metadata: Metadata, common: Mapping[str, Any]) -> dict[str, Any]:
+def template(
+    app: Application, metadata: Metadata, common: Mapping[str, Any], own: Mapping[str, Any] | None
+) -> dict[str, Any]:
     """Where DCP is to load into: the live tensors where there are such, new ones for the rest."""
-    names = metadata.state_dict_metadata
     state: dict[str, Any] = {}
     if app.model is not None:
         state["model"] = get_model_state_dict(app.model)
-    if app.model is not None and any(name.startswith("optimizer.state.") for name in names) and app.optimizers:
-        with _hooks_disarmed(app.optimizers):
-            optimizer: dict[str, Any] = dict(get_optimizer_state_dict(app.model, list(app.optimizers)))
-        optimizer["state"] = {
-            parameter: values
-            for parameter, values in optimizer["state"].items()
-            if any(f"optimizer.state.{parameter}.{key}" in names for key in values)
-        }
-        optimizer["param_groups"] = _known_options(optimizer["param_groups"], names)
-        state["optimizer"] = optimizer
-    elif app.optimizers:
-        groups = [_options(group) for each in app.optimizers for group in each.param_groups]
-        state["optimizer"] = {"param_groups": _known_options(groups, names)}
+    if app.model is not None and app.optimizers:
+        state["optimizer"] = optimizers.template(app.model, app.optimizers, metadata)
     tensors = {}
-    for path in _references(common.get("objects", {})):
-        item = names.get(f"{OBJECTS}{path}")
-        if not isinstance(item, TensorStorageMetadata):
-            raise CheckpointCorruptError(f".metadata does not name {OBJECTS}{path}")
-        tensors[path] = _live_tensor(app, path, item)
+    for trees in (common.get("objects", {}), {} if own is None else own.get("objects", {})):
+        for path in objects.references({name: tree for name, tree in trees.items() if name in app.others}):
+            item = metadata.state_dict_metadata.get(f"{OBJECTS}{path}")
+            if not isinstance(item, TensorStorageMetadata):
+                raise CheckpointCorruptError(f".metadata does not name {OBJECTS}{path}")
+            tensors[path] = _live_tensor(app, path, item)
     if tensors:
         state["everstep"] = {"objects": tensors}
     return state
 
 
-def _options(group: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in group.items() if key != "params"}
-
-
-def _known_options(groups: Sequence[Mapping[str, Any]], names: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Without options that the checkpoint does not have, such as those of a newer optimizer."""
-    return [
-        {key: value for key, value in group.items() if f"optimizer.param_groups.{i}.{key}" in names}
-        for i, group in enumerate(groups)
-    ]
-
-
-def _references(value: Any) -> Iterator[str]:
-    if isinstance(value, dict):
-        if _REFERENCE in value:
-            yield value[_REFERENCE]
-            return
-        for item in value.values():
-            yield from _references(item)
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from _references(item)
-
-
 def _live_tensor(app: Application, path: str, item: TensorStorageMetadata) -> torch.Tensor:
     """A tensor like the one that the object holds now (it may be sharded), else a new one on the CPU."""
     name = path.partition("/")[0]
-    found: dict[str, torch.Tensor] = {}
+    found: objects.Tensors = {}
     if name in app.others:
-        _set_apart(accessors(app.others[name], name)[0](), name, found)
+        objects.set_apart(accessors(app.others[name], name)[0](), name, found)
     live = found.get(path)
     if live is not None and live.size() == item.size and live.dtype == item.properties.dtype:
         return torch.empty_like(live)
@@ -274,26 +199,50 @@ def apply(
     gang: Gang,
 ) -> Restored:
     """Hand the loaded state to the objects; random numbers last, because handing over may draw some."""
+    alike = own is not None and common["world_size"] == gang.world_size
     if app.model is not None:
         set_model_state_dict(app.model, loaded["model"])
+        if own is not None and alike:
+            _apply_buffers(app.model, own["buffers"])
     if app.model is not None and app.optimizers:
-        _apply_optimizer(app.model, app.optimizers, loaded["optimizer"])
+        optimizers.apply(app.model, app.optimizers, loaded["optimizer"])
     if app.scheduler is not None:
         if "scheduler" not in common:
             raise InvalidOperationError("the checkpoint has no scheduler: it was saved without one")
         accessors(app.scheduler, "scheduler")[1](common["scheduler"])
     tensors = loaded.get("everstep", {}).get("objects", {})
-    for name, item in sorted(app.others.items()):
-        if name not in common["objects"]:
-            has = sorted(common["objects"]) or "no such objects"
-            raise InvalidOperationError(f"the checkpoint has no {name!r}; it has {has}")
-        accessors(item, name)[1](_put_back(common["objects"][name], tensors))
+    for name, item in app.others.items():
+        accessors(item, name)[1](objects.put_back(_tree(name, common, own if alike else None, gang), tensors))
     _apply_data(app, common, own, gang)
-    if own is not None and common["world_size"] == gang.world_size:
+    if own is not None and alike:
         rng.restore(own["rng"])
     else:
         rng.reseed(gang.rank, step, gang.world_size)
     return Restored(dict(common["counters"]), common["world_size"])
+
+
+def _apply_buffers(model: nn.Module, buffers: Mapping[str, torch.Tensor]) -> None:
+    live = get_model_state_dict(model)
+    for name, value in buffers.items():
+        target = live[name]
+        if not isinstance(target, torch.Tensor):
+            raise CheckpointCorruptError(f"{name} is a buffer in the checkpoint and none in the model")
+        target.copy_(value)
+
+
+def _tree(name: str, common: Mapping[str, Any], own: Mapping[str, Any] | None, gang: Gang) -> Any:
+    if name in common["objects"]:
+        return common["objects"][name]
+    if own is not None and name in own["objects"]:
+        return own["objects"][name]
+    if name not in common["names"]:
+        raise InvalidOperationError(
+            f"the checkpoint has no {name!r}; it has {common['names'] or 'no such objects'}: it was saved without"
+        )
+    raise InvalidOperationError(
+        f"the state of {name!r} differed between the {common['world_size']} ranks that saved it, so it does not fit "
+        f"{gang.world_size} ranks"
+    )
 
 
 def _apply_data(app: Application, common: Mapping[str, Any], own: Mapping[str, Any] | None, gang: Gang) -> None:
@@ -311,13 +260,3 @@ def _apply_data(app: Application, common: Mapping[str, Any], own: Mapping[str, A
     if state is None:
         raise InvalidOperationError("the checkpoint has no data state: it was saved without data")
     accessors(app.data, "data")[1](state)
-
-
-def _apply_optimizer(model: nn.Module, optimizers: Sequence[torch.optim.Optimizer], loaded: dict[str, Any]) -> None:
-    if "state" not in loaded:
-        groups = [group for optimizer in optimizers for group in optimizer.param_groups]
-        for group, options in zip(groups, loaded["param_groups"], strict=True):
-            group.update({key: value for key, value in options.items() if key != "params"})
-        return
-    with _hooks_disarmed(optimizers):
-        set_optimizer_state_dict(model, list(optimizers), loaded, options=StateDictOptions(strict=False))

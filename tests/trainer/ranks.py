@@ -1,0 +1,186 @@
+"""What only several ranks can get wrong, checked by the ranks themselves. usage: torchrun ranks.py, with EVERSTEP_ROOT.
+
+Ends with "all ranks agree" from each rank, or with the traceback of the first check that failed.
+"""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
+
+from everstep import Checkpointer, CheckpointError, InvalidOperationError
+
+
+class Wide(torch.optim.Optimizer):
+    """Keeps its state in a higher precision than the parameters have."""
+
+    def __init__(self, parameters: Any) -> None:
+        super().__init__(parameters, {"lr": np.float64(0.01)})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    if not self.state[parameter]:
+                        self.state[parameter] = {"sum": torch.zeros_like(parameter, dtype=torch.float32), "seen": 0}
+                    state = self.state[parameter]
+                    state["seen"] += 1
+                    state["sum"].mul_(0.9).add_(parameter.grad.float())
+                    parameter.add_(state["sum"].to(parameter.dtype), alpha=-float(group["lr"]))
+
+
+class Position:
+    """Data that every rank has its own of."""
+
+    def __init__(self, broken: bool = False) -> None:
+        self.at = dist.get_rank() * 1000
+        self.broken = broken
+
+    def get_state(self) -> dict[str, int]:
+        if self.broken:
+            raise RuntimeError("the reader is gone")
+        return {"at": self.at}
+
+    def set_state(self, state: dict[str, int]) -> None:
+        self.at = state["at"]
+
+
+class Net(torch.nn.Module):
+    """Running statistics that FSDP does not share, dropout, two types of parameters, fewer rows than ranks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = torch.nn.Linear(4, 6)
+        self.norm = torch.nn.BatchNorm1d(6)
+        self.last = torch.nn.Linear(6, 1)
+        self.narrow = torch.nn.Linear(6, 2).bfloat16()
+        self.scalar: torch.Tensor
+        self.register_buffer("scalar", torch.tensor(0.5))
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        hidden = self.norm(self.first(inputs))
+        self.scalar += inputs.mean()
+        dropped = torch.nn.functional.dropout(hidden, 0.3, self.training)
+        loss: torch.Tensor = self.last(dropped).square().mean() + self.narrow(hidden.bfloat16()).float().mean()
+        return loss
+
+
+class Run:
+    """Everything that a rank can have of its own, made as a new process makes it."""
+
+    def __init__(self, seed: int) -> None:
+        torch.manual_seed(seed)
+        self.model = Net()
+        fully_shard(self.model.narrow)
+        fully_shard(self.model)
+        plain = [*self.model.norm.parameters(), *self.model.last.parameters()]
+        self.optimizers = (
+            torch.optim.AdamW(self.model.first.parameters(), lr=0.01),
+            torch.optim.SGD(plain, lr=0.01),
+            Wide(self.model.narrow.parameters()),
+        )
+        self.average = {name: value.detach().clone() for name, value in self.model.named_parameters()}
+        self.generator = torch.Generator().manual_seed(seed + dist.get_rank())
+        self.data = Position()
+        torch.manual_seed(seed + 10 * dist.get_rank())
+        np.random.seed(dist.get_rank())
+        random.seed(dist.get_rank())
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.average
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.average = state
+
+    def step(self) -> list[float]:
+        noise = torch.randn(5, 4, generator=self.generator) + self.data.at
+        self.data.at += 1
+        inputs = noise + torch.randn(5, 4) + random.random() + np.random.random()
+        loss: torch.Tensor = self.model(inputs)
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(self.model.first.parameters(), 1.0)
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+        for name, value in self.model.named_parameters():
+            self.average[name].lerp_(value.detach(), 0.1)
+        average: Any = self.average["first.weight"]
+        running: Any = self.model.norm.running_mean
+        return [
+            float(loss.detach()),
+            float(running.sum()),
+            float(self.model.scalar),
+            float(average.full_tensor().detach().sum()),
+        ]
+
+    def checkpointer(self) -> Checkpointer:
+        return Checkpointer(
+            model=self.model, optimizer=self.optimizers, data=self.data, average=self, generator=self.generator,
+            absent=None,
+        )  # fmt: skip
+
+
+def refused(action: Callable[[], Any], kind: type[CheckpointError], text: str) -> None:
+    with pytest.raises(kind, match=text):
+        action()
+
+
+def main() -> None:
+    dist.init_process_group("gloo")
+    rank = dist.get_rank()
+    first = Run(seed=1)
+
+    checkpointer = first.checkpointer()
+    assert checkpointer.load_latest() is None
+    for _ in range(3):
+        first.step()
+
+    refused(lambda: checkpointer.report(total=first.model.first.weight.sum()), InvalidOperationError, "full_tensor")
+    refused(lambda: checkpointer.begin(3 + rank), InvalidOperationError, "the ranks are at 3, 4")
+
+    checkpointer.begin(3)
+    first.data.broken = rank == 1
+    refused(checkpointer.save_state, CheckpointError, "rank 1: RuntimeError: the reader is gone")
+    first.data.broken = False
+
+    checkpointer.begin(4)
+    checkpointer.report(tokens=10 + rank)
+    checkpointer.save_state()
+    checkpointer.commit()
+    states = copy.deepcopy([value for optimizer in first.optimizers for value in optimizer.state.values()])
+    wanted = [first.step() for _ in range(3)]
+
+    again = Run(seed=2)
+    again.step()  # a warm-up leaves gradients and state behind
+    again.model(torch.ones(2, 4)).backward()
+    found = again.checkpointer().load_latest()
+    assert found is not None
+    assert found.step == 4
+    kept = [value for optimizer in again.optimizers for value in optimizer.state.values()]
+    assert len(kept) == len(states)
+    for theirs, ours in zip(states, kept, strict=True):
+        assert theirs.keys() == ours.keys()
+        for key, value in theirs.items():
+            local = [each.to_local() if isinstance(each, DTensor) else each for each in (value, ours[key])]
+            assert local[0].dtype == local[1].dtype if isinstance(value, torch.Tensor) else True
+            assert torch.equal(*local) if isinstance(value, torch.Tensor) else local[0] == local[1], key
+    assert again.optimizers[2].param_groups[0]["lr"] == 0.01
+    for optimizer in again.optimizers:
+        optimizer.zero_grad()
+    assert [again.step() for _ in range(3)] == wanted
+    print("all ranks agree", flush=True)
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+main()

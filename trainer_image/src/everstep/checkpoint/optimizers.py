@@ -1,0 +1,149 @@
+"""State of optimizers as DCP items, and back into the very tensors that they step with.
+
+Reading goes through torch, which knows the names of sharded parameters. Writing back does not: an optimizer's own
+load_state_dict casts what it is given to the parameters' type, which loses bits of a state kept in higher precision.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
+from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict
+
+from everstep.errors import InvalidOperationError
+
+_STATE = "optimizer.state."
+_GROUP = re.compile(r"optimizer\.param_groups\.(\d+)\.([^.]+)$")
+
+Optimizers = Sequence[torch.optim.Optimizer]
+
+
+def check_kept(optimizers: Optimizers) -> None:
+    """Raises InvalidOperationError for one whose state could be saved but never be loaded."""
+    for optimizer in optimizers:
+        if isinstance(optimizer, torch.optim.LBFGS):
+            raise InvalidOperationError("optimizer: LBFGS keeps no state by parameter, so it cannot be restored")
+
+
+def capture(model: nn.Module, optimizers: Optimizers) -> dict[str, Any]:
+    """{state: {parameter: …}, param_groups: […]}. One that has not stepped has no state, and gets none by this."""
+    state: dict[str, Any] = {}
+    groups: list[dict[str, Any]] = []
+    for optimizer in optimizers:
+        untouched = not optimizer.state
+        found = _listed(model, optimizer)
+        groups += found["param_groups"]
+        if untouched:
+            optimizer.state.clear()
+        else:
+            state |= found["state"]
+    return {"state": state, "param_groups": groups}
+
+
+def template(model: nn.Module, optimizers: Optimizers, metadata: Metadata) -> dict[str, Any]:
+    """Where DCP is to load into. Raises InvalidOperationError where the checkpoint is that of another optimizer."""
+    names = metadata.state_dict_metadata
+    stored = {name[:end] for name in names for end, letter in enumerate(name) if letter == "."} | names.keys()
+    state: dict[str, Any] = {}
+    for optimizer in optimizers:
+        found = _listed(model, optimizer)
+        for parameter, values in found["state"].items():
+            if f"{_STATE}{parameter}" not in stored:
+                continue  # it had got no gradient yet
+            missing = [key for key in values if f"{_STATE}{parameter}.{key}" not in stored]
+            if missing:
+                raise InvalidOperationError(
+                    f"optimizer: the checkpoint has no {missing[0]!r} for {parameter}: it was saved with another "
+                    f"optimizer or other options than this {type(optimizer).__name__}"
+                )
+            state[parameter] = values
+        _check_not_forgotten(optimizer, found, stored)
+    return {"state": state, "param_groups": _stored_groups(names)}
+
+
+def _check_not_forgotten(optimizer: torch.optim.Optimizer, found: Mapping[str, Any], stored: set[str]) -> None:
+    parameters = [name for group in found["param_groups"] for name in group["params"]]
+    kept = next((name for name in parameters if f"{_STATE}{name}" in stored), None)
+    if kept is not None and not found["state"] and any(p.requires_grad for p in _parameters(optimizer)):
+        raise InvalidOperationError(
+            f"optimizer: the checkpoint has state for {kept}, but this {type(optimizer).__name__} keeps none: "
+            "it was saved with another optimizer or other options"
+        )
+
+
+def apply(model: nn.Module, optimizers: Optimizers, loaded: Mapping[str, Any]) -> None:
+    """Every optimizer then has the state and the options of the checkpoint, and no other."""
+    for optimizer in optimizers:
+        found = _listed(model, optimizer)
+        optimizer.state.clear()
+        for group, listed in zip(optimizer.param_groups, found["param_groups"], strict=True):
+            for parameter, name in zip(group["params"], listed["params"], strict=True):
+                if name in loaded["state"]:
+                    optimizer.state[parameter] = loaded["state"][name]
+            _set_options(group, listed["params"], loaded["param_groups"])
+
+
+def _set_options(group: dict[str, Any], names: Sequence[str], stored: Sequence[Mapping[str, Any]]) -> None:
+    """A group of which the checkpoint knows nothing, such as that of layers added since, keeps its own."""
+    same = [candidate for candidate in stored if not set(names).isdisjoint(candidate.get("params", ()))]
+    if not names and len(stored) == 1:
+        same = list(stored)
+    if len(same) > 1:
+        raise InvalidOperationError(
+            f"optimizer: {names[0]} and others of its group were in {len(same)} groups when the checkpoint was saved"
+        )
+    for key, value in (same[0] if same else {}).items():
+        live = group.get(key)
+        if key == "params":
+            continue
+        if isinstance(live, torch.Tensor) and isinstance(value, torch.Tensor):
+            live.copy_(value)  # a compiled step holds this very tensor
+        else:
+            group[key] = value
+
+
+def _stored_groups(names: Mapping[str, Any]) -> list[dict[str, Any]]:
+    groups: dict[int, dict[str, Any]] = defaultdict(dict)
+    for name, item in names.items():
+        found = _GROUP.match(name)
+        if found is not None:
+            tensor = isinstance(item, TensorStorageMetadata)
+            groups[int(found[1])][found[2]] = torch.empty(item.size, dtype=item.properties.dtype) if tensor else None
+    return [groups[number] for number in range(max(groups, default=-1) + 1)]
+
+
+def _parameters(optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def _listed(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """State and groups by parameters' names; tensors are the live ones. Initialises a fresh optimizer's state."""
+    with _undisturbed(optimizer):
+        return dict(get_optimizer_state_dict(model, optimizer))
+
+
+@contextlib.contextmanager
+def _undisturbed(optimizer: torch.optim.Optimizer) -> Iterator[None]:
+    """torch initialises a fresh optimizer's state by a step with zero gradients, unless there are gradients: no hook of
+    the user's may see that step, and gradients that wait for the next real one outlast it."""
+    hooks: Any = (optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks)
+    kept = [dict(each) for each in hooks]
+    waiting = [] if optimizer.state else [(p, p.grad) for p in _parameters(optimizer) if p.grad is not None]
+    for each in hooks:
+        each.clear()
+    for parameter, _ in waiting:
+        parameter.grad = None
+    try:
+        yield
+    finally:
+        for each, content in zip(hooks, kept, strict=True):
+            each.update(content)
+        for parameter, gradient in waiting:
+            parameter.grad = gradient

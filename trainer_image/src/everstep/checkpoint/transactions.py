@@ -1,0 +1,306 @@
+"""Saves as transactions, loads and retention: what the loop of `Checkpointer` is made of, and what others may use.
+
+Every method but `report` is collective.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+
+from everstep.catalog import Entry, Progress, Resume, Retention, Store, open_store
+from everstep.catalog.retention import Best
+from everstep.checkpoint.environment import Interval, JobEnvironment, Policy, read_environment
+from everstep.checkpoint.gang import Gang
+from everstep.checkpoint.heartbeat import HeartbeatThread
+from everstep.checkpoint.progress import RunProgress
+from everstep.checkpoint.restoring import Loaded
+from everstep.checkpoint.session import Identity, Session
+from everstep.checkpoint.state import Application
+from everstep.errors import InvalidOperationError
+
+log = logging.getLogger("everstep")
+
+
+@dataclass(frozen=True)
+class Committed:
+    """A checkpoint that stands, as `load`, `load_latest` and `commit` return it."""
+
+    step: int
+    location: str
+    bytes: int
+    score: float | None
+    progress: Progress | None = None
+    metrics: Mapping[str, float] | None = None
+    custom: Mapping[str, Any] | None = None
+
+
+class Transactions:
+    """Saves and restores the given objects below one job's root. For the arguments see `Checkpointer`."""
+
+    def __init__(
+        self,
+        *,
+        model: torch.nn.Module | None = None,
+        optimizer: torch.optim.Optimizer
+        | tuple[torch.optim.Optimizer, ...]
+        | list[torch.optim.Optimizer]
+        | None = None,
+        scheduler: Any = None,
+        data: Any = None,
+        root: str | None = None,
+        store: Store | None = None,
+        interval_steps: int | None = None,
+        interval_seconds: float | None = None,
+        heartbeat_seconds: float | None = None,
+        resume_step: int | None = None,
+        config: Any = None,
+        environment: JobEnvironment | None = None,
+        **others: Any,
+    ) -> None:
+        environment = environment or read_environment()
+        uri = root or environment.root
+        if store is None and not uri:
+            raise InvalidOperationError("no root: set EVERSTEP_ROOT or pass root=, an s3:// URI or a path")
+        self._policy = _policy(environment, interval_steps, interval_seconds)
+        several = (optimizer,) if isinstance(optimizer, torch.optim.Optimizer) else tuple(optimizer or ())
+        app = Application(model, several, scheduler, data, others)
+        self._gang = Gang()
+        self._environment = environment
+        self._retention = _retention(self._policy)
+        self._session = Session(store or open_store(str(uri)), self._gang, app, environment)
+        self._resume_step = resume_step
+        self._config_digest = None if config is None else _digest(config)
+        self._on_commit: Callable[[Committed], None] | None = None
+        self._heartbeat_seconds = heartbeat_seconds or environment.heartbeat_seconds
+        self._heartbeat: HeartbeatThread | None = None
+        self._progress = RunProgress()
+        self._loaded: Committed | None = None
+        self._tried_to_load = False
+        self._current = 0
+        self._score: float | None = None
+        self._custom: dict[str, Any] = {}
+
+    # state of the run
+
+    @property
+    def step(self) -> int:
+        """The step under way, or the last one that ended."""
+        return self._current
+
+    @property
+    def rank(self) -> int:
+        return self._gang.rank
+
+    @property
+    def store(self) -> Store:
+        """The job's root."""
+        return self._session.store
+
+    @property
+    def progress(self) -> Progress:
+        return self._progress.as_document()
+
+    @property
+    def resumed(self) -> Committed | None:
+        """What was loaded; None for a fresh start."""
+        return self._loaded
+
+    def on_commit(self, hook: Callable[[Committed], None]) -> None:
+        """Run `hook` on rank 0 after each commit; an exception of its own is logged and costs nothing else."""
+        self._on_commit = hook
+
+    def report(
+        self, *, tokens: int = 0, samples: int = 0, epoch: int | None = None, score: Any = None, **metrics: Any
+    ) -> None:
+        """Metrics of this step (numbers or tensors of one element, such as `loss=`), and what this rank has consumed.
+
+        `tokens` and `samples` are this rank's own since the last report; they are summed over all ranks. `score` is
+        what keepBest compares, and belongs to this step only. Raises InvalidOperationError for what is no number.
+        """
+        self._progress.report(self._current, samples, tokens, epoch, score, metrics)
+
+    # saves
+
+    def begin(self, step: int) -> None:
+        """Open a save. Raises InvalidOperationError where one is open, or where the ranks are at different steps."""
+        self._session.begin(step)
+        self._current = step
+        self._progress.add(*self._gang.start_sum(self._progress.take()).wait())
+        self._score = self._progress.score_at(step, self._policy.keep_best.metric if self._policy.keep_best else None)
+        self._custom = {}
+        self._start_heartbeat()
+        self._tell(phase="saving", step=step)
+
+    def save_state(self, **custom: Any) -> None:
+        """Write every rank's shards; `custom` (JSON-like) is kept in the manifest. Nothing is committed yet."""
+        draft = self._session.draft
+        if draft is not None:
+            self._progress.step = draft.step
+        _check_custom(custom)
+        self._session.write(self._progress.counters())
+        self._custom = custom
+
+    def save_score(self, score: float) -> None:
+        """What keep_best compares."""
+        if self._session.draft is None:
+            raise InvalidOperationError("save_score: no save is open; call begin(step) first")
+        self._score = float(score)
+
+    def commit(self) -> Committed:
+        """Make the open save the latest committed step. Raises FencedError where another group has taken over."""
+        metrics = self._progress.metrics()
+        entry = self._session.commit(
+            self._progress.as_document(), metrics, self._score, self._config_digest, self._custom
+        )
+        committed = Committed(
+            entry.step, entry.location, entry.bytes, entry.score, self.progress, metrics, self._custom
+        )
+        if self._gang.leads:
+            log.info("committed step %d: %s, %.1f MiB", entry.step, entry.location, entry.bytes / 2**20)
+            self._run_hook(committed)
+        self._tell(phase="training")
+        if not self._environment.has_operator and not self._retention.keeps_everything:
+            self._session.retain(self._retention)
+        return committed
+
+    def abort(self) -> None:
+        """Give the open save up."""
+        self._session.abort()
+
+    # loads
+
+    def load_latest(self) -> Committed | None:
+        """Load the claimed resume point once; None for a fresh start. `steps` calls this by itself."""
+        if self._tried_to_load:
+            return self._loaded
+        self._claim()
+        self._start_heartbeat()
+        self._tell(phase="restoring")
+        loaded = self._session.load_resume_point()
+        self._tried_to_load = True
+        if loaded is not None:
+            self._take_over(loaded)
+        elif self._gang.leads:
+            log.info("fresh start in %s", self.store.uri)
+        return self._loaded
+
+    def load(self, step: int) -> Committed:
+        """Load a committed step, e.g. for evaluation. To train on from it, pass `resume_step=` instead."""
+        entry: Entry = self._gang.lead(lambda: self._session.entry_of(step))
+        loaded = self._session.load_entry(entry)
+        self._tried_to_load = True
+        self._take_over(loaded)
+        return _committed(loaded)
+
+    # retention
+
+    def keep_last(self, count: int) -> None:
+        """Keep only so many newest checkpoints, and what other policies keep. Under an operator its policy counts."""
+        self._retain(last=count)
+
+    def keep_best(self, count: int, lower_better: bool = True) -> None:
+        """Keep so many checkpoints with the best scores besides. Under an operator its policy counts."""
+        self._retain(best=Best(count=count, mode="min" if lower_better else "max"))
+
+    def _retain(self, **policy: Any) -> None:
+        if self._environment.has_operator:
+            if self._gang.leads:
+                log.warning("retention is the operator's: set spec.checkpoint.keepLast or keepBest instead")
+            return
+        if any(isinstance(value, int) and value < 1 for value in policy.values()):
+            raise InvalidOperationError(f"keep at least one checkpoint, not {policy}")
+        self._retention = self._retention.model_copy(update=policy)
+        self._claim()
+        self._session.retain(self._retention)
+
+    # inside
+
+    def _claim(self) -> Identity:
+        resume = Resume()
+        if self._session.identity is None and self._resume_step is not None:
+            step = self._resume_step
+            resume = Resume(location=self._gang.lead(lambda: self._session.entry_of(step)).location)
+        return self._session.claim(resume)
+
+    def _take_over(self, loaded: Loaded) -> None:
+        self._progress.restore(loaded.restored.counters)
+        self._current = loaded.manifest.step
+        self._loaded = _committed(loaded)
+        self._tell(step=loaded.manifest.step, resumed_step=loaded.manifest.step, load_seconds=loaded.seconds)
+        if self._gang.leads:
+            log.info(
+                "resumed step %d from %s in %.2f s (saved by %d ranks, now %d)",
+                loaded.manifest.step,
+                loaded.manifest.location,
+                loaded.seconds,
+                loaded.restored.world_size,
+                self._gang.world_size,
+            )
+
+    def _run_hook(self, committed: Committed) -> None:
+        if self._on_commit is None:
+            return
+        try:
+            self._on_commit(committed)
+        except Exception:
+            log.exception("on_commit failed after step %d", committed.step)
+
+    def _start_heartbeat(self) -> None:
+        identity = self._session.identity
+        if self._heartbeat is None and self._gang.leads and identity is not None:
+            self._heartbeat = HeartbeatThread(
+                self.store, identity.attempt, identity.epoch, self._heartbeat_seconds, self._session.fenced
+            )
+            self._heartbeat.start()
+
+    def _tell(self, **changes: Any) -> None:
+        if self._heartbeat is not None:
+            self._heartbeat.update(**changes)
+
+
+def _committed(loaded: Loaded) -> Committed:
+    manifest = loaded.manifest
+    return Committed(
+        manifest.step,
+        manifest.location,
+        manifest.bytes,
+        manifest.score,
+        manifest.progress,
+        manifest.metrics,
+        manifest.custom,
+    )
+
+
+def _policy(environment: JobEnvironment, steps: int | None, seconds: float | None) -> Policy:
+    policy = environment.policy or Policy()
+    if steps is None and seconds is None:
+        return policy
+    try:
+        return policy.model_copy(update={"interval": Interval(steps=steps, seconds=seconds)})
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise InvalidOperationError(f"interval_{first['loc'][0]}={first['input']!r}: {first['msg']}") from None
+
+
+def _retention(policy: Policy) -> Retention:
+    best = None if policy.keep_best is None else Best(count=policy.keep_best.count, mode=policy.keep_best.mode)
+    return Retention(last=policy.keep_last, best=best, every=policy.keep_every)
+
+
+def _check_custom(custom: Mapping[str, Any]) -> None:
+    try:
+        json.dumps(custom, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise InvalidOperationError(f"save_state: {', '.join(custom)}: kept as JSON in the manifest: {error}") from None
+
+
+def _digest(config: Any) -> str:
+    return hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode()).hexdigest()
