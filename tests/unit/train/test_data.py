@@ -84,6 +84,29 @@ def test_text_from_files(tmp_path: Path) -> None:
         read_documents(str(tmp_path / "empty"))
 
 
+def test_a_text_that_is_larger_than_what_is_learnt_from_is_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("everstep.train.text.PIECE", 7)
+    (tmp_path / "a.txt").write_text("one two three " * 1000)
+    found = read_documents(str(tmp_path / "a.txt"), max_bytes=20)
+    assert [d.text for d in found] == [b"one two three one tw"]
+    lines = [json.dumps({"text": f"line {i}", "n": i}) for i in range(100)]
+    (tmp_path / "b.jsonl").write_text("\r\n".join(lines))
+    found = read_documents(str(tmp_path / "b.jsonl"), max_bytes=15)
+    assert [(d.name, d.text) for d in found] == [
+        ("b.jsonl:0", b"line 0"), ("b.jsonl:1", b"line 1"), ("b.jsonl:2", b"lin"),
+    ]  # fmt: skip
+    assert [d.text for d in read_documents(str(tmp_path / "b.jsonl"))] == [f"line {i}".encode() for i in range(100)]
+
+
+def test_records_that_are_no_text(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": "\\ud800 odd"}\n\n{"text": null}\n')
+    with pytest.raises(InvalidOperationError, match=r"a\.jsonl, line 3: 'text' is None, not a string"):
+        read_documents(str(path))
+    path.write_text('{"text": "\\ud800 odd"}\n')
+    assert read_documents(str(path))[0].text == b"? odd"
+
+
 def test_the_standard_library_is_text_everywhere() -> None:
     documents = read_documents("stdlib", max_bytes=1 << 20)
     assert sum(len(document.text) for document in documents) > 500_000

@@ -27,8 +27,12 @@ def run(config: TrainConfig) -> None:
     ranks = start(config)
     try:
         train(config, ranks)
-    finally:
+    except Exception:
+        raise  # without a farewell: the others may be in the middle of a step, and would be waited for
+    except BaseException:
         dist.destroy_process_group()
+        raise
+    dist.destroy_process_group()
 
 
 def train(config: TrainConfig, ranks: Ranks) -> None:

@@ -9,11 +9,13 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from everstep.catalog.store import open_store
+from everstep.catalog.store import Store, open_store
 from everstep.errors import InvalidOperationError
 
 TEXT_SUFFIXES = {".txt", ".md", ".rst", ".py", ".text"}
 RECORD_SUFFIXES = {".jsonl", ".ndjson"}
+PIECE = 4 << 20
+"""Bytes that are read at once: a source may be far larger than what is learnt from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,8 +26,26 @@ class Document:
     text: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class _File:
+    """Not read yet."""
+
+    name: str
+    store: Store
+    key: str
+
+    def pieces(self) -> Iterator[bytes]:
+        start = 0
+        while piece := self.store.get_range(self.key, start, PIECE):
+            yield piece
+            start += len(piece)
+
+
 def read_documents(source: str, text_field: str = "text", max_bytes: int = 16 << 20) -> list[Document]:
-    """Documents in the order of their names, until `max_bytes`. Raises InvalidOperationError where there is no text."""
+    """Documents in the order of their names, `max_bytes` in all: the last one may be cut short.
+
+    Raises InvalidOperationError where there is no text.
+    """
     if source == "stdlib":
         found = _folder(Path(sysconfig.get_path("stdlib")), {".py"})
     elif "://" in source:
@@ -34,56 +54,84 @@ def read_documents(source: str, text_field: str = "text", max_bytes: int = 16 <<
         path = Path(source)
         if not path.exists():
             raise InvalidOperationError(f"data.source: {source} does not exist")
-        single = iter([(path.name, path.read_bytes())]) if path.is_file() else None
-        found = single or _folder(path, TEXT_SUFFIXES | RECORD_SUFFIXES)
-    documents = list(_bounded(_split(found, text_field), max_bytes))
+        found = _one(path) if path.is_file() else _folder(path, TEXT_SUFFIXES | RECORD_SUFFIXES)
+    documents = list(_bounded(_split(found, text_field, max_bytes), max_bytes))
     if not documents:
         kinds = ", ".join(sorted(TEXT_SUFFIXES | RECORD_SUFFIXES))
         raise InvalidOperationError(f"data.source: no text in {source} (looked for {kinds})")
     return documents
 
 
-def _folder(root: Path, suffixes: set[str]) -> Iterator[tuple[str, bytes]]:
+def _one(path: Path) -> Iterator[_File]:
+    yield _File(path.name, open_store(str(path.absolute().parent)), path.name)
+
+
+def _folder(root: Path, suffixes: set[str]) -> Iterator[_File]:
     skipped = {"site-packages", "dist-packages", "__pycache__", "test", "tests", "idlelib", "lib2to3"}
+    store = open_store(str(root))
     for path in sorted(root.rglob("*")):
         relative = path.relative_to(root)
         if path.suffix in suffixes and not skipped.intersection(relative.parts) and path.is_file():
-            yield relative.as_posix(), path.read_bytes()
+            yield _File(relative.as_posix(), store, relative.as_posix())
 
 
-def _objects(uri: str) -> Iterator[tuple[str, bytes]]:
+def _objects(uri: str) -> Iterator[_File]:
     parent, _, name = uri.rstrip("/").rpartition("/")
     store = open_store(parent)
     for info in store.list(name):
         exact = info.key == name or info.key.startswith(f"{name}/")
         if exact and Path(info.key).suffix in TEXT_SUFFIXES | RECORD_SUFFIXES:
-            yield info.key, store.get(info.key)
+            yield _File(info.key, store, info.key)
 
 
-def _split(files: Iterable[tuple[str, bytes]], text_field: str) -> Iterator[Document]:
-    for name, body in files:
-        if Path(name).suffix not in RECORD_SUFFIXES:
-            yield Document(name, body)
+def _split(files: Iterable[_File], text_field: str, most: int) -> Iterator[Document]:
+    for file in files:
+        if Path(file.name).suffix in RECORD_SUFFIXES:
+            yield from _records(file, text_field)
+        else:
+            yield Document(file.name, _head(file, most))
+
+
+def _head(file: _File, most: int) -> bytes:
+    body = bytearray()
+    for piece in file.pieces():
+        body += piece
+        if len(body) >= most:
+            break
+    return bytes(body[:most])
+
+
+def _records(file: _File, text_field: str) -> Iterator[Document]:
+    for number, line in enumerate(_lines(file)):
+        if not line.strip():
             continue
-        for number, line in enumerate(body.splitlines()):
-            if not line.strip():
-                continue
-            try:
-                text = json.loads(line)[text_field]
-            except (ValueError, KeyError, TypeError) as error:
-                raise InvalidOperationError(f"{name}, line {number + 1}: no field {text_field!r}: {error}") from error
-            yield Document(f"{name}:{number}", str(text).encode())
+        try:
+            text = json.loads(line)[text_field]
+        except (ValueError, KeyError, TypeError) as error:
+            where = f"data.source: {file.name}, line {number + 1}"
+            raise InvalidOperationError(f"{where}: no field {text_field!r} (data.text_field): {error}") from error
+        if not isinstance(text, str):
+            where = f"data.source: {file.name}, line {number + 1}"
+            raise InvalidOperationError(f"{where}: {text_field!r} is {text!r}, not a string")
+        yield Document(f"{file.name}:{number}", text.encode(errors="replace"))
+
+
+def _lines(file: _File) -> Iterator[bytes]:
+    rest = b""
+    for piece in file.pieces():
+        *whole, rest = (rest + piece).split(b"\n")
+        yield from whole
+    yield rest
 
 
 def _bounded(documents: Iterable[Document], most: int) -> Iterator[Document]:
-    total = 0
+    room = most
     for document in documents:
-        if not document.text:
-            continue
-        total += len(document.text)
-        if total > most:
+        if document.text:
+            yield Document(document.name, document.text[:room])
+            room -= len(document.text)
+        if room <= 0:
             return
-        yield document
 
 
 def is_held_out(name: str, share: float) -> bool:

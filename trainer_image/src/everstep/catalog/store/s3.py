@@ -1,6 +1,9 @@
 """S3-compatible object storage through boto3. A register's token is its ETag; a swap is a conditional PUT, never
 retried.
 
+Tries are ours, not botocore's: it draws its pauses from Python's global generator, and a training script's random
+numbers must not depend on how often storage hiccuped.
+
 409 (a racing conditional write) and 404 on a swap are answers that do not say what happened to an earlier copy of
 the same request, so both count as refused and are read after; time-outs, resets and 5xx count as unanswered. A 404 on
 a read is an absent key only where the store says so by its code: a proxy's 404 must not make a register look lost.
@@ -9,6 +12,8 @@ a read is an absent key only where the store says so by its code: a proxy's 404 
 from __future__ import annotations
 
 import os
+import random
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
 from functools import lru_cache
@@ -44,6 +49,8 @@ T = TypeVar("T")
 MAX_REGISTER_BYTES = 8 << 20
 """Nothing that is read as a register is larger: a tenant can put anything at its key."""
 _DELETE_BATCH = 1000
+_LONGEST_PAUSE = 20.0
+_jitter = random.Random()
 _WAIT_AND_RETRY = {
     "SlowDown",
     "Throttling",
@@ -59,8 +66,7 @@ class S3Store:
         self.bucket = bucket
         self.prefix = prefix
         self._access = access
-        self._client = _client(access, access.attempts, os.getpid())
-        self._swap_client = _client(access, 1, os.getpid())
+        self._client = _client(access, os.getpid())
 
     @property
     def uri(self) -> str:
@@ -90,7 +96,7 @@ class S3Store:
     def swap_register(self, key: str, body: bytes, token: str | None) -> str:
         condition: dict[str, Any] = {"IfNoneMatch": "*"} if token is None else {"IfMatch": token}
         try:
-            answer = self._swap_client.put_object(
+            answer = self._client.put_object(
                 Bucket=self.bucket, Key=self._key(key), Body=body, ContentType="application/json", **condition
             )
         except ClientError as error:
@@ -154,11 +160,16 @@ class S3Store:
 
     def _pages(self, operation: Any, prefix: str, **options: str) -> Iterator[dict[str, Any]]:
         """Each page is a request of its own, translated and retried as such."""
-        pages = iter(
-            self._client.get_paginator(operation).paginate(Bucket=self.bucket, Prefix=self._key(prefix), **options)
-        )
-        while (page := self._call(f"list {prefix}", lambda: next(pages, None))) is not None:
+        request: Callable[..., dict[str, Any]] = getattr(self._client, operation)
+        options |= {"Bucket": self.bucket, "Prefix": self._key(prefix)}
+        while True:
+            page = self._call(f"list {prefix}", lambda: request(**options))
             yield page
+            if not page.get("IsTruncated"):
+                return
+            for marker in ("ContinuationToken", "KeyMarker", "UploadIdMarker"):
+                if f"Next{marker}" in page:
+                    options[marker] = page[f"Next{marker}"]
 
     def delete(self, keys: Iterable[str]) -> None:
         names = [self._key(key) for key in keys]
@@ -207,6 +218,14 @@ class S3Store:
         return key.removeprefix(f"{self.prefix}/") if self.prefix else key
 
     def _call(self, what: str, call: Callable[[], T], missing: str | None = None) -> T:
+        for turn in range(self._access.attempts - 1):
+            try:
+                return self._try(what, call, missing)
+            except StorageUnavailableError:
+                time.sleep(min(_LONGEST_PAUSE, 2.0**turn) * _jitter.random())
+        return self._try(what, call, missing)
+
+    def _try(self, what: str, call: Callable[[], T], missing: str | None) -> T:
         try:
             return call()
         except ClientError as error:
@@ -238,12 +257,12 @@ class S3Store:
 
 
 @lru_cache(maxsize=64)
-def _client(access: S3Access, attempts: int, process: int) -> S3Client:
+def _client(access: S3Access, process: int) -> S3Client:
     """One for all stores of an access: a client costs 10 MB and 100 ms. `process`: a fork must not share sockets."""
     config = Config(
         connect_timeout=access.connect_timeout,
         read_timeout=access.read_timeout,
-        retries={"total_max_attempts": attempts, "mode": "standard"},
+        retries={"total_max_attempts": 1, "mode": "standard"},
         s3={"addressing_style": "path" if access.endpoint else "auto"},
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
