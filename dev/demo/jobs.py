@@ -50,10 +50,10 @@ class JobView:
         return int((self.status.get("progress") or {}).get("step") or 0)
 
     def line(self) -> str:
-        progress = (self.status.get("progress") or {}).get("summary") or "no step yet"
+        progress = (self.status.get("progress") or {}).get("summary") or ""
         gang = (self.status.get("gang") or {}).get("waiting") or ""
         return (
-            f"{self.phase or 'Pending':<11} attempt {self.attempt}  step {progress:<15} "
+            f"{self.phase or 'Pending':<11} attempt {self.attempt}  {progress:<15} "
             f"last checkpoint {self.committed or 'none':<5} {gang}"
         )
 

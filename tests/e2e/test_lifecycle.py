@@ -61,19 +61,18 @@ def evict(team: Tenant, job: str, pod: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("strike", "reason", "message"),
+    ("strike", "index", "reason", "message"),
     [
-        (sigkill, "SIGKILL", "was killed by SIGKILL"),
-        (force_delete, "PodDeleted", "was deleted"),
-        (evict, "EvictionByEvictionAPI", "Eviction API: evicting"),
+        (sigkill, 0, "SIGKILL", "was killed by SIGKILL"),
+        (force_delete, 1, "PodDeleted", "was deleted"),
+        (evict, 0, "EvictionByEvictionAPI", "Eviction API: evicting"),
     ],
     ids=["sigkill", "force-delete", "evict"],
 )
-@pytest.mark.parametrize("index", [0, 1])
 def test_a_lost_pod_costs_the_steps_since_the_last_commit_and_no_more(
-    team: Tenant, strike: Callable[[Tenant, str, str], None], reason: str, message: str, index: int
+    team: Tenant, strike: Callable[[Tenant, str, str], None], index: int, reason: str, message: str
 ) -> None:
-    name = f"struck-{reason[:4].lower()}-{index}"
+    name = f"struck-{reason[:4].lower()}"
     team.run(name, *SLOW)
     team.until_step(name, 15)
     strike(team, name, f"{name}-1-{index}")
