@@ -24,6 +24,7 @@ _COLUMNS: Final[list[tuple[str, str, str, int, str]]] = [
     ("Restarts", "integer", ".status.restarts.total", 0, "New attempts after a failure"),
     ("Age", "date", ".metadata.creationTimestamp", 0, "Time since the job was created"),
     ("Attempt", "integer", ".status.attempt", 1, "The current attempt"),
+    ("In-Place", "integer", ".status.restarts.inPlace", 1, "Restarts of the workers within an attempt"),
     ("Nodes", "integer", ".spec.nodes", 1, "Pods in the gang"),
     ("Goodput", "string", ".status.goodput", 1, "Share of active time in steps that were kept"),
     ("Location", "string", ".status.lastCheckpoint.location", 1, "Where the latest committed checkpoint stands"),
