@@ -35,6 +35,8 @@ class Backoff:
     factor: float = 2.0
     most: float = 2.0
     tries: int = 12
+    seconds: float = 180.0
+    """A store that hangs answers each try late: this ends a swap well before the ranks that wait for it give up."""
 
     def pause(self, turn: int) -> float:
         return min(self.most, self.first * self.factor**turn) * (0.5 + secrets.randbelow(1000) / 1000)
@@ -74,6 +76,7 @@ class Register:
         Raises what `decide` raises, and StorageUnavailableError where it stays unknown whether the swap was applied.
         """
         snapshot = self.read()
+        deadline = time.monotonic() + self._backoff.seconds
         for turn in range(self._backoff.tries):
             current = snapshot.catalog if snapshot else None
             proposal = decide(current)
@@ -82,7 +85,7 @@ class Register:
             generation = (current.generation if current else 0) + 1
             stamped = proposal.model_copy(update={"generation": generation, "swap": secrets.token_hex(16)})
             applied, snapshot = self._write(
-                encode(stamped, reserve), stamped.swap, snapshot.token if snapshot else None
+                encode(stamped, reserve), stamped.swap, snapshot.token if snapshot else None, deadline
             )
             if applied:
                 return stamped
@@ -91,27 +94,29 @@ class Register:
             f"{self.store.uri}/{self.key}: lost {self._backoff.tries} swaps in a row to other writers"
         )
 
-    def _write(self, body: bytes, swap: str, token: str | None) -> tuple[bool, Snapshot | None]:
+    def _write(self, body: bytes, swap: str, token: str | None, deadline: float) -> tuple[bool, Snapshot | None]:
         for turn in range(self._backoff.tries):
             try:
                 self.store.swap_register(self.key, body, token)
                 return True, None
             except (SwapRefused, SwapUnanswered):
-                now = self._read_again()
+                now = self._read_again(deadline)
             if now is not None and now.catalog.swap == swap:
                 return True, now
             if (now.token if now else None) != token:
                 return False, now
+            if time.monotonic() > deadline:
+                break
             self._sleep(self._backoff.pause(turn))
-        raise StorageUnavailableError(
-            f"{self.store.uri}/{self.key}: no answer to a swap after {self._backoff.tries} tries"
-        )
+        raise StorageUnavailableError(f"{self.store.uri}/{self.key}: no answer to a swap after {turn + 1} tries")
 
-    def _read_again(self) -> Snapshot | None:
+    def _read_again(self, deadline: float) -> Snapshot | None:
         for turn in range(self._backoff.tries - 1):
             try:
                 return self.read()
             except StorageUnavailableError:
+                if time.monotonic() > deadline:
+                    raise
                 self._sleep(self._backoff.pause(turn))
         return self.read()
 

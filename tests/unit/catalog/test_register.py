@@ -1,0 +1,36 @@
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+from everstep.catalog.documents import Catalog
+from everstep.catalog.register import Backoff, Register
+from everstep.catalog.store import SwapUnanswered
+from everstep.catalog.store.posix import PosixStore
+from everstep.errors import StorageUnavailableError
+
+
+@pytest.mark.parametrize("reads", ["hang too", "are answered"])
+def test_a_store_that_hangs_ends_a_swap_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reads: str) -> None:
+    clock = [0.0]
+    swaps = 0
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+
+    class Hanging(PosixStore):
+        def swap_register(self, key: str, body: bytes, token: str | None) -> str:
+            nonlocal swaps
+            swaps += 1
+            clock[0] += 30
+            raise SwapUnanswered("time-out")
+
+        def read_register(self, key: str, known: str | None = None) -> None:
+            if swaps and reads == "hang too":
+                clock[0] += 120
+                raise StorageUnavailableError("time-out")
+
+    register = Register(Hanging(tmp_path), backoff=Backoff(seconds=180), sleep=lambda _: None)
+    with pytest.raises(StorageUnavailableError):
+        register.swap(lambda _: Catalog(attempt=1))
+    assert clock[0] <= 300
