@@ -30,12 +30,18 @@ from tests.support.site import Site, opened
 RESULTS = Path(__file__).parent / "results" / "recovery.json"
 PAGE = REPOSITORY / "docs" / "recovery.md"
 ENDLESS = 1_000_000
-SLEEPER = (f"--total-steps={ENDLESS}", "--seconds-per-step=0.1", "--save-every=10")
+# Pod 0 keeps the contract, the others only sleep, and all of them heed SIGTERM: what is timed is the gang's way back.
+SLEEP = """
+case "$PET_RDZV_CONF" in is_host=1*) exec python3 /opt/lite/lite.py "$@" ;; esac
+trap 'exit 143' TERM; sleep 1000000 & wait
+"""
+SLEEPER = ("sh", "-c", SLEEP, "sleeper")
+STEPS = (f"--total-steps={ENDLESS}", "--seconds-per-step=0.1", "--save-every=10")
 RECIPE = ("torchrun", "-m", "everstep.train", f"--steps={ENDLESS}", "--evaluation.every=0")
 WORKLOADS = (
-    Workload("2 sleepers", 2, "tests", SLEEPER, 10, False, ("kill-container", "delete-pod")),
-    Workload("8 sleepers", 8, "tests", SLEEPER, 10, False, ("kill-container", "delete-pod")),
-    Workload("FSDP on 2 pods", 2, "trainer", RECIPE, 10, True, ("kill-rank", "kill-container", "delete-pod")),
+    Workload("2 sleepers", 2, "tests", SLEEPER, STEPS, 10, False, ("kill-container", "delete-pod")),
+    Workload("8 sleepers", 8, "tests", SLEEPER, STEPS, 10, False, ("kill-container", "delete-pod")),
+    Workload("FSDP on 2 pods", 2, "trainer", (), RECIPE, 10, True, ("kill-rank", "kill-container", "delete-pod")),
 )
 console = Console(highlight=False)
 
@@ -81,7 +87,8 @@ def treat(site: Site, workload: Workload, image: str, trials: int) -> Iterator[R
     checkpoint = {"interval": {"steps": workload.save_every}, "keepLast": 2}
     with site.followers(job) as followers:
         policy = {"maxRestarts": ENDLESS}
-        uid = site.apply(job, image, workload.args, checkpoint, nodes=workload.nodes, failurePolicy=policy)
+        spec = {"nodes": workload.nodes, "failurePolicy": policy}
+        uid = site.apply(job, image, workload.args, checkpoint, workload.command, **spec)
         patient = Patient(site, workload, job, uid, followers)
         for trial in range(trials):
             for fault in workload.faults:

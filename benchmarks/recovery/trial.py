@@ -32,6 +32,8 @@ class Workload:
     name: str
     nodes: int
     image: str
+    command: tuple[str, ...]
+    """Empty: the image's own."""
     args: tuple[str, ...]
     save_every: int
     speaks: bool

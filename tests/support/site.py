@@ -41,9 +41,13 @@ class Site:
     def namespace(self) -> str:
         return self.operator.namespaces[0]
 
-    def apply(self, job: str, image: str, args: Sequence[str], checkpoint: Json, **spec: Any) -> str:
-        """Create a job of two pods; returns its uid. `spec` adds to its spec."""
-        container = {"name": "trainer", "image": image, "args": list(args), "securityContext": LOCKED_DOWN}
+    def apply(
+        self, job: str, image: str, args: Sequence[str], checkpoint: Json, command: Sequence[str] = (), **spec: Any
+    ) -> str:
+        """Create a job of two pods; returns its uid. `command` replaces the image's own, `spec` adds to its spec."""
+        container: Json = {"name": "trainer", "image": image, "args": list(args), "securityContext": LOCKED_DOWN}
+        if command:
+            container["command"] = list(command)
         storage = {"uri": f"s3://{self.bucket}/jobs", "endpoint": self.endpoint, "region": self.s3.region}
         body = {
             "apiVersion": f"{GROUP}/{VERSION}",
