@@ -1,6 +1,7 @@
 """The least that a training script needs: `torchrun --nproc-per-node 2 examples/train.py`, or `args` of a TrainingJob.
 
 Without an operator it keeps its checkpoints in ./checkpoints; kill it and start it again, and it goes on where it was.
+`python examples/train.py` does the same in one process.
 """
 
 import os
@@ -32,6 +33,9 @@ class Data:
 
 
 def main() -> None:
+    if "RANK" not in os.environ:  # plain python: a gang of one
+        os.environ |= {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}
+        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
     cuda = torch.cuda.is_available()
     device = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if cuda else torch.device("cpu")
     if cuda:
@@ -43,10 +47,10 @@ def main() -> None:
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=1000)
     data = Data(dist.get_rank(), dist.get_world_size())
-    root = None if "EVERSTEP_ROOT" in os.environ else "checkpoints"
+    alone = {} if "EVERSTEP_ROOT" in os.environ else {"root": "checkpoints", "interval_steps": 100}
 
     with Checkpointer.from_env(
-        model=model, optimizer=optimizer, scheduler=scheduler, data=data, root=root
+        model=model, optimizer=optimizer, scheduler=scheduler, data=data, **alone
     ) as checkpointer:
         for _step in checkpointer.steps(1000):
             inputs, targets = (tensor.to(device) for tensor in next(data))

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import sys
 
-from pydantic import ValidationError
-
 from everstep import exits
 from everstep.checkpoint import termination
 from everstep.errors import InvalidOperationError
@@ -16,20 +14,13 @@ def main() -> None:
     termination.install()
     try:
         config = read_config(sys.argv[1:])
-    except ValidationError as error:
-        complaints = [f"{'.'.join(map(str, e['loc']))}: {e['msg']} (got {e['input']!r})" for e in error.errors()]
-        _refuse(InvalidOperationError("configuration: " + "; ".join(complaints)))
-    except (FileNotFoundError, InvalidOperationError) as error:
-        _refuse(error)
+    except InvalidOperationError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        termination.write_record(termination.describe(error, exits.MISFIT))
+        raise SystemExit(exits.MISFIT) from None
     from everstep.train.recipe import run  # torch comes in only when the configuration stands
 
     run(config)
-
-
-def _refuse(error: Exception) -> None:
-    print(f"error: {error}", file=sys.stderr, flush=True)
-    termination.write_record(termination.describe(error, exits.MISFIT))
-    raise SystemExit(exits.MISFIT)
 
 
 if __name__ == "__main__":

@@ -6,17 +6,19 @@ Flags name fields with dots (`--model.layers 4`), variables with double undersco
 from __future__ import annotations
 
 import argparse
+import difflib
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_settings import (
     BaseSettings,
     CliSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
-    SettingsError,
     YamlConfigSettingsSource,
 )
 
@@ -160,21 +162,60 @@ _FILE: dict[str, Path] = {}
 
 
 def read_config(arguments: Sequence[str]) -> TrainConfig:
-    """Raises pydantic's ValidationError, which names the field; InvalidOperationError for flags that do not exist."""
-    finder = argparse.ArgumentParser(add_help=False)
+    """Raises InvalidOperationError that names each field that is unknown or has a bad value; SystemExit for --help."""
+    _check_flags(arguments)
+    _check_variables()
+    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     finder.add_argument("--config", type=Path)
     path = finder.parse_known_args(list(arguments))[0].config
     _FILE.clear()
     if path is not None:
         if not path.is_file():
-            raise FileNotFoundError(f"--config {path}: no such file")
+            raise InvalidOperationError(f"--config {path}: no such file")
         _FILE["path"] = path
     try:
-        source: CliSettingsSource[Any] = CliSettingsSource(
-            TrainConfig, cli_parse_args=list(arguments), cli_exit_on_error=False
-        )
+        source: CliSettingsSource[Any] = CliSettingsSource(TrainConfig, cli_parse_args=list(arguments))
         return TrainConfig(_cli_settings_source=source)
-    except SettingsError as error:
-        raise InvalidOperationError(str(error).removeprefix("error parsing CLI: ")) from error
+    except ValidationError as error:
+        raise InvalidOperationError("configuration: " + "; ".join(map(_complaint, error.errors()))) from error
+    except yaml.YAMLError as error:
+        raise InvalidOperationError(f"--config {path}: not YAML: {' '.join(str(error).split())}") from error
     finally:
         _FILE.clear()
+
+
+def _complaint(error: Any) -> str:
+    name = ".".join(map(str, error["loc"])) or "configuration"
+    if error["type"] == "extra_forbidden":
+        return f"there is no field {name}{_suggestion(name)}"
+    return f"{name}: {error['msg']} (got {error['input']!r})"
+
+
+def _check_flags(arguments: Sequence[str]) -> None:
+    for argument in arguments:
+        name = argument.partition("=")[0]
+        if name.startswith("--") and name not in ("--", "--help") and name[2:] not in _fields(TrainConfig):
+            raise InvalidOperationError(f"there is no flag {name}{_suggestion(name[2:], '--')}")
+
+
+def _check_variables() -> None:
+    """Those of a section are checked with the section; pydantic-settings passes over the others."""
+    for variable in os.environ:
+        name = variable.removeprefix(ENVIRONMENT_PREFIX).lower().replace("__", ".")
+        if variable.startswith(ENVIRONMENT_PREFIX) and name not in _fields(TrainConfig):
+            raise InvalidOperationError(f"{variable}: there is no field {name}{_suggestion(name)}")
+
+
+def _fields(section: type[BaseModel], prefix: str = "") -> set[str]:
+    """All names, with dots; sections too, which may be given as JSON."""
+    names: set[str] = set()
+    for name, field in section.model_fields.items():
+        names.add(f"{prefix}{name}")
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            names |= _fields(field.annotation, f"{prefix}{name}.")
+    return names
+
+
+def _suggestion(name: str, mark: str = "") -> str:
+    near = difflib.get_close_matches(name, sorted(_fields(TrainConfig)), n=1)
+    return f"; did you mean {mark}{near[0]}?" if near else "; --help lists them"
