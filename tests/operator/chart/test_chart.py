@@ -127,6 +127,15 @@ def test_settings_become_variables(helm_path: str) -> None:
     assert env["EVERSTEP_OPERATOR_WATCH_NAMESPACES"] == "a,b"
 
 
+def test_a_pod_is_the_leases_holder_by_its_name_and_uid(helm_path: str) -> None:
+    spec = _one(_render(helm_path, PROFILES), "Deployment", "es-everstep")["spec"]["template"]["spec"]
+    env = {variable["name"]: variable for variable in spec["containers"][0]["env"]}
+    assert env["EVERSTEP_OPERATOR_IDENTITY"]["value"] == "$(POD_NAME)_$(POD_UID)"
+    assert list(env).index("POD_UID") < list(env).index("EVERSTEP_OPERATOR_IDENTITY"), "else it is not expanded"
+    paths = [env[name]["valueFrom"]["fieldRef"]["fieldPath"] for name in ("POD_NAME", "POD_UID")]
+    assert paths == ["metadata.name", "metadata.uid"]
+
+
 def test_watched_namespaces_are_all_that_it_may_touch(helm_path: str) -> None:
     documents = _render(helm_path, {"watchNamespaces": ["a", "b"]})
     bound = {
@@ -196,6 +205,7 @@ def test_the_api_server_takes_the_pod_under_restricted_pod_security(api_server: 
         ("delete", "pods", True),
         ("get", "pods/log", True),
         ("create", "services", True),
+        ("list", "services", False),
         ("create", "events", True),
         ("get", "nodes", True),
         ("get", "secrets", False),

@@ -157,6 +157,19 @@ async def test_a_clean_end_hands_over_at_once() -> None:
     assert taken.held
 
 
+async def test_a_restarted_container_has_its_own_lease_back_at_once() -> None:
+    clock = Clock()
+    api = Api(clock)
+    before, _ = replica(api, clock, "pod-a_uid-a")
+    assert await before._try()
+    clock.now += 1  # killed, and started again in the same pod
+    after, leadership = replica(api, clock, "pod-a_uid-a")
+    other, _ = replica(api, clock, "pod-b_uid-b")
+    assert not await other._try()
+    assert await after._try()
+    assert leadership.held
+
+
 async def test_losing_a_race_is_not_holding() -> None:
     clock = Clock()
     api = Api(clock)

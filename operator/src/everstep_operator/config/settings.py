@@ -22,7 +22,7 @@ def _own_namespace() -> str:
 
 
 def _own_identity() -> str:
-    """The pod's name and a random part, so that a restarted container is not taken for its predecessor."""
+    """Where nothing tells the pod's uid, a random part keeps one process from being taken for another."""
     return f"{socket.gethostname()}-{uuid4().hex[:8]}"
 
 
@@ -44,8 +44,9 @@ class Settings(BaseSettings):
     """Name of the Lease whose holder acts."""
     lease_namespace: str = Field(default_factory=_own_namespace)
     """Namespace of that Lease; the operator's own."""
-    identity: str = Field(default_factory=_own_identity)
-    """Name of this process as the Lease's holder."""
+    identity: Annotated[str, Field(min_length=1, max_length=320)] = Field(default_factory=_own_identity)
+    """Name of this process as the Lease's holder. The chart gives the pod's name and uid: a restarted container, whose
+    predecessor in the pod is dead, then has its Lease back at once. Two processes must never have the same."""
     lease_seconds: Annotated[float, Field(ge=2, le=300)] = 15
     """How long a Lease lasts that is not renewed."""
     lease_renew_seconds: Annotated[float, Field(gt=0, le=100)] = 5
