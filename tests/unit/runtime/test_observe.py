@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from everstep.catalog import Catalog, Heartbeat, JobCatalog, Owner, open_store, write_heartbeat
 from everstep.catalog.keys import CATALOG, progress_key
@@ -16,7 +17,7 @@ from everstep_operator.reconcile.observation import ProblemKind
 from everstep_operator.storage import Lanes
 
 OWNER = Owner(cluster="c", namespace="n", name="j", uid="u")
-POD = {
+POD: dict[str, Any] = {
     "metadata": {
         "name": "j-2-1",
         "uid": "p",
@@ -51,6 +52,24 @@ def test_a_pod_is_seen_by_its_trainer_container() -> None:
     assert view.created == datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
     assert not view.deleting
     assert view.terminal
+
+
+def test_a_sidecar_that_a_webhook_puts_first_is_not_taken_for_the_trainer() -> None:
+    meta = {**POD["metadata"], "annotations": {names.CONTAINER: "main"}}
+    statuses = [{"name": "proxy", "state": {"terminated": {"exitCode": 3}}}, {"name": "main", "state": {"running": {}}}]
+    injected = {
+        "metadata": meta,
+        "spec": {"containers": [{"name": "proxy"}, {"name": "main"}]},
+        "status": {"phase": "Running", "containerStatuses": statuses},
+    }
+    view = pod_view(injected)
+    assert view is not None
+    assert view.container.exit_code is None
+
+
+def test_labels_beyond_a_status_field_are_nobodys() -> None:
+    labels = {**POD["metadata"]["labels"], names.ATTEMPT: "99999999999"}
+    assert pod_view({**POD, "metadata": {**POD["metadata"], "labels": labels}}) is None
 
 
 def test_a_pod_without_our_labels_is_nobodys() -> None:

@@ -17,6 +17,8 @@ from everstep_operator.reconcile.plan import CreatePod, DeletePod, DryRunPod, En
 APPLY = "application/apply-patch+yaml"
 LOG_LINES = 100
 LOG_BYTES = 16 << 10
+LOG_MOST = 1 << 20
+"""Bytes that are fetched: a line may be as long as its author likes."""
 AT_ONCE = 32
 
 
@@ -95,12 +97,12 @@ class Pods:
 
     async def _log(self, seen: Seen, name: str) -> str:
         path = core_path(seen.job.metadata.namespace, "pods", name, "log")
-        query = {"tailLines": str(LOG_LINES)}
+        query = {"tailLines": str(LOG_LINES), "limitBytes": str(LOG_MOST)}
         container = seen.containers.get(name)
         if container:
             query["container"] = container
         try:
-            async with asyncio.timeout(5):
+            async with self._room, asyncio.timeout(5):
                 return (await self._kube.text(path, **query))[-LOG_BYTES:]
         except (ApiError, TimeoutError):
             return ""  # for a message only; the node may be the very thing that is lost

@@ -6,7 +6,17 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field, StringConstraints
 
-from everstep_operator.api.common import MAX_STEP, DnsName, PositiveSeconds, S3Uri, SpecModel, changes, rule, rules
+from everstep_operator.api.common import (
+    MAX_STEP,
+    DnsName,
+    PositiveSeconds,
+    S3Prefix,
+    S3Uri,
+    SpecModel,
+    changes,
+    rule,
+    rules,
+)
 from everstep_operator.api.quantities import Quantity
 
 PositiveSteps = Annotated[int, Field(ge=1, le=MAX_STEP, json_schema_extra={"format": "int64"})]
@@ -43,7 +53,7 @@ class Storage(SpecModel):
         )
     )
 
-    uri: Annotated[S3Uri, Field(json_schema_extra=changes("immutable"))]
+    uri: Annotated[S3Prefix, Field(json_schema_extra=changes("immutable"))]
     """Bucket and prefix, as `s3://bucket/prefix`."""
     endpoint: Annotated[Endpoint | None, Field(json_schema_extra=changes("immutable"))] = None
     """URL of an S3-compatible server, without a path; AWS where it is absent."""

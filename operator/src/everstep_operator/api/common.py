@@ -20,6 +20,7 @@ CONTROLLER = f"{GROUP}/operator"
 
 MAX_STEP = 999_999_999_999
 """Steps are written with twelve digits in checkpoint locations."""
+MAX_COUNT = 2**31 - 1
 MAX_SECONDS = 10 * 365 * 86_400
 """Ten years: no duration of a job is longer."""
 
@@ -103,7 +104,7 @@ Instant = Annotated[
 """A moment in UTC with milliseconds, for what durations are computed from."""
 
 Step = Annotated[int, Field(ge=0, le=MAX_STEP, json_schema_extra={"format": "int64"})]
-Count = Annotated[int, Field(ge=0, le=2**31 - 1, json_schema_extra={"format": "int32"})]
+Count = Annotated[int, Field(ge=0, le=MAX_COUNT, json_schema_extra={"format": "int32"})]
 Number64 = Annotated[int, Field(ge=0, le=2**53, json_schema_extra={"format": "int64"})]
 Seconds = Annotated[int, Field(ge=0, le=MAX_SECONDS, json_schema_extra={"format": "int32"})]
 PositiveSeconds = Annotated[int, Field(ge=1, le=MAX_SECONDS, json_schema_extra={"format": "int32"})]
@@ -120,8 +121,12 @@ DnsName = Annotated[
 Short = Annotated[str, StringConstraints(max_length=256)]
 Line = Annotated[str, StringConstraints(max_length=1024)]
 Text = Annotated[str, StringConstraints(max_length=4096)]
-S3Uri = Annotated[
-    str,
-    StringConstraints(max_length=1024, pattern=r"^s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9!_.*'()=@+-]+)*/?$"),
-]
+Where = Annotated[str, StringConstraints(max_length=2048)]
+"""URI of a checkpoint: as long as a register may say it."""
+
+_S3 = r"^s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9!_.*'()=@+-]+)*/?$"
+
+S3Uri = Annotated[str, StringConstraints(max_length=1024, pattern=_S3)]
 """`s3://bucket/prefix`: a bucket of 3 to 63 characters, then path segments of S3's safe characters."""
+S3Prefix = Annotated[str, StringConstraints(max_length=768, pattern=_S3)]
+"""The same, with room for namespace, job, checkpoint and file within the 1024 bytes of an S3 key."""

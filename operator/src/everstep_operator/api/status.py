@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
 
-from everstep_operator.api.common import Count, Duration, Instant, Line, Number64, Short, StatusModel, Step, Time
+from everstep_operator.api.common import Count, Duration, Instant, Line, Number64, Short, StatusModel, Step, Time, Where
 
 HISTORY_LIMIT = 10
 """Attempts that the status remembers; older ones are dropped."""
@@ -45,6 +45,7 @@ class ConditionType(StrEnum):
     COMPLETE = "Complete"
     FAILED = "Failed"
     STORAGE_READY = "StorageReady"
+    VALID = "Valid"
 
 
 class Condition(StatusModel):
@@ -107,7 +108,7 @@ class CheckpointRef(StatusModel):
 
     step: Step
     """The optimizer step that it holds."""
-    location: Line
+    location: Where
     """Where it stands."""
     committed: Time | None = None
     """When it was committed."""
@@ -122,7 +123,7 @@ class ResumedFrom(StatusModel):
 
     step: Step
     """The optimizer step that it holds."""
-    location: Line
+    location: Where
     """Where it stands."""
 
 
@@ -133,7 +134,7 @@ class BestCheckpoint(StatusModel):
     """The optimizer step that it holds."""
     score: Short
     """Its score."""
-    location: Line | None = None
+    location: Where | None = None
     """Where it stands."""
 
 

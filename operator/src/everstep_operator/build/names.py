@@ -15,6 +15,7 @@ EPOCH = f"{GROUP}/epoch"
 GENERATION = f"{GROUP}/generation"
 RESUME_PATH = f"{GROUP}/resume-path"
 RESUME_STEP = f"{GROUP}/resume-step"
+CONTAINER = f"{GROUP}/container"
 """Annotations of pods: what they were built with, so that the rest of a gang is built the same after a crash."""
 
 ADOPT = f"{GROUP}/adopt"

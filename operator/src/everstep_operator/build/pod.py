@@ -29,7 +29,11 @@ def pod_manifest(job: TrainingJob, launch: Launch, index: int) -> dict[str, Any]
             "name": name,
             "namespace": job.metadata.namespace,
             "labels": {**(meta.get("labels") or {}), **labels(job, launch.attempt), names.INDEX: str(index)},
-            "annotations": {**(meta.get("annotations") or {}), **launch.annotations()},
+            "annotations": {
+                **(meta.get("annotations") or {}),
+                **launch.annotations(),
+                names.CONTAINER: spec["containers"][trainer_index(template)]["name"],
+            },
             "ownerReferences": [job.owner_reference()],
         },
         "spec": spec,

@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Any, cast, get_args
 
 from everstep_operator.api import GROUP, trainer_index
+from everstep_operator.api.common import MAX_COUNT
 from everstep_operator.build import names
 from everstep_operator.reconcile.observation import (
     ConditionView,
@@ -32,6 +33,8 @@ def pod_view(pod: Json) -> PodView | None:
         attempt, index = int(labels[names.ATTEMPT]), int(labels[names.INDEX])
     except (KeyError, ValueError):
         return None
+    if not (0 < attempt <= MAX_COUNT and 0 <= index <= MAX_COUNT):
+        return None
     phase = status.get("phase")
     return PodView(
         name=meta["name"],
@@ -56,6 +59,9 @@ def pod_view(pod: Json) -> PodView | None:
 
 def trainer_name(pod: Json) -> str | None:
     containers = pod.get("spec", {}).get("containers") or []
+    told = (pod["metadata"].get("annotations") or {}).get(names.CONTAINER)
+    if any(container.get("name") == told for container in containers):
+        return cast(str, told)  # a webhook may have put a sidecar before it
     return containers[trainer_index(pod)].get("name") if containers else None
 
 
