@@ -12,7 +12,7 @@ from everstep.catalog import Catalog, Heartbeat, Snapshot
 
 if TYPE_CHECKING:
     from everstep_operator.observe.registers import Polled
-    from everstep_operator.reconcile.observation import Observation
+    from everstep_operator.reconcile.observation import Observation, Problem
 
 Key = tuple[str, str]
 """Namespace and name of a job."""
@@ -55,6 +55,8 @@ class JobMemory:
     """Removals under way in the background."""
     removal_failures: int = 0
     removal_not_before: float = 0.0
+    removal_problem: Problem | None = None
+    """Why the last one has failed, as far as it is storage's doing."""
     swept_at: float | None = None
     deleted: bool = False
     """All of its checkpoints were removed."""

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from everstep_operator import logs
-from everstep_operator.act import Actor, Events, StaleError, write_status
+from everstep_operator.act import Actor, Events, StaleError, unreadable, write_status
 from everstep_operator.act.actor import Chain
 from everstep_operator.act.status import merge_patch
 from everstep_operator.api import InvalidJobError
@@ -83,7 +83,9 @@ class Reconciler:
         try:
             seen = await self._observer.job(key)
         except InvalidJobError as error:
-            log.error("the stored object cannot be read, so nothing is done about it: %s", error)
+            if memory is not None:
+                memory.last = None
+            await unreadable.tell(self._kube, self._events, error)
             return Outcome()
         if seen is None:
             gone = self._memories.forget(key)
@@ -122,6 +124,7 @@ class Reconciler:
         known = Results(
             probed=memory.probed is not None and memory.probed == getattr(storage, "root", None),
             checkpoints_deleted=memory.deleted,
+            deletion=memory.removal_problem,
         )
         chain = Chain(seen, memory, storage, await self._observer.cluster(), known)
         told = False
@@ -157,7 +160,7 @@ class Reconciler:
         if after is not None and after.total > (before.total if before else 0):
             reason = (plan.status.history[-1].reason if plan.status.history else None) or "Unknown"
             self._metrics.restarts.labels(reason).inc()
-        await self._events.emit(seen.job, plan.events)
+        await self._events.emit(seen.job.metadata, seen.job.status.attempt, plan.events)
 
 
 def _names(plan: Plan) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from everstep.catalog import transitions as t
-from everstep_operator.api import Phase
+from everstep_operator.api import InvalidJobError, Phase
 from everstep_operator.build.names import FINALIZER
 from everstep_operator.reconcile import decide
 from everstep_operator.reconcile.observation import Problem, ProblemKind, Results, Stored
@@ -34,6 +34,7 @@ from tests.support.observations import (
     job,
     observe,
     pod,
+    record,
     running,
     succeeded,
 )
@@ -214,8 +215,83 @@ def test_deletion_with_the_checkpoints(pods: Any, changes: dict[str, Any], expec
     of = job(running(), GOING, deletionPolicy="Delete")
     plan = decide(observe(of, *pods, **{"catalog": committed(10), **changes}))
     assert [type(action).__name__ for action in plan.actions] == expected
-    assert plan.again is (DeleteCheckpoints() in plan.actions)
-    assert expected or plan.requeue_after is not None
+    assert not plan.again, "it goes on beside the passes: a pass that asks again at once would only spin"
+    assert (plan.requeue_after is None) is (RemoveFinalizer(FINALIZER) in plan.actions)
+
+
+def test_checkpoints_that_cannot_be_deleted_are_a_condition_with_a_way_out() -> None:
+    denied = Problem(ProblemKind.REFUSED, "StorageRefused", "delete: AccessDenied")
+    of = job(running(), GOING, deletionPolicy="Delete")
+    plan = decide(observe(of, catalog=committed(10), results=Results(deletion=denied)))
+    assert plan.actions == (DeleteCheckpoints(),), "the actor's pauses say when"
+    condition = plan.status.condition("StorageReady")
+    assert condition is not None
+    assert (condition.status, condition.reason) == ("False", "StorageRefused")
+    assert "deletionPolicy is Retain" in condition.message
+    assert [event.reason for event in plan.events] == ["StorageRefused"]
+    assert plan.requeue_after is not None
+    done = decide(observe(of, catalog=committed(10), results=Results(deletion=denied, checkpoints_deleted=True)))
+    assert done.actions == (RemoveFinalizer(FINALIZER),)
+
+
+def test_a_job_whose_storage_was_refused_before_it_began_does_not_wait_for_it() -> None:
+    refused = Stored(problem=Problem(ProblemKind.REFUSED, "StorageLocationNotAllowed", "no"))
+    never = decide(observe(job({"phase": "Failed"}, GOING, deletionPolicy="Delete"), stored=refused))
+    assert never.actions == (RemoveFinalizer(FINALIZER),)
+    ran = decide(observe(job(running(), GOING, deletionPolicy="Delete"), stored=refused))
+    assert ran.actions == ()
+
+
+def test_to_resume_at_once_does_not_fence_a_gang_that_still_saves() -> None:
+    status = decide(observe(job(running(), suspend=True), *PODS, catalog=committed(30))).status.dump()
+    saving = (pod(0, deleting=True, deletion_grace=30), succeeded(1))
+    plan = decide(observe(job(status), *saving, catalog=committed(30)))
+    assert "Fence" not in {type(action).__name__ for action in plan.actions}
+    condition = plan.status.condition("Running")
+    assert condition is not None
+    assert (condition.reason, plan.requeue_after) == ("Stopping", 5.0)
+    later = decide(observe(job(plan.status.dump()), succeeded(0), succeeded(1), catalog=committed(30, 37)))
+    assert later.again, "then the next attempt"
+
+
+def test_a_fresh_spec_with_fields_that_nothing_acts_on_is_told_of_once() -> None:
+    elastic = {"minNodes": 1, "maxNodes": 4}
+    plan = decide(observe(job(running(), elastic=elastic), *PODS, catalog=committed(30)))
+    (event,) = (event for event in plan.events if event.reason == "NotActedOn")
+    assert event.message == "spec.elastic is not acted on yet: the job runs as if it were not set"
+    again = decide(observe(job(plan.status.dump(), elastic=elastic), *PODS, catalog=committed(30, 40)))
+    assert "NotActedOn" not in {event.reason for event in again.events}
+    assert "NotActedOn" not in {event.reason for event in decide(observe(job(), *PODS)).events}
+
+
+def test_a_job_that_can_be_read_again_says_so() -> None:
+    bad = {"type": "Valid", "status": "False", "reason": "InvalidSpec", "lastTransitionTime": at(-99).isoformat()}
+    plan = decide(observe(job(running({"conditions": [bad]})), *PODS, catalog=committed(30)))
+    assert plan.status.is_true("Valid")
+    assert decide(observe(job(running()), *PODS, catalog=committed(30))).status.condition("Valid") is None
+
+
+@pytest.mark.parametrize("most", [10**15, 2**53 - 1])
+def test_what_a_tenant_says_never_breaks_a_decision(most: int) -> None:
+    told = beat(30, total_steps=most)
+    assert decide(observe(job(running()), *PODS, catalog=committed(30), heartbeat=told)).status.progress is not None
+    dead = failed(0, message=record(rank=most, exit_code=1, exception="E", message="m", step=most))
+    assert decide(observe(job(running()), dead, pod(1), catalog=committed(30))).status.history
+
+
+def test_the_longest_storage_uri_fits_all_that_is_told_of_it() -> None:
+    long = "s3://bucket/" + "a" * (768 - len("s3://bucket/"))
+    plan = decide(observe(job(running(), checkpoint__storage__uri=long), *PODS, catalog=committed(30)))
+    last = plan.status.last_checkpoint
+    assert last is not None
+    assert last.location.startswith(long)
+    with pytest.raises(InvalidJobError, match="768"):
+        job(running(), checkpoint__storage__uri=long + "a")
+    far = "s3://bucket/" + "a" * (1900 - len("s3://bucket/")) + "/" + last.location.rsplit("default/job/")[1]
+    catalog = committed(30)
+    assert catalog.claim is not None
+    forked = catalog.model_copy(update={"claim": catalog.claim.model_copy(update={"resumed": far, "epoch": 9})})
+    assert decide(observe(job(running()), *PODS, catalog=forked, results=Results(logs={"x": ""}))).status.resumed_from
 
 
 def test_deletion_spares_what_another_cluster_owns() -> None:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, cast
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from everstep import errors
-from everstep_operator.act.events import MESSAGE_LIMIT, _shortened, event_name
+from everstep_operator.act import unreadable
+from everstep_operator.act.events import MESSAGE_LIMIT, Events, _shortened, event_name
 from everstep_operator.act.refusals import pod_problem
 from everstep_operator.act.status import merge_patch
-from everstep_operator.api import TrainingJob
+from everstep_operator.api import InvalidJobError, TrainingJob
 from everstep_operator.config.profiles import Refusal, StorageRefusedError
-from everstep_operator.kube import ApiError
+from everstep_operator.kube import ApiError, Kube
 from everstep_operator.reconcile.observation import ProblemKind
 from everstep_operator.reconcile.plan import Event
 from everstep_operator.storage import classify, classify_resume_path
@@ -54,10 +56,75 @@ def test_a_merge_patch_makes_the_one_into_the_other_and_is_empty_only_between_eq
 def test_an_event_has_one_name_for_one_cause() -> None:
     body = minimal()
     body["metadata"]["uid"] = "u"
-    job = TrainingJob.parse(body)
+    meta = TrainingJob.parse(body).metadata
     event = Event("Normal", "Running", "now", key="1")
-    assert event_name(job, event) == event_name(job, Event("Warning", "Running", "later", key="1"))
-    assert event_name(job, event) != event_name(job, Event("Normal", "Running", "now", key="2"))
+    assert event_name(meta, 1, event) == event_name(meta, 1, Event("Warning", "Running", "later", key="1"))
+    assert event_name(meta, 1, event) != event_name(meta, 1, Event("Normal", "Running", "now", key="2"))
+
+
+class Api:
+    """The requests that were made, and a refusal for those that are to get one."""
+
+    def __init__(self, refuse: int = 0) -> None:
+        self.patches: list[dict[str, Any]] = []
+        self.events: list[dict[str, Any]] = []
+        self._refuse = refuse
+
+    async def patch(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        assert path.endswith("/status")
+        self.patches.append(body)
+        if self._refuse:
+            raise ApiError(self._refuse, "Conflict" if self._refuse == 409 else "Invalid", "no")
+        return body
+
+    async def create(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        self.events.append(body)
+        return body
+
+
+async def told(api: Api, body: dict[str, Any]) -> None:
+    with pytest.raises(InvalidJobError) as caught:
+        TrainingJob.parse(body)
+    kube = cast(Kube, api)
+    await unreadable.tell(kube, Events(kube, "test"), caught.value)
+
+
+def unparsable(**spec: Any) -> dict[str, Any]:
+    body = minimal()
+    body["metadata"] |= {"uid": "u", "resourceVersion": "5", "generation": 3}
+    kept = {"type": "Running", "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z"}
+    return {**body, "spec": {**body["spec"], "nodes": "two", **spec}, "status": {"conditions": [kept]}}
+
+
+async def test_a_job_that_cannot_be_read_says_so_once_and_keeps_its_conditions() -> None:
+    api, body = Api(), unparsable()
+    await told(api, body)
+    (patch,), (event,) = api.patches, api.events
+    assert patch["metadata"] == {"resourceVersion": "5"}
+    assert [item["type"] for item in patch["status"]["conditions"]] == ["Running", "Valid"]
+    condition = patch["status"]["conditions"][1]
+    assert (condition["status"], condition["reason"]) == ("False", "InvalidSpec")
+    assert "spec.nodes" in condition["message"]
+    assert (event["type"], event["reason"]) == ("Warning", "InvalidSpec")
+    await told(api, {**body, "status": patch["status"]})
+    assert (len(api.patches), len(api.events)) == (1, 1), "nothing at steady state"
+
+
+async def test_a_job_of_another_controller_is_not_told_that_it_cannot_be_read() -> None:
+    api = Api()
+    await told(api, unparsable(managedBy="kueue.x-k8s.io/multikueue"))
+    assert api.patches == api.events == []
+
+
+async def test_a_status_that_cannot_be_read_either_is_no_crash() -> None:
+    broken: list[Any] = [None, [], {"conditions": "x"}, {"attempt": -1}]
+    for status in broken:
+        api = Api(refuse=422)
+        await told(api, {**unparsable(), "status": status})
+        assert len(api.events) == 1, "where the condition is refused, the event has to do"
+    stale = Api(refuse=409)
+    await told(stale, unparsable())
+    assert stale.events == [], "the next look tells it"
 
 
 def test_a_long_note_is_cut_to_what_the_api_server_takes() -> None:

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Iterable
 from datetime import UTC, datetime
 
-from everstep_operator.api import API_VERSION, CONTROLLER, KIND, TrainingJob
+from everstep_operator.api import API_VERSION, CONTROLLER, KIND, Metadata
 from everstep_operator.kube import ApiError, Kube, core_path
 from everstep_operator.reconcile.plan import Event
 
@@ -28,23 +28,22 @@ class Events:
         self._kube = kube
         self._instance = instance[:128]
 
-    async def emit(self, job: TrainingJob, events: Iterable[Event]) -> None:
+    async def emit(self, meta: Metadata, attempt: int, events: Iterable[Event]) -> None:
         """Create those that do not exist yet. They are for people: a failure here must not hold up a recovery."""
         for event in events:
             log.log(logging.WARNING if event.type == "Warning" else logging.INFO, "%s: %s", event.reason, event.message)
             try:
-                await self._create(job, event)
+                await self._create(meta, attempt, event)
             except ApiError as error:
                 if not error.already_exists:
                     log.warning("the event %s could not be written: %s", event.reason, error)
 
-    async def _create(self, job: TrainingJob, event: Event) -> None:
-        meta = job.metadata
+    async def _create(self, meta: Metadata, attempt: int, event: Event) -> None:
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         await self._kube.create(
             core_path(meta.namespace, "events"),
             {
-                "metadata": {"name": event_name(job, event), "namespace": meta.namespace},
+                "metadata": {"name": event_name(meta, attempt, event), "namespace": meta.namespace},
                 "firstTimestamp": now,
                 "lastTimestamp": now,
                 "count": 1,
@@ -65,9 +64,9 @@ class Events:
         )
 
 
-def event_name(job: TrainingJob, event: Event) -> str:
-    digest = hashlib.sha256("\0".join((job.metadata.uid, event.reason, event.key)).encode()).hexdigest()
-    return f"{job.metadata.name}.{job.status.attempt:06d}.{_stage(event.reason)}.{digest[:16]}"
+def event_name(meta: Metadata, attempt: int, event: Event) -> str:
+    digest = hashlib.sha256("\0".join((meta.uid, event.reason, event.key)).encode()).hexdigest()
+    return f"{meta.name}.{attempt:06d}.{_stage(event.reason)}.{digest[:16]}"
 
 
 def _stage(reason: str) -> int:

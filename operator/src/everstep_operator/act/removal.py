@@ -59,10 +59,11 @@ class Removals:
             pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** min(memory.removal_failures - 1, 10))
             memory.removal_not_before = self._clock() + pause
             log.warning("checkpoints could not be removed: %s; trying again after %.0f s", error, pause)
-            if classify(error) is None:
+            memory.removal_problem = classify(error)
+            if memory.removal_problem is None:
                 log.exception("a removal failed for an unknown reason")
         else:
-            memory.removal_failures = 0
+            memory.removal_failures, memory.removal_problem = 0, None
         self._wake(key)
 
     async def _step(self, storage: JobStorage, memory: JobMemory, owner: Owner, step: Removal) -> None:

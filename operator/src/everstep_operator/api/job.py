@@ -14,7 +14,11 @@ from everstep_operator.api.status import TrainingJobStatus
 
 
 class InvalidJobError(ValueError):
-    """A stored object that this operator cannot read; the text names each field and its value."""
+    """A stored object that this operator cannot read; the text names each field and its value, `body` is the object."""
+
+    def __init__(self, text: str, body: Mapping[str, Any]) -> None:
+        super().__init__(text)
+        self.body = body
 
 
 class Metadata(BaseModel):
@@ -50,7 +54,7 @@ class TrainingJob(BaseModel):
         try:
             return cls.model_validate(known)
         except ValidationError as error:
-            raise InvalidJobError(_explain(error)) from error
+            raise InvalidJobError(_explain(error), body) from error
 
     @property
     def key(self) -> tuple[str, str]:

@@ -49,3 +49,12 @@ def clear(
     if status.condition(kind) is None:
         return status
     return put(observation, status, kind, False, reason, message)
+
+
+def clear_to_true(
+    observation: Observation, status: TrainingJobStatus, kind: ConditionType, reason: str, message: str
+) -> TrainingJobStatus:
+    """Set a condition that tells of what is wrong back to True, if it was ever set."""
+    if status.condition(kind) is None:
+        return status
+    return put(observation, status, kind, True, reason, message)

@@ -28,6 +28,7 @@ from everstep_operator.reconcile import (
     storage,
     suspend,
     teardown,
+    unheeded,
 )
 from everstep_operator.reconcile.attempt import Attempt, current
 from everstep_operator.reconcile.classify import Cause
@@ -148,11 +149,14 @@ def _stamped(observation: Observation, plan: Plan) -> Plan:
         "restarts": plan.status.restarts or Restarts(),
         "progress": plan.status.progress or Progress(summary="no step yet"),
     }
-    status = TrainingJobStatus.model_validate(plan.status.model_copy(update=common).dump())
+    told = plan.status.model_copy(update=common)
+    told = conditions.clear_to_true(observation, told, ConditionType.VALID, "SpecRead", "the job can be read")
+    status = TrainingJobStatus.model_validate(told.dump())
     wait = None
     if status.phase is None or not status.phase.finished:
         status, wait = progress.held_back(observation, status)
     after = plan.requeue_after
     if wait is not None and not plan.again:
         after = wait if after is None else min(after, wait)
-    return replace(plan, status=status, events=events.derive(before, status), requeue_after=after)
+    told_of = (*unheeded.events(observation, status), *events.derive(before, status))
+    return replace(plan, status=status, events=told_of, requeue_after=after)

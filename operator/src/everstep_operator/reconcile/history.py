@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from everstep_operator.api import TrainingJobStatus
+from everstep_operator.api.common import MAX_COUNT, MAX_STEP
 from everstep_operator.api.status import HISTORY_LIMIT, HistoryEntry
 from everstep_operator.reconcile import failure
 from everstep_operator.reconcile.attempt import Attempt
@@ -30,16 +31,21 @@ def entry(
         rule=rule,
         pod=cause.pod,
         node=cause.node,
-        rank=cause.rank,
+        rank=cause.rank if cause.rank is not None and cause.rank <= MAX_COUNT else None,
         code=cause.code,
         from_step=(status.resumed_from.step if status.resumed_from else 0) if known else None,
-        to_step=max([cause.step or 0, beat.heartbeat.step]) if beat else cause.step,
+        to_step=_step(max([cause.step or 0, beat.heartbeat.step]) if beat else cause.step),
         started=started,
         ended=observation.now,
         seconds=round((observation.now - started).total_seconds(), 1)
         if started and started <= observation.now
         else None,
     )
+
+
+def _step(told: int | None) -> int | None:
+    """What a tenant's record says may be anything."""
+    return None if told is None else min(told, MAX_STEP)
 
 
 def ended(

@@ -44,6 +44,11 @@ def plan(observation: Observation, attempt: Attempt, status: TrainingJobStatus) 
         return Plan(status, actions=deletes, requeue_after=storage.retry_after(observation, status))
     if attempt.abandoned:
         return _complete(observation, attempt, status, old, deletes)
+    saving = teardown.in_the_way(observation, attempt.pods) if _is_suspended(attempt) else ()
+    if saving:  # a fence would take the save, for which they have their grace, away from them
+        names = ", ".join(pod.name for pod in saving)
+        status = _describe(observation, status, "Stopping", f"waiting for {names} to save and stop")
+        return Plan(status, actions=deletes, requeue_after=STOPPING_SECONDS)
     status = _still(observation, attempt, status)
     checks = _checks(observation, attempt)
     if checks:
@@ -67,7 +72,7 @@ def _checks(observation: Observation, attempt: Attempt) -> tuple[Action, ...]:
     path = resume.path(observation)
     if path is not None and results.resume is None:
         checks.append(ValidateResumePath(path))
-    planned = attempt.number == 0 or (attempt.end is not None and attempt.end.reason == history.SUSPENDED)
+    planned = attempt.number == 0 or _is_suspended(attempt)
     if planned and not results.dry_run and not teardown.in_the_way(observation, _old(attempt)):
         number = attempts.next_number(observation)
         sample = Launch(number, observation.job.spec.nodes, epoch=0, generation=0)
@@ -130,6 +135,10 @@ def has_service(observation: Observation, attempt: Attempt) -> bool:
 
 def _old(attempt: Attempt) -> tuple[PodView, ...]:
     return (*attempt.others, *(attempt.pods if attempt.ended else ()))
+
+
+def _is_suspended(attempt: Attempt) -> bool:
+    return attempt.end is not None and attempt.end.reason == history.SUSPENDED
 
 
 def _waiting(attempt: Attempt) -> tuple[str, str]:

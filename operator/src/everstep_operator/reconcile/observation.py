@@ -181,6 +181,8 @@ class Results:
     """ReadLogs' answers: pod name to the end of its log; empty where there was none."""
     checkpoints_deleted: bool = False
     """DeleteCheckpoints has come to its end."""
+    deletion: Problem | None = None
+    """Why the last DeleteCheckpoints, which runs beside the passes, has failed."""
 
 
 @dataclass(frozen=True, slots=True)

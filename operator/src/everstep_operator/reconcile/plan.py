@@ -106,7 +106,8 @@ class Sweep:
 
 @dataclass(frozen=True, slots=True)
 class DeleteCheckpoints:
-    """Fence the job's root and remove everything that everstep wrote below it: `Results.checkpoints_deleted`."""
+    """Fence the job's root and remove everything that everstep wrote below it, beside the passes; when it ends it wakes
+    the job, whose next pass finds `Results.checkpoints_deleted` or `Results.deletion`."""
 
 
 @dataclass(frozen=True, slots=True)

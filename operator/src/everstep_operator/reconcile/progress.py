@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 
 from everstep.catalog import Heartbeat
 from everstep_operator.api import TrainingJobStatus
+from everstep_operator.api.common import MAX_STEP
 from everstep_operator.api.status import Progress
 from everstep_operator.reconcile import failure
 from everstep_operator.reconcile.attempt import Attempt
@@ -27,7 +28,7 @@ def describe(observation: Observation, attempt: Attempt, status: TrainingJobStat
     fresh = Progress(
         summary=summary(beat.step, beat.total_steps),
         step=beat.step,
-        total_steps=beat.total_steps,
+        total_steps=beat.total_steps if beat.total_steps is not None and beat.total_steps <= MAX_STEP else None,
         from_step=before.from_step if before.from_step is not None else (beat.resumed_step or 0),
         updated=before.updated,
         estimated_completion=before.estimated_completion,
