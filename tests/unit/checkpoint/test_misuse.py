@@ -98,14 +98,14 @@ def test_state_that_cannot_be_kept_ends_the_run_at_its_first_save(job: Jobs, tmp
     assert seen == [1, 2]
 
 
-def test_early_stopping_saves_and_ends(job: Jobs, tmp_path: Path) -> None:
+def test_early_stopping_saves_the_step_after_and_ends(job: Jobs, tmp_path: Path) -> None:
     mine = job()
     with mine.checkpointer(tmp_path, interval_steps=100) as checkpointer:
         for step in checkpointer.steps(50):
             mine.step()
             if step == 3:
                 checkpointer.finish()
-    assert steps_of(tmp_path) == [3]
+    assert steps_of(tmp_path) == [4]
 
 
 @pytest.mark.parametrize("total", [4, 2])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 from everstep.checkpoint.gang import Gang, PendingSum
 
@@ -17,6 +17,8 @@ class Agreed:
     """By rank 0's clock it is time to save."""
     fenced: bool = False
     """Another worker group has taken over."""
+    finish: bool = False
+    """Some rank wants to stop."""
 
 
 class Agreement:
@@ -27,15 +29,15 @@ class Agreement:
         self._pending: PendingSum | None = None
         self._last = Agreed()
 
-    def vote(self, terminate: bool, due: bool, fenced: bool, counts: tuple[int, int]) -> None:
+    def vote(self, flags: Agreed, counts: tuple[int, int]) -> None:
         """Start a vote; the one before must be settled. `counts`: this rank's new samples and tokens."""
-        self._pending = self._gang.start_sum([int(terminate), int(due), int(fenced), *counts])
+        self._pending = self._gang.start_sum([*(int(flag) for flag in astuple(flags)), *counts])
 
     def settle(self) -> tuple[Agreed, tuple[int, int]]:
         """The outcome of the last vote, and the counts of all ranks that were not handed out before."""
         if self._pending is None:
             return self._last, (0, 0)
-        terminate, due, fenced, samples, tokens = self._pending.wait()
+        *votes, samples, tokens = self._pending.wait()
         self._pending = None
-        self._last = Agreed(terminate > 0, due > 0, fenced > 0)
+        self._last = Agreed(*(count > 0 for count in votes))
         return self._last, (samples, tokens)

@@ -52,6 +52,7 @@ class Checkpointer(Transactions):
         self._first_step: datetime | None = None
         self._peers_gone = False
         self._ends_process = False
+        self._finish = False
 
     @classmethod
     def from_env(cls, **objects: Any) -> Checkpointer:
@@ -123,7 +124,7 @@ class Checkpointer(Transactions):
         self.load_latest()
         if self._session.identity is None:
             self._claim_after_load()
-        self._total = total_steps
+        self._total, self._finish = total_steps, False
         self._tell(total_steps=total_steps, phase="training")
         if self._progress.step >= total_steps and self._gang.leads:
             log.info("nothing to do: step %d of %d is committed", self._progress.step, total_steps)
@@ -136,10 +137,8 @@ class Checkpointer(Transactions):
         self._tell(phase="finished")
 
     def finish(self) -> None:
-        """Make the step under way the last one, as for early stopping: it is saved, then the loop ends. All ranks must
-        call this in the same step."""
-        self._total = self._current
-        self._tell(total_steps=self._total)
+        """End early: the step after this one is the last, and saved. One rank may call this for all."""
+        self._finish = True
 
     def stopping(self) -> bool:
         """For a loop of your own, once a step: whether some rank has got SIGTERM; the same on all ranks.
@@ -169,6 +168,9 @@ class Checkpointer(Transactions):
         agreed = self._settle()
         if agreed.fenced:
             raise self._session.fenced() or FencedError("another worker group has taken over")
+        if agreed.finish:
+            self._total = step
+            self._tell(total_steps=step)
         interval = self._policy.interval
         last = step == self._total
         wanted = last or agreed.terminate or agreed.due or (interval.steps is not None and step % interval.steps == 0)
@@ -185,7 +187,7 @@ class Checkpointer(Transactions):
         seconds = self._policy.interval.seconds
         due = self._gang.leads and not saving and seconds is not None and time.monotonic() - self._last_save >= seconds
         fenced = self._heartbeat is not None and self._heartbeat.fenced is not None
-        self._agreement.vote(self._termination.raised, due, fenced, self._progress.take())
+        self._agreement.vote(Agreed(self._termination.raised, due, fenced, self._finish), self._progress.take())
 
     def _settle(self) -> Agreed:
         agreed, counts = self._agreement.settle()
