@@ -92,6 +92,8 @@ class Reconciler:
             if gone is not None:
                 self._storages.forget(gone.uid)
             return Outcome(gone=True)
+        if memory is not None and memory.uid != seen.job.metadata.uid:
+            self._storages.forget(memory.uid)  # deleted and applied anew between two looks
         logs.at_attempt(seen.job.status.attempt)
         if not seen.job.is_ours:
             return Outcome()

@@ -67,9 +67,13 @@ def test_a_sidecar_that_a_webhook_puts_first_is_not_taken_for_the_trainer() -> N
     assert view.container.exit_code is None
 
 
+def test_a_copy_of_a_pod_is_not_of_the_gang() -> None:
+    assert pod_view({**POD, "metadata": {**POD["metadata"], "name": "j-2-1-debug"}}) is None
+
+
 def test_labels_beyond_a_status_field_are_nobodys() -> None:
     labels = {**POD["metadata"]["labels"], names.ATTEMPT: "99999999999"}
-    assert pod_view({**POD, "metadata": {**POD["metadata"], "labels": labels}}) is None
+    assert pod_view({**POD, "metadata": {**POD["metadata"], "name": "j-99999999999-1", "labels": labels}}) is None
 
 
 def test_a_pod_without_our_labels_is_nobodys() -> None:

@@ -26,7 +26,7 @@ def moment(text: str | None) -> datetime | None:
 
 
 def pod_view(pod: Json) -> PodView | None:
-    """None for a pod whose labels do not tell attempt and index: somebody else's."""
+    """None for a pod whose labels and name do not tell attempt and index: somebody else's."""
     meta, status = pod["metadata"], pod.get("status") or {}
     labels = meta.get("labels") or {}
     try:
@@ -35,6 +35,8 @@ def pod_view(pod: Json) -> PodView | None:
         return None
     if not (0 < attempt <= MAX_COUNT and 0 <= index <= MAX_COUNT):
         return None
+    if meta["name"] != names.pod_name(labels.get(names.JOB, ""), attempt, index):
+        return None  # somebody's copy of a pod, labels and all
     phase = status.get("phase")
     return PodView(
         name=meta["name"],
