@@ -206,7 +206,7 @@ def test_columns(jobs: Jobs, crd_server: RunningCluster) -> None:
     assert short[0].split() == ["NAME", "PHASE", "STEP", "PROGRESS", "LAST-CHECKPOINT", "RESTARTS", "AGE"]
     assert short[1].split()[:-1] == ["job", "Running", "1234", "1234/10000", "(12%)", "1200", "2"]
     wide = crd_server.kubectl("get", f"--namespace={jobs.namespace}", "tj", "-o", "wide").splitlines()
-    assert wide[0].split()[7:] == ["ATTEMPT", "NODES", "GOODPUT", "LOCATION"]
+    assert wide[0].split()[7:] == ["ATTEMPT", "IN-PLACE", "NODES", "GOODPUT", "LOCATION"]
 
 
 def test_fields_are_explained(crd_server: RunningCluster) -> None:

@@ -71,6 +71,19 @@ def test_suspend_saves_stops_and_resumes_where_it_stopped(rig: Rig) -> None:
     assert rig.kubelet.container("job-2-0").run.state == chain(60)
 
 
+def test_a_change_of_mind_while_the_gang_saves_does_not_cost_the_save(rig: Rig) -> None:
+    rig.options[0] = replace(QUICK, total_steps=60, seconds_per_step=0.05)
+    rig.apply()
+    rig.until_running(1)
+    wait_for("a commit", lambda: rig.status().get("lastCheckpoint"))
+    rig.patch({"spec": {"suspend": True}})
+    wait_for("the stop is recorded", lambda: rig.status().get("history"))
+    rig.patch({"spec": {"suspend": False}})
+    rig.until_phase("Succeeded")
+    stopped = rig.kubelet.container("job-1-0").run.step
+    assert rig.kubelet.container("job-2-0").environment["EVERSTEP_RESUME_STEP"] == str(stopped)
+
+
 def test_retention_keeps_what_it_was_told_to(rig: Rig) -> None:
     rig.options[0] = replace(QUICK, total_steps=80)
     rig.apply(checkpoint={"keepLast": 2, "keepEvery": 30})
@@ -88,6 +101,7 @@ def test_deletion_policy_delete_removes_all_that_was_written(rig: Rig) -> None:
     rig.delete()
     wait_for("the job is gone", lambda: not rig.exists())
     assert list(rig.store().list("")) == []
+    assert "came to no end" not in rig.operator.tail()
 
 
 def test_deletion_policy_retain_leaves_storage_alone_and_a_new_job_of_the_name_goes_on(rig: Rig) -> None:

@@ -67,6 +67,11 @@ def test_the_logs_are_read_before_the_count_and_once() -> None:
     first = decide(observe(job(running()), *PODS, catalog=again(committed(30))))
     assert (first.actions, first.again) == ((ReadLogs(("job-1-0", "job-1-1")),), True)
     assert counted(first.status) == 0
+    many = tuple(pod(index) for index in range(100))
+    large = decide(observe(job(running()), *many, catalog=again(committed(30))))
+    (action,) = large.actions
+    assert isinstance(action, ReadLogs)
+    assert len(action.pods) == 64
 
 
 @pytest.mark.parametrize(

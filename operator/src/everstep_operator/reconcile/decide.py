@@ -103,7 +103,9 @@ def _logs_wanted(observation: Observation, attempt: Attempt, cause: Cause | None
         return failure.unexplained(attempt, cause)
     status = gang.describe(observation, attempt, observation.job.status)
     claims = in_place.seen(observation, attempt, status)
-    return tuple(pod.name for pod in attempt.pods) if claims is not None and claims.restarts else ()
+    if claims is None or not claims.restarts:
+        return ()
+    return tuple(pod.name for pod in attempt.pods[: in_place.MOST_LOGS])
 
 
 def _steady(observation: Observation, attempt: Attempt, status: TrainingJobStatus) -> Plan:

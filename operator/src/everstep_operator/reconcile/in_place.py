@@ -15,6 +15,9 @@ from everstep_operator.reconcile import classify, gang, signals, torchrun
 from everstep_operator.reconcile.attempt import Attempt, own
 from everstep_operator.reconcile.observation import Observation
 
+MOST_LOGS = 64
+"""Logs that are read for the cause; it is for people, and a pass over a large gang must not take minutes."""
+
 
 @dataclass(frozen=True, slots=True)
 class Claims:
