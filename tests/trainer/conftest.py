@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import pytest
 
@@ -23,21 +22,11 @@ class Root:
         return open_store(self.uri, self.access)
 
 
-@pytest.fixture(params=["posix", "s3"])
-def root(request: pytest.FixtureRequest, tmp_path: Path) -> Root:
-    if request.param == "posix":
-        return Root(str(tmp_path / "root"))
-    server: S3Endpoint = request.getfixturevalue("s3_server")
-    bucket = server.make_bucket()
-    environment = {
-        "AWS_ENDPOINT_URL": server.url,
-        "AWS_ACCESS_KEY_ID": server.access_key,
-        "AWS_SECRET_ACCESS_KEY": server.secret_key,
-        "AWS_REGION": server.region,
-        "AWS_DEFAULT_REGION": server.region,
-    }
-    access = S3Access(server.url, server.region, server.access_key, server.secret_key)
-    return Root(f"s3://{bucket}/jobs/ns/job", environment, access)
+@pytest.fixture
+def s3_root(s3_server: S3Endpoint) -> Root:
+    bucket = s3_server.make_bucket()
+    access = S3Access(s3_server.url, s3_server.region, s3_server.access_key, s3_server.secret_key)
+    return Root(f"s3://{bucket}/jobs/ns/job", s3_server.environment(), access)
 
 
 @pytest.fixture(scope="session")
@@ -52,3 +41,12 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> gang.Gang:
     """The tiny script, 8 steps on 2 ranks, never interrupted."""
     folder = tmp_path_factory.mktemp("tiny")
     return gang.run(folder, [gang.TINY, "plain"], str(folder / "root"))
+
+
+@pytest.fixture(scope="session")
+def torn(tmp_path_factory: pytest.TempPathFactory) -> gang.Gang:
+    """The tiny script, whose rank 0 dies between the manifest of step 4 and the swap that would commit it."""
+    folder = tmp_path_factory.mktemp("torn")
+    broken = gang.start(folder, [gang.TINY, "die-before-swap"], str(folder / "root"))
+    assert broken.wait() == 137
+    return broken

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -28,36 +29,31 @@ def test_one_ranks_failed_upload_commits_nothing_and_training_goes_on(tiny: gang
     assert (found[0].saves_failed, found[0].phase) == (1, "finished")
 
 
-@pytest.mark.parametrize(("scenario", "rank"), [("die-in-shard", 1), ("die-before-swap", 0)])
-def test_a_rank_that_dies_in_a_save_leaves_the_step_before(
-    tiny: gang.Gang, tmp_path: Path, scenario: str, rank: int
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_a_rank_that_dies_before_the_swap_leaves_the_step_before(
+    tiny: gang.Gang, torn: gang.Gang, tmp_path: Path, ranks: int
 ) -> None:
+    assert torn.record is not None
+    assert (torn.record.rank, torn.record.signal, torn.record.exit_code) == (0, "SIGKILL", 137)
+    assert committed(torn.folder / "root") == [2]
     root = tmp_path / "root"
-    broken = gang.start(tmp_path / "first", [gang.TINY, scenario], str(root))
-    assert broken.wait() == 137
-    assert broken.record is not None
-    assert (broken.record.rank, broken.record.signal, broken.record.exit_code) == (rank, "SIGKILL", 137)
-    assert committed(root) == [2]
-    again = gang.run(tmp_path / "second", [gang.TINY, "plain"], str(root))
-    assert again.losses() == {step: loss for step, loss in tiny.losses().items() if step > 2}
-    assert committed(root) == [2, 4, 6, 8]
-
-
-def test_more_ranks_go_on(tiny: gang.Gang, tmp_path: Path) -> None:
-    root = tmp_path / "root"
-    broken = gang.start(tmp_path / "first", [gang.TINY, "die-before-swap"], str(root))
-    assert broken.wait() == 137
-    again = gang.run(tmp_path / "second", [gang.TINY, "plain"], str(root), ranks=3)
-    assert "saved by 2 ranks, now 3" in again.log
+    shutil.copytree(torn.folder / "root", root)
+    again = gang.run(tmp_path, [gang.TINY, "plain"], str(root), ranks=ranks)
+    assert f"saved by 2 ranks, now {ranks}" in again.log
     assert sorted(again.losses()) == [3, 4, 5, 6, 7, 8]
+    if ranks == 2:
+        assert again.losses() == {step: loss for step, loss in tiny.losses().items() if step > 2}
     assert committed(root) == [2, 4, 6, 8]
 
 
-def test_a_rank_killed_while_the_agent_restarts_in_place_resumes(tiny: gang.Gang, tmp_path: Path) -> None:
+def test_a_rank_that_dies_in_a_shard_is_restarted_in_place_from_the_step_before(tmp_path: Path) -> None:
     root = tmp_path / "root"
     running = gang.start(tmp_path, [gang.TINY, "die-in-shard"], str(root), options=["--max-restarts=1"])
     assert running.wait() == 137  # it dies in the same place again, in a worker group that resumed step 2
+    assert running.record is not None
+    assert (running.record.rank, running.record.signal, running.record.exit_code) == (1, "SIGKILL", 137)
     assert running.log.count("resumed step 2") == 1
+    assert committed(root) == [2]
     catalog = JobCatalog(open_store(str(root))).require()
     assert (catalog.attempt, catalog.epoch) == (2, 2)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -25,24 +26,47 @@ def newest(root: str | Path) -> Path:
     return Path(root) / latest.location
 
 
-def test_a_killed_run_resumes_bit_for_bit(root: Root, straight: gang.Gang, tmp_path: Path) -> None:
-    broken = gang.start(tmp_path / "first", gang.RECIPE, root.uri, environment=root.environment)
+def stock_load(folder: Path) -> dict[str, torch.Tensor]:
+    """Everything of model and optimizer, by torch's own reader."""
+    names = FileSystemReader(folder).read_metadata().state_dict_metadata
+    state: dict[str, Any] = {
+        name: torch.full(item.size, float("nan"), dtype=item.properties.dtype)
+        for name, item in names.items()
+        if isinstance(item, TensorStorageMetadata) and name.startswith(("model.", "optimizer.state."))
+    }
+    load(state, storage_reader=FileSystemReader(folder), no_dist=True)
+    return state
+
+
+def test_a_killed_run_resumes_bit_for_bit(s3_root: Root, straight: gang.Gang, tmp_path: Path) -> None:
+    broken = gang.start(tmp_path / "first", gang.RECIPE, s3_root.uri, environment=s3_root.environment)
     broken.wait_for('"step": 7,')
     broken.kill()
-    again = gang.run(tmp_path / "second", gang.RECIPE, root.uri, environment=root.environment)
+    again = gang.run(tmp_path / "second", gang.RECIPE, s3_root.uri, environment=s3_root.environment)
     whole = straight.losses()
     assert broken.losses() == {step: loss for step, loss in whole.items() if step <= max(broken.losses())}
     first = min(again.losses())
     assert first in (6, 11, 16, 21)  # the last one committed before the kill
     assert again.losses() == {step: loss for step, loss in whole.items() if step >= first}
     assert again.samples() == {step: samples for step, samples in straight.samples().items() if step >= first}
-    catalog = JobCatalog(root.store()).require()
+    store = s3_root.store()
+    catalog = JobCatalog(store).require()
     assert [entry.step for entry in catalog.live()] == [5, 10, 15, 20, 25, 30]
-    assert catalog.live()[-1].score is not None
-    assert any(True for _ in root.store().list("tensorboard/"))
-    found = read_heartbeat(root.store(), 2)
+    latest = catalog.live()[-1]
+    assert latest.score is not None
+    assert any(True for _ in store.list("tensorboard/"))
+    found = read_heartbeat(store, 2)
     assert isinstance(found, tuple)
     assert (found[0].phase, found[0].samples, found[0].resumed_step) == ("finished", 240, first - 1)
+
+    downloaded = tmp_path / "downloaded"
+    downloaded.mkdir()
+    for info in store.list(f"{latest.location}/"):
+        (downloaded / Path(info.key).name).write_bytes(store.get(info.key))
+    ours, theirs = stock_load(downloaded), stock_load(newest(straight.folder / "root"))
+    assert any(name.endswith("exp_avg_sq") for name in ours)
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
 def test_a_flipped_byte_falls_back_on_all_ranks(straight: gang.Gang, tmp_path: Path) -> None:
@@ -55,7 +79,7 @@ def test_a_flipped_byte_falls_back_on_all_ranks(straight: gang.Gang, tmp_path: P
     again = gang.run(tmp_path, gang.RECIPE, str(root))
     assert again.losses() == {step: loss for step, loss in straight.losses().items() if step > 25}
     assert "step 30 is damaged" in again.log
-    assert "does not match its CRC32C" in again.log
+    assert "are not those that were committed" in again.log
     states = {(entry.step, entry.state) for entry in JobCatalog(open_store(str(root))).require().checkpoints}
     assert {(30, "quarantined"), (30, "live")} <= states
 
@@ -71,20 +95,6 @@ def test_fewer_ranks_go_on_with_the_same_samples(straight: gang.Gang, tmp_path: 
     assert all(abs(line["loss"] - last) < 0.5 for line in again.lines())
 
 
-def test_stock_dcp_loads_what_two_ranks_committed(straight: gang.Gang) -> None:
-    reader = FileSystemReader(newest(straight.folder / "root"))
-    names = reader.read_metadata().state_dict_metadata
-    state: dict[str, Any] = {
-        name: torch.full(item.size, float("nan"), dtype=item.properties.dtype)
-        for name, item in names.items()
-        if isinstance(item, TensorStorageMetadata) and name.startswith(("model.", "optimizer.state."))
-    }
-    assert any(name.endswith("exp_avg_sq") for name in state)
-    load(state, storage_reader=FileSystemReader(newest(straight.folder / "root")), no_dist=True)
-    assert not any(value.isnan().any() for value in state.values())
-    assert sum(value.abs().sum() > 0 for value in state.values()) > len(state) * 0.9
-
-
 def test_another_architecture_ends_at_once_and_names_the_tensors(straight: gang.Gang, tmp_path: Path) -> None:
     root = tmp_path / "root"
     shutil.copytree(straight.folder / "root", root)
@@ -92,24 +102,26 @@ def test_another_architecture_ends_at_once_and_names_the_tensors(straight: gang.
     assert misfit.wait() == 78
     assert misfit.record is not None
     assert misfit.record.exception == "ArchitectureMismatchError"
-    assert "model.embed_tokens.weight: 384x128 in the checkpoint, 384x64 in the model" in misfit.record.message
+    assert "transformer.wte.weight: 384x128 in the checkpoint, 384x64 in the model" in misfit.record.message
     assert misfit.log.count("checkpoint of another architecture: ") < 9  # no restarts in place
 
 
-def test_sigterm_saves_one_step_on_all_ranks_and_ends_within_the_grace(root: Root, tmp_path: Path) -> None:
+def test_sigterm_saves_one_step_on_all_ranks_and_ends_within_the_grace(tmp_path: Path) -> None:
     command = ["-m", "everstep.train", "--steps", "5000", "--evaluation.every", "0"]
-    running = gang.start(tmp_path, command, root.uri, environment=root.environment)
+    running = gang.start(tmp_path, command, str(tmp_path / "root"))
     running.wait_for('"step": 5,')
     running.process.send_signal(signal.SIGTERM)
     assert running.wait(seconds=25) == 143
-    latest = JobCatalog(root.store()).require().latest()
+    store = open_store(str(tmp_path / "root"))
+    latest = JobCatalog(store).require().latest()
     assert latest is not None
     assert latest.step == max(running.losses())
-    shards = {file.name for file in JobCatalog(root.store()).manifest(latest).files}
+    shards = {file.name for file in JobCatalog(store).manifest(latest).files}
     assert {"__0_0.distcp", "__1_0.distcp", ".metadata"} == shards
     assert running.record is not None
     assert (running.record.signal, running.record.step) == ("SIGTERM", latest.step)
-    found = read_heartbeat(root.store(), 1)
+    assert "which was saved" in running.record.message
+    found = read_heartbeat(store, 1)
     assert isinstance(found, tuple)
     assert found[0].fatal == "SIGTERM"
 
@@ -121,7 +133,7 @@ def test_a_gang_that_stood_still_while_another_took_over_commits_nothing(tmp_pat
     stopped = old.workers()
     for pid in stopped:
         os.kill(pid, signal.SIGSTOP)
-    gang.run(tmp_path / "new", gang.RECIPE, root)
+    gang.run(tmp_path / "new", [*gang.RECIPE, "--steps", "12"], root)
     before = JobCatalog(open_store(root)).require()
     for pid in stopped:
         os.kill(pid, signal.SIGCONT)
@@ -130,6 +142,16 @@ def test_a_gang_that_stood_still_while_another_took_over_commits_nothing(tmp_pat
     assert old.record is not None
     assert old.record.exception == "FencedError"
     assert JobCatalog(open_store(root)).require() == before
+
+
+def test_text_of_ones_own_from_object_storage(s3_root: Root, tmp_path: Path) -> None:
+    lines = "\n".join(json.dumps({"body": f"record {i} " + "text " * 50}) for i in range(200)).encode()
+    store = open_store(s3_root.uri.rpartition("/")[0], s3_root.access)
+    store.put("corpus/a.jsonl", lines)
+    command = ["-m", "everstep.train", "--steps", "3", "--data.source", f"{store.uri}/corpus"]
+    command += ["--data.text_field", "body"]
+    ended = gang.run(tmp_path, command, str(tmp_path / "root"), ranks=1, environment=s3_root.environment)
+    assert sorted(ended.losses()) == [1, 2, 3]
 
 
 def test_bad_configuration_is_refused_before_anything_starts(tmp_path: Path) -> None:
