@@ -40,8 +40,8 @@ STEPS = (f"--total-steps={ENDLESS}", "--seconds-per-step=0.1", "--save-every=10"
 RECIPE = ("torchrun", "-m", "everstep.train", f"--steps={ENDLESS}", "--evaluation.every=0")
 WORKLOADS = (
     Workload("2 sleepers", 2, "tests", SLEEPER, STEPS, 10, False, ("kill-container", "delete-pod")),
-    Workload("8 sleepers", 8, "tests", SLEEPER, STEPS, 10, False, ("kill-container", "delete-pod")),
     Workload("FSDP on 2 pods", 2, "trainer", (), RECIPE, 10, True, ("kill-rank", "kill-container", "delete-pod")),
+    Workload("8 sleepers", 8, "tests", SLEEPER, STEPS, 10, False, ("kill-container", "delete-pod")),
 )
 console = Console(highlight=False)
 
