@@ -107,7 +107,10 @@ def api_namespace(api_server: RunningCluster) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[RunningCluster]:
-    """A whole cluster of one node, which runs pods; its S3 server is `cluster_s3`. EVERSTEP_TEST_INSTANCE: another one."""
+    """A whole cluster of one node, which runs pods; its S3 server is `cluster_s3`.
+
+    EVERSTEP_TEST_INSTANCE: another one than `test`.
+    """
     with shared(os.environ.get("EVERSTEP_TEST_INSTANCE", "test"), Level.full, s3=True) as running:
         yield running
 

@@ -37,8 +37,8 @@ from everstep.catalog.job import Claimed
 from everstep.catalog.manifest import BLOCK
 from everstep.catalog.progress import Phase
 from everstep.checkpoint import termination
-from everstep.exits import FENCED, TERMINATED
 from everstep.errors import CheckpointCorruptError, FencedError
+from everstep.exits import FENCED, TERMINATED
 
 SHARD = "__0_0.distcp"
 
