@@ -167,6 +167,26 @@ def test_a_store_out_of_reach_is_not_corruption(job: Jobs, tmp_path: Path, monke
     assert steps_of(tmp_path) == [2, 4]
 
 
+def test_a_start_waits_for_storage(job: Jobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    job().run(tmp_path, 4)
+    failed: list[str] = []
+    monkeypatch.setattr("everstep.checkpoint.blocks.time.sleep", lambda _: None)
+    for name in ("read_register", "get", "get_range"):
+
+        def flaky(*arguments: Any, name: str = name, real: Any = getattr(PosixStore, name)) -> Any:
+            if failed.count(name) < 2:
+                failed.append(name)
+                raise StorageUnavailableError("being restarted")
+            return real(*arguments)
+
+        monkeypatch.setattr(PosixStore, name, flaky)
+    with job().checkpointer(tmp_path) as checkpointer:
+        loaded = checkpointer.load_latest()
+    assert loaded is not None
+    assert loaded.step == 4
+    assert len(failed) == 6
+
+
 def test_another_architecture_is_named(job: Jobs, tmp_path: Path) -> None:
     job().run(tmp_path, 2)
     with pytest.raises(ArchitectureMismatchError, match=r"0\.weight: 8x4 in the checkpoint, 16x4 in the model"):

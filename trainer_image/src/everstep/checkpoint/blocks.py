@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import TypeVar
 
 from everstep.catalog.manifest import BLOCK, File
 from everstep.catalog.store import KeyNotFound, Store
 from everstep.catalog.verify import block_sums, complaint, wrong_blocks
 from everstep.errors import CheckpointCorruptError, StorageUnavailableError
 
+log = logging.getLogger("everstep")
+
+T = TypeVar("T")
+
 GAP = 1 << 20
 """Ranges this near to each other are fetched by one request."""
 PIECE = 128 << 20
 """Ranges are not joined beyond this many bytes."""
-TRIES = 4
+PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0, *[10.0] * 10)
+"""Seconds between tries, beyond the store's own: about two minutes in all, for a store that is being restarted."""
 
 
 def describe_file(name: str, body: bytes | bytearray | memoryview, rank: int | None = None) -> File:
@@ -80,11 +87,12 @@ def read_whole(store: Store, key: str, file: File) -> bytes:
     return read_verified(store, key, file, Span(0, file.size)) if file.size else b""
 
 
-def patiently(read: Callable[[], bytes]) -> bytes:
-    """An unreadable object is not a damaged one: try again, beyond the store's own tries, before giving up."""
-    for turn in range(TRIES - 1):
+def patiently(read: Callable[[], T]) -> T:
+    """An unreadable object is not a damaged one, and a start is dear: wait for storage before giving up."""
+    for pause in PAUSES:
         try:
             return read()
-        except StorageUnavailableError:
-            time.sleep(0.5 * 2**turn)
+        except StorageUnavailableError as error:
+            log.warning("waiting for storage: %s", error)
+            time.sleep(pause)
     return read()

@@ -17,6 +17,7 @@ from torch.distributed.checkpoint.state_dict_loader import load
 
 from everstep.catalog import JobCatalog, Manifest, ResumePoint, Store, open_store
 from everstep.checkpoint import plain
+from everstep.checkpoint.blocks import patiently
 from everstep.checkpoint.gang import Failure, Gang, worst
 from everstep.checkpoint.reader import ShardReader
 from everstep.checkpoint.state import COMMON, RANK, Application, Restored, apply, check_architecture, template
@@ -67,9 +68,9 @@ class Restoration:
 def committed_manifest(job: JobCatalog, point: ResumePoint) -> Manifest:
     """Asked for twice before it counts as damaged."""
     try:
-        manifest = job.manifest(point)
+        manifest = patiently(lambda: job.manifest(point))
     except CheckpointCorruptError:
-        manifest = job.manifest(point)
+        manifest = patiently(lambda: job.manifest(point))
     if manifest.location != point.location:
         raise CheckpointCorruptError(f"the manifest in {point.location} is that of {manifest.location}")
     return manifest

@@ -30,6 +30,7 @@ from everstep.catalog import (
     Store,
 )
 from everstep.catalog.transitions import require_claim
+from everstep.checkpoint.blocks import patiently
 from everstep.checkpoint.environment import JobEnvironment
 from everstep.checkpoint.gang import Gang
 from everstep.checkpoint.restoring import Loaded, Restoration
@@ -89,6 +90,7 @@ class Session:
 
     def _claim(self, resume: Resume) -> Identity:
         environment = self._environment
+        patiently(self.job.read)  # the claim itself is not tried again: by then a newer group may hold it
         self._claimed = self.job.claim(environment.attempt, environment.job_uid, resume)
         return Identity(self._claimed.id, self._claimed.attempt, self._claimed.epoch, self._claimed.resume)
 
