@@ -172,8 +172,9 @@ def test_a_start_waits_for_storage(job: Jobs, tmp_path: Path, monkeypatch: pytes
     failed: list[str] = []
     monkeypatch.setattr("everstep.checkpoint.blocks.time.sleep", lambda _: None)
     for name in ("read_register", "get", "get_range"):
+        real = getattr(PosixStore, name)
 
-        def flaky(*arguments: Any, name: str = name, real: Any = getattr(PosixStore, name)) -> Any:
+        def flaky(*arguments: Any, name: str = name, real: Any = real) -> Any:
             if failed.count(name) < 2:
                 failed.append(name)
                 raise StorageUnavailableError("being restarted")
