@@ -71,13 +71,15 @@ def resume_before_the_fence(monkeypatch: pytest.MonkeyPatch) -> None:
 def blind_retry(monkeypatch: pytest.MonkeyPatch) -> None:
     """After silence or refusal the same body is forced in under whatever token stands there now."""
 
-    def write(self: Register, body: bytes, swap: str, token: str | None) -> tuple[bool, Snapshot | None]:
+    def write(
+        self: Register, body: bytes, swap: str, token: str | None, deadline: float
+    ) -> tuple[bool, Snapshot | None]:
         for _ in range(5):
             try:
                 self.store.swap_register(self.key, body, token)
                 return True, None
             except (SwapRefused, SwapUnanswered):
-                now = self._read_again()
+                now = self._read_again(deadline)
                 token = now.token if now else None
         raise CheckpointError("gave up")
 
