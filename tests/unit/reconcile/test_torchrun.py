@@ -61,6 +61,14 @@ def test_the_last_traceback_that_is_not_torchruns() -> None:
     assert last_error(None) is None
 
 
+def test_what_python_ignores_is_no_cause() -> None:
+    ignored = (
+        "Exception ignored in: <_io.BytesIO object>\nTraceback (most recent call last):\n  File x\nBufferError: held\n"
+    )
+    assert last_error(IMPORT + ignored) == "ModuleNotFoundError: No module named 'missing_module'"
+    assert last_error(ignored + IMPORT) == "ModuleNotFoundError: No module named 'missing_module'"
+
+
 def test_a_script_that_does_not_parse() -> None:
     log = '  File "/app/train.py", line 3\n    def\n       ^\nSyntaxError: invalid syntax\n'
     assert last_error(log) == "SyntaxError: invalid syntax"

@@ -40,17 +40,22 @@ def read_summary(log: str | None) -> Summary | None:
 
 
 def last_error(log: str | None) -> str | None:
-    """The last line of the last traceback but torchrun's own, e.g. `ModuleNotFoundError: No module named 'x'`."""
+    """The last line of the last traceback but torchrun's own, e.g. `ModuleNotFoundError: No module named 'x'`.
+
+    What Python ignores, such as an error in a destructor while a process ends for another reason, is no cause.
+    """
     found = None
-    inside = False
+    inside = ignored = False
     for raw in (log or "").splitlines():
         line = _PREFIX.sub("", raw).rstrip()
         if line.startswith("Traceback (most recent call last)"):
             inside = True
         elif inside and line and not line[0].isspace():
-            if _ERROR.match(line) and "ChildFailedError" not in line:
+            if _ERROR.match(line) and "ChildFailedError" not in line and not ignored:
                 found = line
-            inside = False
+            inside = ignored = False
+        elif not inside and line.startswith("Exception ignored "):
+            ignored = True
         elif not inside and line.startswith(("SyntaxError: ", "IndentationError: ")):
             found = line  # a script that does not parse has no traceback of its own
     return found
