@@ -20,7 +20,7 @@ from tests.faults.history import History, Json, read_history
 def violations(history: History, root: str, pods: list[Json], reference: list[Json] | None) -> Iterator[str]:
     """Sentences, one a violation. `root`: the job's root URI."""
     told = (pod["environment"].get("EVERSTEP_POLICY") for pod in pods)
-    policy: Json = json.loads(next(filter(None, told), "{}"))
+    policy: Json | None = json.loads(next(filter(None, told), "null"))
     found = timeline.starts(pods)
     yield from chain(
         rules.generations(history),

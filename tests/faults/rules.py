@@ -54,7 +54,7 @@ def generations(history: History) -> Iterator[str]:
             yield f"generation {after.document['generation']} was stored before the one that it follows"
 
 
-def transitions(history: History, policy: Json) -> Iterator[str]:
+def transitions(history: History, policy: Json | None) -> Iterator[str]:
     """Each version differs from the one before by exactly one of the contract's changes, made by its rules."""
     empty: Json = {"attempt": 0, "epoch": 0, "sequence": 0, "claim": None, "fence": None}
     empty |= {"checkpoints": [], "removing": [], "holds": []}
@@ -66,7 +66,7 @@ def transitions(history: History, policy: Json) -> Iterator[str]:
         before = after
 
 
-def _transition(before: Json, after: Json, policy: Json, at: datetime) -> Iterator[str]:
+def _transition(before: Json, after: Json, policy: Json | None, at: datetime) -> Iterator[str]:
     old = {entry["location"]: entry for entry in before["checkpoints"]}
     new = {entry["location"]: entry for entry in after["checkpoints"]}
     came, left = sorted(new.keys() - old.keys()), sorted(old.keys() - new.keys())
@@ -123,7 +123,7 @@ def _commit(before: Json, after: Json, entry: Json) -> Iterator[str]:
         yield f"commits step {entry['step']} although step {latest['step']} is committed"
 
 
-def _removal(before: Json, after: Json, left: list[str], policy: Json, at: datetime) -> Iterator[str]:
+def _removal(before: Json, after: Json, left: list[str], policy: Json | None, at: datetime) -> Iterator[str]:
     intended = {intent["location"] for intent in after["removing"]}
     stay = keepers(before, policy, at)
     for location in left:
@@ -133,13 +133,25 @@ def _removal(before: Json, after: Json, left: list[str], policy: Json, at: datet
             yield f"removes {location}, which stays: {stay[location]}"
 
 
-def keepers(document: Json, policy: Json, at: datetime) -> dict[str, str]:
-    """Location to why it must not be removed."""
+def keepers(document: Json, policy: Json | None, at: datetime) -> dict[str, str]:
+    """Location to why it must not be removed. Of an unknown policy (None), only what is safe whatever it says."""
     entries = live(document)
     stay = {entry["location"]: "one of the two newest" for entry in entries[-2:]}
     claim = document["claim"]
     if claim and claim["resumed"] and sum(entry["epoch"] == claim["epoch"] for entry in entries) < 2:
         stay[claim["resumed"]] = "resumed from"
+    if policy is not None:
+        stay |= _kept_by(policy, entries)
+    stay |= {entry["location"]: "pinned" for entry in document["checkpoints"] if entry["pinned"]}
+    for hold in document["holds"]:
+        if datetime.fromisoformat(hold["until"]) > at:
+            stay[hold["location"]] = f"held by {hold['by']}"
+    return stay
+
+
+def _kept_by(policy: Json, entries: list[Json]) -> dict[str, str]:
+    """The union of keepLast, keepEvery and keepBest; everything where there is none of them."""
+    stay: dict[str, str] = {}
     if policy.get("keepLast"):
         stay |= {entry["location"]: "keepLast" for entry in entries[-policy["keepLast"] :]}
     if policy.get("keepEvery"):
@@ -151,10 +163,6 @@ def keepers(document: Json, policy: Json, at: datetime) -> dict[str, str]:
         stay |= {entry["location"]: "keepBest" for entry in scored[: policy["keepBest"].get("count", 1)]}
     if not any(policy.get(name) for name in ("keepLast", "keepEvery", "keepBest")):
         stay |= {entry["location"]: "no policy" for entry in entries}
-    stay |= {entry["location"]: "pinned" for entry in document["checkpoints"] if entry["pinned"]}
-    for hold in document["holds"]:
-        if datetime.fromisoformat(hold["until"]) > at:
-            stay[hold["location"]] = f"held by {hold['by']}"
     return stay
 
 

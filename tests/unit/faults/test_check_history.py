@@ -135,6 +135,13 @@ def test_a_good_history_has_no_violation() -> None:
     assert list(violations(story.history(), ROOT, pods, REFERENCE)) == []
 
 
+def test_without_the_pods_only_the_policy_is_unknown() -> None:
+    story, _ = tale()
+    assert list(violations(story.history(), ROOT, [], None)) == []
+    story.remove(25)
+    assert len(list(violations(story.history(), ROOT, [], None))) == 1
+
+
 Breach = Callable[[Story, list[Json]], object]
 
 
