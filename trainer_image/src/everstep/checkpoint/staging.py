@@ -62,10 +62,14 @@ def arrange(items: list[WriteItem], most: int = MAX_FILE_BYTES) -> list[list[Wri
 def stage(plan: SavePlan, planner: SavePlanner, rank: int) -> Iterator[StagedFile]:
     """One file at a time, so that no more than one is in memory where the caller lets go of it."""
     for number, items in enumerate(arrange(list(plan.items))):
-        stream = io.BytesIO()
-        placed = [_append(stream, item, planner) for item in items]
-        body = stream.getvalue()  # no copy, and no view that a failed upload's traceback would keep the stream open by
-        yield StagedFile(f"__{rank}_{number}.distcp", body, tuple(placed))
+        yield _stage_file(f"__{rank}_{number}.distcp", items, planner)
+
+
+def _stage_file(name: str, items: list[WriteItem], planner: SavePlanner) -> StagedFile:
+    stream = io.BytesIO()
+    placed = [_append(stream, item, planner) for item in items]
+    body = stream.getvalue()  # no copy, and no view that a failed upload's traceback would keep the stream open by
+    return StagedFile(name, body, tuple(placed))
 
 
 def _append(stream: io.BytesIO, item: WriteItem, planner: SavePlanner) -> Placed:

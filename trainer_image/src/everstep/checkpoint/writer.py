@@ -62,6 +62,7 @@ class ShardWriter(StorageWriter):
                 info = filesystem._StorageInfo(staged.name, item.offset, item.length)
                 stored = _Stored(info, described if number == 0 else None)
                 results.append(WriteResult(item.index, item.payload, stored))
+            del staged  # before the next one is made
         done: Future[list[WriteResult]] = Future()
         done.set_result(results)
         return done
