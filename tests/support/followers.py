@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -98,21 +99,15 @@ class Followers:
         return "\n".join(parts)
 
     def _run(self) -> None:
-        version: str | None = None
         selector = f"{names.JOB}={self.job}"
         while not self._stop.is_set():
             with contextlib.suppress(client.ApiException, urllib3.exceptions.HTTPError):
-                options = {} if version is None else {"resource_version": version}
                 for event in self._watch.stream(
-                    self.core.list_namespaced_pod,
-                    self.namespace,
-                    label_selector=selector,
-                    timeout_seconds=60,
-                    **options,
+                    self.core.list_namespaced_pod, self.namespace, label_selector=selector, timeout_seconds=60
                 ):
+                    if self._stop.is_set() or event is None:
+                        break
                     self._see(event["type"], event["object"])
-                    if self._stop.is_set():
-                        return
 
     def _see(self, kind: str, seen: Any) -> None:
         now = time.time()
@@ -168,7 +163,5 @@ class Followers:
 
 def _seconds(stamp: str) -> float:
     """Of an RFC 3339 stamp in UTC with nanoseconds."""
-    from datetime import datetime
-
     head, _, fraction = stamp.rstrip("Z").partition(".")
     return datetime.fromisoformat(f"{head}+00:00").timestamp() + float(f"0.{fraction or 0}")
