@@ -81,7 +81,7 @@ def test_a_broken_script(team: Tenant, image: str, name: str, script: str, reaso
 @pytest.mark.parametrize(
     ("name", "flags", "variable", "words"),
     [
-        ("bad-flag", ["--stepz=10"], None, "unrecognized arguments: --stepz=10"),
+        ("bad-flag", ["--stepz=10"], None, "there is no flag --stepz"),
         ("bad-value", ["--model.hidden=few"], None, "model.hidden"),
         ("bad-variable", [], {"name": "EVERSTEP_TRAIN_MODEL__LAYERS", "value": "-2"}, "model.layers"),
     ],

@@ -23,7 +23,8 @@ def refused(tenant: Tenant, name: str, reason: str) -> str:
     message: str = storage["message"]
     assert failed["message"] == f"{message}; to try again, delete the job and apply it anew"
     assert explains(reason, message)
-    assert [(event["reason"], event["message"]) for event in tenant.events(name)] == [("Failed", failed["message"])]
+    assert tenant.told(name, "Failed") == failed["message"]
+    assert len(tenant.events(name)) == 1
     assert tenant.pods(name) == {}
     return message
 

@@ -33,6 +33,7 @@ def test_a_job_succeeds_and_its_pods_stay_for_their_logs(team: Tenant) -> None:
     assert result(team.register("plain")) == chain(50).hex()
     assert all(condition["message"] for condition in status["conditions"])
     assert team.row("plain")[:7] == ["plain", "Succeeded", "50", "50/50", "(100%)", "50", "0"]
+    assert team.told("plain", "Succeeded") == team.condition("plain", "Complete")["message"]
     assert [event["reason"] for event in team.events("plain")] == [
         "GangCreated",
         "Running",

@@ -17,6 +17,7 @@ from dev.s3 import S3Endpoint
 from everstep.catalog import Catalog, JobCatalog, S3Access, job_root, open_store
 from everstep_operator.api import GROUP, PLURAL, VERSION
 from tests.support.installed import SECRET, Installed
+from tests.support.kubelet import wait_for
 
 Json = dict[str, Any]
 ENDED = ("Succeeded", "Failed")
@@ -123,8 +124,12 @@ class Tenant:
         return sorted(items, key=lambda item: item.get("lastTimestamp") or "")
 
     def told(self, name: str, reason: str) -> str:
-        """The messages of the job's events of that reason, a line each."""
-        return "\n".join(each["message"] for each in self.events(name) if each["reason"] == reason)
+        """The messages of the job's events of that reason, a line each. They follow the status, so one is waited for."""
+
+        def messages() -> list[str]:
+            return [each["message"] for each in self.events(name) if each["reason"] == reason]
+
+        return "\n".join(wait_for(f"an event {reason} of {name}", messages, 10))
 
     def pods(self, name: str) -> dict[str, Json]:
         """The job's pods by name, of whichever attempt."""
