@@ -124,7 +124,7 @@ class Tenant:
         return sorted(items, key=lambda item: item.get("lastTimestamp") or "")
 
     def told(self, name: str, reason: str) -> str:
-        """The messages of the job's events of that reason, a line each. They follow the status, so one is waited for."""
+        """The messages of the job's events of that reason, a line each. They follow the status: one is waited for."""
 
         def messages() -> list[str]:
             return [each["message"] for each in self.events(name) if each["reason"] == reason]
