@@ -1,6 +1,7 @@
 """`python -m benchmarks.recovery`: injures jobs on the embedded cluster, again and again, and times their recovery.
 
-Raw results go to benchmarks/recovery/results/recovery.json after each trial, tables to docs/recovery.md at the end.
+Raw results are added to benchmarks/recovery/results/recovery.json after each trial; at the end docs/recovery.md gets
+tables of each workload as it was measured last.
 """
 
 from __future__ import annotations
@@ -72,7 +73,8 @@ def measure(trials: int, instance: str, workloads: list[Workload], path: Path) -
         s3 = cluster.s3_server(running.instance).endpoint
         site = stack.enter_context(opened(running, s3, s3.make_bucket(), known["operator"].name))
         done: list[dict[str, object]] = []
-        document = {"about": about(site), "results": done}
+        document = json.loads(path.read_text()) if path.exists() else {"runs": []}
+        document["runs"].append({"about": about(site), "results": done})
         for workload in workloads:
             for result in treat(site, workload, known[workload.image].name, trials):
                 done.append(asdict(result))

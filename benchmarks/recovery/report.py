@@ -25,8 +25,17 @@ def spread(values: Sequence[float]) -> str:
 
 
 def tables(document: Json) -> str:
-    """The generated part of the page."""
-    results: list[Json] = document["results"]
+    """The generated part of the page: each workload as the last run that has it measured it."""
+    last = {result["workload"]: number for number, run in enumerate(document["runs"]) for result in run["results"]}
+    parts = []
+    for number, run in enumerate(document["runs"]):
+        results = [result for result in run["results"] if last[result["workload"]] == number]
+        if results:
+            parts.append(_run(run["about"], results))
+    return "\n\n".join(parts)
+
+
+def _run(about: Json, results: list[Json]) -> str:
     groups = list(dict.fromkeys((result["workload"], result["fault"]) for result in results))
     of = {group: [r for r in results if (r["workload"], r["fault"]) == group] for group in groups}
     rows = [
@@ -50,7 +59,6 @@ def tables(document: Json) -> str:
         for workload, fault in groups
     ]
     loads = [result["load_average"] for result in results]
-    about = document["about"]
     heading = (
         f"Seconds since the fault, median (minimum–maximum), measured {about['began'][:10]} on {about['cpus']} cores "
         f"({about['cpu']}), {about['memory_gib']} GiB; load average at the faults {spread(loads)}; "

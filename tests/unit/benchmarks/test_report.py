@@ -18,10 +18,23 @@ def result(workload: str, fault: str, running: float | None, first: float | None
 
 def test_medians_with_their_range_by_workload_and_fault() -> None:
     results = [result("sleepers", "delete-pod", seconds, None) for seconds in (3.0, 1.0, 2.5)]
-    made = report.tables({"about": ABOUT, "results": [*results, result("gang", "kill-rank", None, 7.0)]})
+    made = report.tables({"runs": [{"about": ABOUT, "results": [*results, result("gang", "kill-rank", None, 7.0)]}]})
     assert "| sleepers | forced deletion of a pod | 3 | **2.50** (1.00–3.00) | – | – |" in made
     assert "| gang | SIGKILL of a rank | 1 | – | **7.00** (7.00–7.00) | – |" in made
     assert "| workload | fault | detect | load |" in made
+
+
+def test_the_last_run_of_a_workload_counts() -> None:
+    first = {
+        "about": ABOUT,
+        "results": [result("sleepers", "delete-pod", 9.0, None), result("gang", "kill-rank", None, 7.0)],
+    }
+    again = {"about": {**ABOUT, "commit": "def"}, "results": [result("sleepers", "delete-pod", 1.0, None)]}
+    made = report.tables({"runs": [first, again]})
+    assert "**9.00**" not in made
+    assert (
+        made.index("**7.00**") < made.index("everstep at def") < made.index("**1.00** (1.00–1.00)", made.index("def"))
+    )
 
 
 def test_only_the_generated_part_of_the_page_changes() -> None:
