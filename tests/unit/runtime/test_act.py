@@ -150,7 +150,7 @@ def test_refusals_of_a_pod_have_a_word_of_their_own() -> None:
 def test_storage_errors_are_told_apart_and_bugs_are_not_storages() -> None:
     def kind(error: Exception) -> ProblemKind | None:
         problem = classify(error)
-        return problem and problem.kind
+        return None if problem is None else problem.kind
 
     assert kind(errors.StorageUnavailableError("x")) is ProblemKind.UNAVAILABLE
     assert kind(errors.StorageRefusedError("x")) is ProblemKind.REFUSED
