@@ -11,7 +11,7 @@ lint: env  ## formatting, lint, types, import contracts
 test-unit: env  ## under a minute, no cluster, no servers
 	$(call TIER,$(PYTEST) tests/unit)
 
-test-model: env  ## the storage contract against its model: 20,000 steps and more, six mutations
+test-model: env  ## the storage contract against its model: 20,000 steps and more, and mutations that it must catch
 	$(call TIER,$(PYTEST) -s tests/model)
 
 test-storage: env  ## both stores on real storage
