@@ -104,6 +104,7 @@ def kubelet(instance: Instance) -> dict[str, Any]:
         "podLogsDir": str(instance.state / "pods"),
         "volumePluginDir": str(instance.state / "volume-plugins"),
         "evictionHard": {"memory.available": "100Mi", "nodefs.available": "1%", "imagefs.available": "1%"},
+        "evictionPressureTransitionPeriod": "10s",  # a disk that was full while images were loaded is soon not
         "imageGCHighThresholdPercent": 100,  # never: a full disk must not remove images that no registry can give back
         "maxPods": 240,
         "registerWithTaints": [],
