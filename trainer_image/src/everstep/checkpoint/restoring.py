@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import io
 import time
-import warnings
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch.distributed.checkpoint._traverse import set_element
-from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
 from torch.distributed.checkpoint.planner import ReadItem
 from torch.distributed.checkpoint.state_dict_loader import load
 
 from everstep.catalog import JobCatalog, Manifest, ResumePoint, Store, open_store
-from everstep.checkpoint import plain
+from everstep.checkpoint import dcp, plain
 from everstep.checkpoint.blocks import patiently
-from everstep.checkpoint.gang import Failure, Gang, worst
+from everstep.checkpoint.gang import Gang
 from everstep.checkpoint.reader import ShardReader
 from everstep.checkpoint.state import COMMON, RANK, Application, Restored, apply, check_architecture, template
 from everstep.errors import CheckpointCorruptError
@@ -87,15 +85,11 @@ class _Planner(DefaultLoadPlanner):
 def _load_into(state: dict[str, Any], reader: ShardReader, gang: Gang) -> None:
     if not state:
         return
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
-        try:
-            load(
-                state,
-                storage_reader=reader,
-                planner=_Planner(),
-                process_group=gang.group,
-                no_dist=not gang.distributed,
-            )
-        except CheckpointException as error:
-            raise worst([Failure.of(rank, found) for rank, (found, _) in error.failures.items()]) from error
+    with dcp.one_error():
+        load(
+            state,
+            storage_reader=reader,
+            planner=_Planner(),
+            process_group=gang.group,
+            no_dist=not gang.distributed,
+        )
