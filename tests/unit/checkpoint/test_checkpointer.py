@@ -399,7 +399,15 @@ def test_retention_of_the_library_alone(job: Jobs, tmp_path: Path) -> None:
         checkpointer.keep_last(3)
         with pytest.raises(InvalidOperationError):
             checkpointer.keep_last(0)
+        with pytest.raises(InvalidOperationError, match="an age in seconds"):
+            checkpointer.keep_within(0)
     assert steps_of(tmp_path) == [8, 9, 10]
+    with job().checkpointer(tmp_path, environment=environment, interval_steps=1) as checkpointer:
+        checkpointer.keep_within(3600)
+        for step in checkpointer.steps(14):
+            assert step > 10
+        checkpointer.keep_last(1)
+    assert steps_of(tmp_path) == [8, 9, 10, 11, 12, 13, 14], "all younger than an hour"
 
 
 def test_a_score_belongs_to_its_own_step(job: Jobs, tmp_path: Path) -> None:

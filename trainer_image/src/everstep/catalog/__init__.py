@@ -4,9 +4,9 @@ from everstep.catalog.documents import Catalog, Claim, Entry, Hold, Owner, Remov
 from everstep.catalog.job import Claimed, JobCatalog
 from everstep.catalog.keys import Location, job_root, progress_key, split_root
 from everstep.catalog.manifest import File, Manifest, Progress
+from everstep.catalog.policy import Best, Retention
 from everstep.catalog.progress import Heartbeat, read_heartbeat, write_heartbeat
 from everstep.catalog.register import Register, Snapshot
-from everstep.catalog.retention import Best, Retention
 from everstep.catalog.store import UNCHANGED, S3Access, Store, Unchanged, open_store
 from everstep.catalog.transitions import AUTO, Resume, ResumePoint, resume_point
 

@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from everstep.catalog.fields import Attempt, Count, Epoch, Finite, Moment, Step, Text, Uri
 from everstep.catalog.keys import Location
+from everstep.catalog.policy import Retention
 from everstep.errors import CatalogUnreadableError
 
 FORMAT = 1
@@ -122,6 +123,8 @@ class Catalog(Document):
     """The largest seq ever given out."""
     claim: Claim | None = None
     source: Source | None = None
+    retention: Retention | None = None
+    """The policy that was applied last."""
     checkpoints: Annotated[tuple[Entry, ...], Field(max_length=MAX_ENTRIES)] = ()
     removing: Annotated[tuple[Removal, ...], Field(max_length=MAX_ENTRIES)] = ()
     holds: Annotated[tuple[Hold, ...], Field(max_length=MAX_ENTRIES)] = ()

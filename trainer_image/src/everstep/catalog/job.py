@@ -133,8 +133,8 @@ class JobCatalog:
             )
         return Catalog()
 
-    def retire(self, policy: Retention, owner: Owner | None = None) -> Catalog | None:
-        """Move what nothing keeps into the removal intents. The policy is applied inside each swap.
+    def retire(self, policy: Retention, owner: Owner | None = None) -> Catalog:
+        """Move what nothing keeps into the removal intents. The policy is applied inside each swap, and recorded.
 
         With `owner`, raises OwnerConflictError where the root is another's by now: then another's policy counts.
         """
@@ -147,6 +147,8 @@ class JobCatalog:
                 )
             now = self._clock()
             leaving = {entry.location for entry in expendable(catalog, policy, now)}
+            if catalog.retention != policy:
+                catalog = catalog.model_copy(update={"retention": policy})
             return transitions.retire(catalog, leaving, now)
 
         return self.register.swap(decide)

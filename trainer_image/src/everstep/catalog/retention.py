@@ -4,33 +4,14 @@ from __future__ import annotations
 
 from collections import defaultdict
 from datetime import datetime
-from typing import Literal
-
-from pydantic import BaseModel, ConfigDict
 
 from everstep.catalog.documents import Catalog, Entry
+from everstep.catalog.policy import Best, Retention
+
+__all__ = ["Best", "Retention", "best", "expendable", "kept", "safeguarded"]
 
 ALWAYS_NEWEST = 2
 """So many newest live entries stay whatever the policy says: the latest, and one to fall back to."""
-
-
-class Best(BaseModel):
-    model_config = ConfigDict(frozen=True)
-    count: int
-    mode: Literal["min", "max"] = "min"
-
-
-class Retention(BaseModel):
-    """None (or 0): that policy keeps nothing. With no policy at all everything stays."""
-
-    model_config = ConfigDict(frozen=True)
-    last: int | None = None
-    best: Best | None = None
-    every: int | None = None
-
-    @property
-    def keeps_everything(self) -> bool:
-        return not (self.last or self.every or (self.best and self.best.count))
 
 
 def kept(catalog: Catalog, policy: Retention, now: datetime) -> dict[str, list[str]]:
@@ -50,6 +31,9 @@ def kept(catalog: Catalog, policy: Retention, now: datetime) -> dict[str, list[s
         keep(best(live, policy.best), f"best {policy.best.count}")
     if policy.every:
         keep([entry for entry in live if entry.step % policy.every == 0], f"every {policy.every}")
+    if policy.within:
+        young = [entry for entry in live if (now - entry.committed).total_seconds() <= policy.within]
+        keep(young, f"within {span(policy.within)}")
     return {entry.location: reasons[entry.location] for entry in live if entry.location in reasons}
 
 
@@ -92,3 +76,11 @@ def expendable(catalog: Catalog, policy: Retention, now: datetime) -> list[Entry
     """Live entries that nothing keeps, oldest first."""
     stay = kept(catalog, policy, now)
     return [entry for entry in catalog.live() if entry.location not in stay]
+
+
+def span(seconds: float) -> str:
+    """Seconds in the largest unit that they are a whole number of: 7d, 36h, 90s."""
+    for unit, length in (("d", 86400), ("h", 3600), ("m", 60)):
+        if seconds % length == 0:
+            return f"{seconds / length:.0f}{unit}"
+    return f"{seconds:g}s"

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -209,6 +210,16 @@ class Transactions:
     def keep_best(self, count: int, lower_better: bool = True) -> None:
         """Keep so many checkpoints with the best scores besides. Under an operator its policy counts."""
         self._retain(best=Best(count=count, mode="min" if lower_better else "max"))
+
+    def keep_every(self, steps: int) -> None:
+        """Keep each step that is a multiple of `steps` besides. Under an operator its policy counts."""
+        self._retain(every=steps)
+
+    def keep_within(self, seconds: float) -> None:
+        """Keep what was committed so many seconds ago or later besides. Under an operator its policy counts."""
+        if not 0 < seconds < math.inf:
+            raise InvalidOperationError(f"keep_within: an age in seconds, not {seconds}")
+        self._retain(within=seconds)
 
     def _retain(self, **policy: Any) -> None:
         if self._environment.has_operator:
