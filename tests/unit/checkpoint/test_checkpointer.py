@@ -18,6 +18,7 @@ from torch.distributed.checkpoint.state_dict_loader import load as stock_load
 from everstep.catalog import JobCatalog, Owner, Progress, open_store, read_heartbeat
 from everstep.catalog.keys import MANIFEST, METADATA
 from everstep.catalog.store.posix import PosixStore
+from everstep.checkpoint import metadata as metadata_format
 from everstep.checkpoint.environment import JobEnvironment, Policy
 from everstep.errors import (
     ArchitectureMismatchError,
@@ -298,6 +299,19 @@ def test_stock_dcp_loads_a_committed_directory(job: Jobs, tmp_path: Path) -> Non
     set_optimizer_state_dict(fresh.model, fresh.optimizer, state["optimizer"])
     for theirs, ours in zip(fresh.optimizer.state.values(), mine.optimizer.state.values(), strict=True):
         assert torch.equal(theirs["exp_avg_sq"], ours["exp_avg_sq"])
+
+
+def test_where_a_tensors_bytes_lie_is_recorded(job: Jobs, tmp_path: Path) -> None:
+    mine = job()
+    mine.run(tmp_path, 2)
+    folder = folder_of(tmp_path, 2)
+    stored = metadata_format.decode((folder / METADATA).read_bytes())
+    for name, value in mine.model.state_dict().items():
+        [place] = [place for index, place in stored.storage_data.items() if index.fqn == f"model.{name}"]
+        start = metadata_format.payload_of(place)
+        assert start is not None
+        assert place.offset < start < start + value.nbytes <= place.offset + place.length
+        assert (folder / place.relative_path).read_bytes()[start:][: value.nbytes] == value.numpy().tobytes()
 
 
 def test_sigterm_saves_this_step_and_ends(job: Jobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -41,6 +41,22 @@ class _Unpickler(pickle.Unpickler):
         raise pickle.UnpicklingError(f"{module}.{name} has no place in .metadata")
 
 
+def stored_at(name: str, offset: int, length: int, payload: int | None) -> Any:
+    """DCP's record of where an archive lies, with one field that stock readers do not know.
+
+    `payload`: where in the file the tensor's bytes begin, in row-major order; None where they are not so, or no tensor.
+    """
+    info = filesystem._StorageInfo(name, offset, length)
+    if payload is not None:
+        info.payload = payload  # type: ignore[attr-defined]
+    return info
+
+
+def payload_of(info: Any) -> int | None:
+    found = getattr(info, "payload", None)
+    return found if isinstance(found, int) else None
+
+
 def encode(metadata: Metadata, location: str) -> bytes:
     metadata.version = filesystem.CURRENT_DCP_VERSION
     metadata.storage_meta = StorageMeta(checkpoint_id=location)

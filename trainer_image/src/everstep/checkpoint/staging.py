@@ -27,6 +27,8 @@ class Placed:
     length: int
     payload: int
     """Bytes of data alone, without the archive around them."""
+    start: int | None = None
+    """Where in the file the data begin, if they are a tensor's in row-major order: readers go straight to its rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +83,14 @@ def _append(stream: io.BytesIO, item: WriteItem, planner: SavePlanner) -> Placed
             tensor = tensor.clone()  # a view of padded storage would drag the whole of it along
         torch.save(tensor, stream)
         payload = tensor.nbytes
+        start = _start(stream, offset) if payload and tensor.is_contiguous() else None
     else:
         payload = stream.write(data.getbuffer())
-    return Placed(item.index, offset, stream.tell() - offset, payload)
+        start = None
+    return Placed(item.index, offset, stream.tell() - offset, payload, start)
+
+
+def _start(stream: io.BytesIO, offset: int) -> int:
+    with stream.getbuffer() as written:
+        archive = torch._C.PyTorchFileReader(io.BytesIO(written[offset:]))
+    return offset + int(archive.get_record_offset("data/0"))  # type: ignore[attr-defined]

@@ -7,7 +7,6 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
-from torch.distributed.checkpoint import filesystem
 from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
 from torch.distributed.checkpoint.planner import SavePlan, SavePlanner
 from torch.distributed.checkpoint.storage import StorageWriter, WriteResult
@@ -59,7 +58,7 @@ class ShardWriter(StorageWriter):
             described = describe_file(staged.name, staged.body, rank)
             self.store.put(self.location.key(staged.name), staged.body)
             for number, item in enumerate(staged.items):
-                info = filesystem._StorageInfo(staged.name, item.offset, item.length)
+                info = metadata_format.stored_at(staged.name, item.offset, item.length, item.start)
                 stored = _Stored(info, described if number == 0 else None)
                 results.append(WriteResult(item.index, item.payload, stored))
             del staged  # before the next one is made
