@@ -8,7 +8,7 @@ test is the real one and does not know.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, cast
@@ -138,9 +138,15 @@ class SimulatedStore:
     def get_range(self, key: str, start: int, length: int) -> bytes:
         return self.get(key)[start : start + length]
 
-    def put(self, key: str, body: bytes | bytearray | memoryview) -> None:
+    def read_into(self, key: str, start: int, into: memoryview) -> int:
+        body = self.get_range(key, start, len(into))
+        into[: len(body)] = body
+        return len(body)
+
+    def put(self, key: str, body: bytes | bytearray | memoryview, sums: Sequence[int] = ()) -> int:
         content = bytes(body)
         self._ask(Request(f"put {key}", lambda: self.world.put(key, content), is_write=True))
+        return 0
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         found = self._ask(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
@@ -10,10 +11,12 @@ import pytest
 from everstep.catalog import UNCHANGED, Store
 from everstep.catalog.store import KeyNotFound, SwapRefused, Versioned
 from everstep.catalog.store.probe import probe
+from everstep.catalog.sums import block_sums
 from everstep.errors import InvalidOperationError
 
 KEY = "catalog.json"
 RACERS = 8
+MEGABYTE = 1 << 20
 
 
 def read(store: Store) -> Versioned:
@@ -119,6 +122,35 @@ def test_an_object_that_is_too_long_is_refused_unread(store: Store) -> None:
 def test_an_object_may_be_a_view_of_other_memory(store: Store) -> None:
     store.put("checkpoints/a/x", memoryview(bytearray(b"abcdef"))[1:4])
     assert store.get("checkpoints/a/x") == b"bcd"
+
+
+def test_a_range_is_read_into_the_callers_memory(store: Store) -> None:
+    store.put("checkpoints/a/x", b"0123456789")
+    memory = bytearray(b"..........")
+    assert store.read_into("checkpoints/a/x", 2, memoryview(memory)[1:5]) == 4
+    assert memory == b".2345....."
+    assert store.read_into("checkpoints/a/x", 8, memoryview(memory)[:4]) == 2
+    assert memory == b"89345....."
+    assert store.read_into("checkpoints/a/x", 10, memoryview(memory)) == 0
+    assert store.read_into("checkpoints/a/x", 99, memoryview(memory)) == 0
+    assert store.read_into("checkpoints/a/x", 0, memoryview(memory)[:0]) == 0
+    with pytest.raises(KeyNotFound):
+        store.read_into("checkpoints/a/never", 0, memoryview(memory))
+
+
+@pytest.mark.parametrize("size", [64 * MEGABYTE, 64 * MEGABYTE + 1, 97 * MEGABYTE + 5])
+@pytest.mark.parametrize("summed", [True, False], ids=["sums", "no sums"])
+def test_an_object_of_any_size(store: Store, size: int, summed: bool) -> None:
+    body = bytearray(random.Random(size).randbytes(MEGABYTE) * (size // MEGABYTE + 1))
+    for megabyte in range(0, size, MEGABYTE):  # every part is another: none may take another's place
+        body[megabyte : megabyte + 4] = megabyte.to_bytes(4, "big")
+    view = memoryview(body)[:size]
+    store.put("checkpoints/a/large", view, block_sums(view) if summed else ())
+    assert [info.size for info in store.list("checkpoints/a/")] == [size]
+    back = memoryview(bytearray(size + 10))
+    assert store.read_into("checkpoints/a/large", 0, back) == size
+    assert back[:size] == view
+    assert store.get_range("checkpoints/a/large", size - 7, 100) == view[-7:]
 
 
 def test_an_empty_object(store: Store) -> None:

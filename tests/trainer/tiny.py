@@ -9,6 +9,7 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -33,14 +34,14 @@ class Faulty:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._store, name)
 
-    def put(self, key: str, body: bytes | bytearray | memoryview) -> None:
+    def put(self, key: str, body: bytes | bytearray | memoryview, sums: Sequence[int] = ()) -> int:
         self._saving = "step_000000000004-" in key
         if self._saving and key.endswith("/__1_0.distcp"):
             if SCENARIO == "shard-fails":
                 raise StorageUnavailableError("the shard's bucket is on fire")
             if SCENARIO == "die-in-shard":
                 os.kill(os.getpid(), signal.SIGKILL)
-        self._store.put(key, body)
+        return self._store.put(key, body, sums)
 
     def swap_register(self, key: str, body: bytes, token: str | None) -> str:
         if SCENARIO == "die-before-swap" and self._saving:

@@ -43,6 +43,10 @@ class StorageUnavailableError(StorageError):
     """No answer, or an answer that says "later": worth trying again."""
 
 
+class UploaderDiedError(StorageUnavailableError):
+    """The process that uploads ended before an object was stored: the next save starts another."""
+
+
 class StorageRefusedError(StorageError):
     """An answer that stays the same until somebody changes credentials, bucket or policy."""
 

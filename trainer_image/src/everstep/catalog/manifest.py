@@ -9,11 +9,10 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from everstep.catalog.fields import Attempt, Count, Epoch, Finite, Metrics, Moment, Step
 from everstep.catalog.keys import is_checkpoint_file
+from everstep.catalog.sums import BLOCK as BLOCK
 from everstep.errors import CheckpointCorruptError
 
 FORMAT = 1
-BLOCK = 256 << 10
-"""Bytes that one CRC32C covers: a partial read verifies whole blocks."""
 MAX_MANIFEST_BYTES = 256 << 20
 
 

@@ -4,21 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from awscrt import checksums
-
 from everstep.catalog.keys import Location
-from everstep.catalog.manifest import BLOCK, File, Manifest
+from everstep.catalog.manifest import File, Manifest
 from everstep.catalog.store import KeyNotFound, Store
+from everstep.catalog.sums import BLOCK
+from everstep.catalog.sums import block_sums as block_sums
 from everstep.errors import CheckpointCorruptError
 
 CHUNK = 32 * BLOCK
 """Bytes of one read: 8 MiB."""
-
-
-def block_sums(data: bytes | bytearray | memoryview) -> tuple[int, ...]:
-    """CRC32C of each BLOCK bytes of `data`, the last block shorter; nothing for nothing."""
-    view = memoryview(data).cast("B")
-    return tuple(checksums.crc32c(view[start : start + BLOCK]) for start in range(0, len(view), BLOCK))
 
 
 def wrong_blocks(file: File, start: int, end: int, data: bytes | bytearray | memoryview) -> list[int]:

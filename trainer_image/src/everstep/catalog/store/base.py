@@ -6,7 +6,7 @@ right.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
@@ -71,8 +71,20 @@ class Store(Protocol):
     def get_range(self, key: str, start: int, length: int) -> bytes:
         """`length` bytes from `start`; fewer only at the object's end. Raises KeyNotFound."""
 
-    def put(self, key: str, body: bytes | bytearray | memoryview) -> None:
-        """Write a whole object."""
+    def read_into(self, key: str, start: int, into: memoryview) -> int:
+        """Fill `into` (writable, contiguous) with the object's bytes from `start`, without a copy in between.
+
+        Returns how many there were: fewer than `into` has only at the object's end. Raises KeyNotFound. After any
+        error `into` holds anything.
+        """
+
+    def put(self, key: str, body: bytes | bytearray | memoryview, sums: Sequence[int] = ()) -> int:
+        """Write a whole object of any size, without a copy of `body`, which must not change until this returns.
+
+        `sums`: the CRC32C of each BLOCK bytes of `body` where the caller has them; a store that can checks by them what
+        it received. Returns how many requests had to be sent again. Nothing is left of an object that failed but, where
+        storage could not be reached any more, an unfinished upload that `abort_uploads` ends.
+        """
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         """Objects whose keys begin with `prefix`, in key order."""

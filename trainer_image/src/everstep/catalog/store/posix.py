@@ -12,7 +12,7 @@ import contextlib
 import os
 import secrets
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -153,7 +153,22 @@ class PosixStore:
         except OSError as error:
             raise _storage_error(error, path) from error
 
-    def put(self, key: str, body: bytes | bytearray | memoryview) -> None:
+    def read_into(self, key: str, start: int, into: memoryview) -> int:
+        path, view, filled = self._path(key), into.cast("B"), 0
+        try:
+            with path.open("rb", buffering=0) as file:
+                while filled < len(view):
+                    count = os.preadv(file.fileno(), [view[filled:]], start + filled)
+                    if not count:
+                        break
+                    filled += count
+        except FileNotFoundError:
+            raise KeyNotFound(str(path)) from None
+        except OSError as error:
+            raise _storage_error(error, path) from error
+        return filled
+
+    def put(self, key: str, body: bytes | bytearray | memoryview, sums: Sequence[int] = ()) -> int:
         path = self._path(key)
         temporary = path.with_name(f"{_PARTIAL}{secrets.token_hex(8)}")
         try:
@@ -168,6 +183,7 @@ class PosixStore:
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
             raise _storage_error(error, path) from error
+        return 0
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         folder = prefix.rpartition("/")[0]

@@ -142,11 +142,18 @@ class S3Store:
 
         return self._call(f"read {key}", read, missing=key)
 
-    def put(self, key: str, body: bytes | bytearray | memoryview) -> None:
+    def read_into(self, key: str, start: int, into: memoryview) -> int:
+        view = into.cast("B")
+        body = self.get_range(key, start, len(view))
+        view[: len(body)] = body
+        return len(body)
+
+    def put(self, key: str, body: bytes | bytearray | memoryview, sums: Sequence[int] = ()) -> int:
         content = body if isinstance(body, bytes) else bytes(body)
         self._call(
             f"write {key}", lambda: self._client.put_object(Bucket=self.bucket, Key=self._key(key), Body=content)
         )
+        return 0
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         for page in self._pages("list_objects_v2", prefix):

@@ -1,0 +1,87 @@
+"""The uploader's process: what it stores, how it ends, and that nothing of it stays behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from everstep.catalog import open_store
+from everstep.catalog.sums import block_sums
+from everstep.errors import InvalidOperationError, StorageUnavailableError, UploaderDiedError
+from everstep.transfer import Segment, SharedBuffer, Uploader
+
+MEGABYTE = 1 << 20
+
+
+@pytest.fixture
+def buffer() -> Iterator[SharedBuffer]:
+    buffer = SharedBuffer(4 * MEGABYTE)
+    buffer.view[:] = os.urandom(4 * MEGABYTE)
+    yield buffer
+    buffer.close()
+
+
+@pytest.fixture
+def uploader(tmp_path: Path) -> Iterator[Uploader]:
+    uploader = Uploader(str(tmp_path / "root"))
+    uploader.start()
+    yield uploader
+    uploader.close(10)
+
+
+def test_segments_become_objects(uploader: Uploader, buffer: SharedBuffer, tmp_path: Path) -> None:
+    segments = {f"checkpoints/a/{i}": Segment(buffer, i * 1000, MEGABYTE + i) for i in range(8)}
+    futures = [uploader.submit(key, segment, block_sums(segment.view)) for key, segment in segments.items()]
+    assert [future.result(30).key for future in futures] == list(segments)
+    store = open_store(str(tmp_path / "root"))
+    assert all(store.get(key) == segment.view for key, segment in segments.items())
+
+
+def test_memory_is_shared_not_copied(uploader: Uploader, buffer: SharedBuffer, tmp_path: Path) -> None:
+    uploader.submit("checkpoints/a/1", Segment(buffer, 0, 5)).result(30)
+    buffer.view[:5] = b"later"
+    uploader.submit("checkpoints/a/2", Segment(buffer, 0, 5)).result(30)
+    assert open_store(str(tmp_path / "root")).get("checkpoints/a/2") == b"later"
+
+
+def test_a_killed_uploader_is_an_error_at_once_and_the_next_start_begins_anew(
+    uploader: Uploader, buffer: SharedBuffer, tmp_path: Path
+) -> None:
+    uploader.submit("checkpoints/a/1", Segment(buffer, 0, 5)).result(30)
+    first = uploader.pid
+    assert first is not None
+    os.kill(first, signal.SIGSTOP)
+    pending = uploader.submit("checkpoints/a/2", Segment(buffer, 0, 5))
+    os.kill(first, signal.SIGKILL)
+    with pytest.raises(UploaderDiedError, match=r"checkpoints/a/2.*SIGKILL"):
+        pending.result(5)
+    with pytest.raises(UploaderDiedError):
+        uploader.submit("checkpoints/a/3", Segment(buffer, 0, 5))
+    uploader.start()
+    assert uploader.pid not in (None, first)
+    assert uploader.submit("checkpoints/a/2", Segment(buffer, 0, 5)).result(30).bytes == 5
+
+
+def test_what_storage_refuses_is_the_futures_error(uploader: Uploader, buffer: SharedBuffer, tmp_path: Path) -> None:
+    (tmp_path / "root").mkdir(exist_ok=True)
+    (tmp_path / "root" / "checkpoints").write_bytes(b"a file where a folder belongs")
+    with pytest.raises(StorageUnavailableError, match="checkpoints"):
+        uploader.submit("checkpoints/a/1", Segment(buffer, 0, 5)).result(30)
+
+
+def test_a_segment_lies_in_its_buffer(buffer: SharedBuffer) -> None:
+    with pytest.raises(InvalidOperationError, match="4194304"):
+        Segment(buffer, MEGABYTE, 4 * MEGABYTE)
+
+
+def test_closing_waits_for_what_was_submitted(buffer: SharedBuffer, tmp_path: Path) -> None:
+    uploader = Uploader(str(tmp_path / "root"))
+    uploader.start()
+    futures = [uploader.submit(f"checkpoints/a/{i}", Segment(buffer, 0, MEGABYTE)) for i in range(20)]
+    uploader.close(30)
+    assert all(future.done() and future.exception() is None for future in futures)
+    assert uploader.pid is None
