@@ -82,8 +82,8 @@ class Kube:
     api: client.ApiClient
     timeout: float = 30.0
     guard: Callable[[], None] = _allowed
-    observe: Callable[[str, int], None] | None = None
-    """Told of each answer: the verb and the HTTP status, 0 for none."""
+    observe: Callable[[str, str, int], None] | None = None
+    """Told of each answer: the verb and the resource, in RBAC's words, and the HTTP status, 0 for none."""
     _auth: tuple[str, ...] = field(default=("BearerToken",))
 
     @classmethod
@@ -207,7 +207,7 @@ class Kube:
             raise ApiError(0, "Unreachable", f"{method} {path}: {error or 'no answer in time'}") from error
         finally:
             if self.observe is not None:
-                self.observe(method, status)
+                self.observe(*asked(method, path), status)
         if not 200 <= status <= 299:
             raise _refusal(status, content, f"{method} {path}")
         return content
@@ -219,6 +219,19 @@ def _refusal(status: int, content: bytes, what: str) -> ApiError:
         return ApiError(status, answer.get("reason") or "", answer.get("message") or what, answer.get("details"))
     except (ValueError, AttributeError):
         return ApiError(status, "", f"{what}: HTTP {status}: {content[:200].decode(errors='replace')}")
+
+
+_VERBS = {"POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}
+
+
+def asked(method: str, path: str) -> tuple[str, str]:
+    """Verb and resource (`pods`, `pods/log`) of a request, in RBAC's words."""
+    parts = path.strip("/").split("/")
+    parts = parts[2 if parts[0] == "api" else 3 :]
+    if parts[0] == "namespaces" and len(parts) > 2:
+        parts = parts[2:]
+    resource = "/".join(parts[::2])
+    return _VERBS.get(method) or ("get" if len(parts) > 1 else "list"), resource
 
 
 def job_path(namespace: str, name: str, subresource: str = "") -> str:

@@ -11,7 +11,7 @@ from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-_job: ContextVar[str | None] = ContextVar("job", default=None)
+_job: ContextVar[tuple[str, str] | None] = ContextVar("job", default=None)
 _attempt: ContextVar[int | None] = ContextVar("attempt", default=None)
 
 NOISY = ("aiohttp.access", "asyncio", "boto3", "botocore", "kopf", "kubernetes", "urllib3", "kube_config")
@@ -19,9 +19,9 @@ NOISY = ("aiohttp.access", "asyncio", "boto3", "botocore", "kopf", "kubernetes",
 
 
 @contextmanager
-def about(job: str) -> Iterator[None]:
+def about(namespace: str, job: str, attempt: int = 0) -> Iterator[None]:
     """Lines logged inside are about this job."""
-    first, second = _job.set(job), _attempt.set(None)
+    first, second = _job.set((namespace, job)), _attempt.set(attempt or None)
     try:
         yield
     finally:
@@ -36,7 +36,7 @@ def at_attempt(attempt: int) -> None:
 
 class _Context(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
-        record.job = _job.get()
+        record.namespace, record.job = _job.get() or (None, None)
         record.attempt = _attempt.get()
         return True
 
@@ -50,7 +50,7 @@ class JsonFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, Any] = {"time": _time(record), "level": record.levelname, "logger": record.name}
-        for name in ("job", "attempt"):
+        for name in ("namespace", "job", "attempt"):
             value = getattr(record, name, None)
             if value is not None:
                 line[name] = value
@@ -64,8 +64,8 @@ class ConsoleFormatter(logging.Formatter):
     """Time, level, job, attempt, message."""
 
     def format(self, record: logging.LogRecord) -> str:
-        job, attempt = getattr(record, "job", None), getattr(record, "attempt", None)
-        subject = f" [{job}{f' attempt {attempt}' if attempt else ''}]" if job else ""
+        namespace, job, attempt = (getattr(record, name, None) for name in ("namespace", "job", "attempt"))
+        subject = f" [{namespace}/{job}{f' attempt {attempt}' if attempt else ''}]" if job else ""
         line = f"{_time(record)} {record.levelname:7}{subject} {record.getMessage()}"
         return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
 

@@ -25,6 +25,7 @@ from everstep_operator.act.removal import Removals
 from everstep_operator.api import PLURAL
 from everstep_operator.config.profiles import ProfilesFile
 from everstep_operator.config.settings import Settings
+from everstep_operator.job_metrics import JobSeries
 from everstep_operator.kube import JOBS, ApiError, Kube
 from everstep_operator.lease import Elector, Leadership, Timing
 from everstep_operator.leases import KubeLease
@@ -107,18 +108,22 @@ class Operator:
         self._kube = kube
         self._leadership = leadership
         self._metrics = metrics = Metrics()
-        kube.observe = lambda verb, status: metrics.requests.labels(verb, str(status)).inc()
+        kube.observe = metrics.asked_kubernetes
         self._drained = asyncio.Event()
         self._health = health.Health(leading=lambda: leadership.held)
         self._memories = Memories()
         pauses = Pauses(resync=settings.resync_seconds)
         self._queue: WorkQueue[Key] = WorkQueue(Schedule(pauses), concurrency=settings.concurrency)
-        self._queue.on_error = _report
-        metrics.queue.set_function(lambda: self._queue.ready())
+        self._queue.on_error = self._report
+        self._queue.on_taken = metrics.waited.observe
+        metrics.queue.set_function(lambda: self._queue.ready() if leadership.held else 0)
+        metrics.registry.register(JobSeries(self._memories))
         metrics.jobs.set_function(lambda: len(self._memories))
         metrics.leader.set_function(lambda: float(leadership.held))
         guarded = kube.guarded(leadership.check)
-        storages = Storages(ProfilesFile(settings.profiles_file), lanes, settings.store_timeout_seconds)
+        storages = Storages(
+            ProfilesFile(settings.profiles_file), lanes, settings.store_timeout_seconds, metrics.asked_storage
+        )
         observer = Observer(
             guarded, storages, poll_seconds=self._poll_seconds, progress_seconds=settings.progress_seconds
         )
@@ -207,7 +212,12 @@ class Operator:
         spread = 0.0
         while True:
             try:
-                for key in await self._list():
+                began = self._queue.clock()
+                listed = await self._list()
+                if not self._leadership.held:  # the holder finds out in a pass that a job is gone
+                    for key in self._queue.forget_absent(listed, began):
+                        self._memories.forget(key)
+                for key in listed:
                     self._queue.add(key, random.uniform(0, spread))
                 self._health.synced = True
                 spread = SPREAD
@@ -223,6 +233,12 @@ class Operator:
         paths = [f"{JOBS}/namespaces/{space}/{PLURAL}" for space in spaces] or [f"{JOBS}/{PLURAL}"]
         found = [job for path in paths for job in await self._kube.list_all(path)]
         return [(job["metadata"]["namespace"], job["metadata"]["name"]) for job in found]
+
+    def _report(self, key: Key, error: Exception, pause: float) -> None:
+        memory = self._memories.known(key)
+        with logs.about(*key, memory.status.attempt if memory and memory.status else 0):
+            known = isinstance(error, ApiError)
+            log.warning("looking again after %.1f s: %s", pause, error, exc_info=None if known else error)
 
     def _poll_seconds(self) -> float:
         settings = self._settings
@@ -244,12 +260,6 @@ async def _on_signals(watching: asyncio.Event, stop: asyncio.Event) -> None:
     await watching.wait()
     for number in numbers:
         loop.add_signal_handler(number, stop.set)
-
-
-def _report(key: Key, error: Exception, pause: float) -> None:
-    with logs.about("/".join(key)):
-        known = isinstance(error, ApiError)
-        log.warning("looking again after %.1f s: %s", pause, error, exc_info=None if known else error)
 
 
 if __name__ == "__main__":

@@ -4,11 +4,13 @@ and only repeats work (a probe, a sweep, a whole GET) or takes an age to be youn
 from __future__ import annotations
 
 import asyncio
+from collections.abc import ItemsView
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from everstep.catalog import Catalog, Heartbeat, Snapshot
+from everstep_operator.api import TrainingJobStatus
 
 if TYPE_CHECKING:
     from everstep_operator.observe.registers import Polled
@@ -37,6 +39,10 @@ class JobMemory:
     """Of one incarnation (uid) of a job."""
 
     uid: str
+    status: TrainingJobStatus | None = None
+    """As it was read or written last, for metrics and logs."""
+    counted: int | None = None
+    """The register's sequence up to which commits are counted in metrics; None: not looked at yet."""
     written: str = ""
     """resourceVersion of our own last write of the job: its echo in the watch is no news."""
     registers: Registers = field(default_factory=Registers)
@@ -71,6 +77,9 @@ class Memories:
 
     def __len__(self) -> int:
         return len(self._jobs)
+
+    def items(self) -> ItemsView[Key, JobMemory]:
+        return self._jobs.items()
 
     def of(self, key: Key, uid: str) -> JobMemory:
         found = self._jobs.get(key)

@@ -12,7 +12,7 @@ import heapq
 import logging
 import random
 import time
-from collections.abc import Awaitable, Callable, Hashable
+from collections.abc import Awaitable, Callable, Hashable, Iterable
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -45,6 +45,8 @@ class _Item:
     """Added while it was being worked on."""
     failures: int = 0
     not_before: float = 0.0
+    added: float = 0.0
+    """When somebody last asked for it."""
 
 
 class Schedule(Generic[K]):
@@ -69,6 +71,7 @@ class Schedule(Generic[K]):
         item = self._items.get(key)
         if item is None:
             self._items[key] = item = _Item(due=float("inf"))
+        item.added = now
         if item.running:
             if delay <= 0:
                 item.dirty = True
@@ -123,8 +126,17 @@ class Schedule(Generic[K]):
         """A pass found that the object is gone. A key added meanwhile stays."""
         item = self._items.pop(key)
         if item.dirty:
-            self._items[key] = fresh = _Item(due=float("inf"))
-            self._set(key, fresh, 0.0)
+            self._items[key] = fresh = _Item(due=float("inf"), added=item.added)
+            self._set(key, fresh, item.added)
+
+    def forget_absent(self, present: Iterable[K], began: float) -> list[K]:
+        """Keys that no pass looks at: those of a list that began then are what exists. A key that was added since, or
+        is being worked on, stays. Returns what was forgotten."""
+        kept = set(present)
+        gone = [key for key, item in self._items.items() if key not in kept and not item.running and item.added < began]
+        for key in gone:
+            del self._items[key]
+        return gone
 
     def _finish(self, key: K, item: _Item, now: float, delay: float) -> None:
         due = min(now + delay, item.due)
@@ -166,6 +178,8 @@ class WorkQueue(Generic[K]):
     clock: Callable[[], float] = time.monotonic
     on_error: Callable[[K, Exception, float], None] | None = None
     """Told of each failed pass, with the pause that follows."""
+    on_taken: Callable[[float], None] | None = None
+    """Told of each key that a worker takes, with the seconds for which it was due."""
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
     _closed: bool = False
 
@@ -176,6 +190,10 @@ class WorkQueue(Generic[K]):
     def ready(self) -> int:
         """How many keys are due and wait for a worker."""
         return self.schedule.ready(self.clock())
+
+    def forget_absent(self, present: Iterable[K], began: float) -> list[K]:
+        """For a process whose workers do not run: see `Schedule.forget_absent`."""
+        return self.schedule.forget_absent(present, began)
 
     def close(self) -> None:
         """Begin no more passes; `run` returns when those under way have ended."""
@@ -213,11 +231,13 @@ class WorkQueue(Generic[K]):
     async def _take(self) -> K | None:
         while not self._closed:
             now = self.clock()
+            due = self.schedule.next_due()
             key = self.schedule.pop(now)
             if key is not None:
+                if self.on_taken is not None and due is not None:
+                    self.on_taken(now - due)
                 return key
             self._changed.clear()
-            due = self.schedule.next_due()
             try:
                 async with asyncio.timeout(None if due is None else max(0.0, due - now)):
                     await self._changed.wait()

@@ -62,7 +62,7 @@ class Reconciler:
         began = self._health.passes[key] = self._clock()
         result = "error"
         try:
-            with logs.about("/".join(key)):
+            with logs.about(*key):
                 outcome = await self._pass(key)
             result = "ok"
         except StaleError as error:
@@ -111,7 +111,7 @@ class Reconciler:
         observation = await self._observer.again(last, memory)
         if observation is None:
             return None
-        self._metrics.storage.labels("Poll", "ok").inc()
+        self._metrics.looked(memory)
         plan = decide(observation)
         if plan.actions or plan.again or plan.events or merge_patch(last.job.status.dump(), plan.status.dump()):
             return None
@@ -120,9 +120,10 @@ class Reconciler:
     async def _chain(self, seen: Seen) -> Outcome:
         memory = self._memories.of(seen.key, seen.job.metadata.uid)
         memory.last, memory.looked = None, self._clock()
+        memory.status = seen.job.status
         storage = await self._observer.storage(seen.job)
         stored = await self._observer.registers(seen.job, memory, storage)
-        self._metrics.storage.labels("Poll", stored.problem.reason if stored.problem else "ok").inc()
+        self._metrics.looked(memory)
         known = Results(
             probed=memory.probed is not None and memory.probed == getattr(storage, "root", None),
             checkpoints_deleted=memory.deleted,
@@ -137,7 +138,7 @@ class Reconciler:
             plan = decide(observation)
             log.debug("%s, then %s", _names(plan), "again" if plan.again else f"in {plan.requeue_after} s")
             await self._record(seen, plan)
-            memory.written = seen.job.metadata.resource_version
+            memory.written, memory.status = seen.job.metadata.resource_version, seen.job.status
             problem = await self._actor.run(chain, plan.actions)
             if problem is not None:
                 log.info("%s: %s", problem.reason, problem.message)
@@ -153,15 +154,12 @@ class Reconciler:
         return Outcome(AFTER_PROBLEM)
 
     async def _record(self, seen: Seen, plan: Plan) -> None:
-        before = seen.job.status.restarts
+        before = seen.job.status
         written = await write_status(self._kube, seen, plan.status)
         logs.at_attempt(plan.status.attempt)
         if not written:
             return
-        after = plan.status.restarts
-        if after is not None and after.total > (before.total if before else 0):
-            reason = (plan.status.history[-1].reason if plan.status.history else None) or "Unknown"
-            self._metrics.restarts.labels(reason).inc()
+        self._metrics.wrote(before, plan.status)
         await self._events.emit(seen.job.metadata, seen.job.status.attempt, plan.events)
 
 

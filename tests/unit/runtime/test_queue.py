@@ -242,3 +242,39 @@ def test_a_key_that_is_looked_at_often_leaves_no_trail() -> None:
         work.done("a", moment)
     assert len(work._heap) < 100
     assert work.next_due() == 4999 + 600
+
+
+def test_keys_that_are_gone_leave_a_queue_that_nobody_works_on() -> None:
+    work = schedule()
+    for number in range(100):
+        work.add(f"deleted-{number}", 0)
+    work.add("listed", 0)
+    work.add("new", 6)
+    work.add("running", 0)
+    while work.pop(1) != "running":
+        pass
+    for key in [f"deleted-{number}" for number in range(100)] + ["listed"]:
+        work.done(key, 1, again_after=1000)
+    assert sorted(work.forget_absent(["listed"], began=5)) == sorted(f"deleted-{number}" for number in range(100))
+    assert len(work) == 3, "what a list that began earlier cannot know of stays, and what is worked on"
+    work.done("running", 7, again_after=1000)
+    assert work.pop(7) == "new"
+
+
+async def test_a_worker_tells_how_long_its_key_was_due() -> None:
+    now = [10.0]
+    told: list[float] = []
+    work: WorkQueue[str] = WorkQueue(schedule(), concurrency=1, clock=lambda: now[0])
+    work.on_taken = told.append
+
+    async def handle(key: str) -> Outcome:
+        if key == "second":
+            work.close()
+        return Outcome()
+
+    work.add("first")
+    now[0] = 12.5
+    work.add("second")
+    now[0] = 13.0
+    await work.run(handle)
+    assert told == [3.0, 0.5]

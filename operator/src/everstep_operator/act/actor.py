@@ -95,9 +95,7 @@ class Actor:
             case Probe() | ValidateResumePath() | Fence():
                 if isinstance(chain.storage, Problem):
                     return chain.storage
-                problem = await self._register(chain, chain.storage, action)
-                self._metrics.storage.labels(type(action).__name__, problem.reason if problem else "ok").inc()
-                return problem
+                return await self._register(chain, chain.storage, action)
             case DryRunPod():
                 problem = await self._pods.dry_run(seen, action)
                 if problem is None:

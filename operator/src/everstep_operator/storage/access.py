@@ -11,8 +11,13 @@ from everstep.catalog import JobCatalog, S3Access, Store, open_store
 from everstep_operator.api import TrainingJob
 from everstep_operator.config.profiles import ProfilesFile, StorageAccess
 from everstep_operator.storage.lanes import Lane, Lanes, Pace
+from everstep_operator.storage.measured import MeasuredStore, Told
 
 T = TypeVar("T")
+
+
+def _unheard(_kind: str, _result: str, _seconds: float) -> None:
+    return None
 
 
 @dataclass(slots=True)
@@ -23,10 +28,11 @@ class JobStorage:
     access: S3Access
     lane: Lane
     timeout: float
+    told: Told = _unheard
     catalog: JobCatalog = field(init=False)
 
     def __post_init__(self) -> None:
-        self.catalog = JobCatalog(open_store(self.root, self.access))
+        self.catalog = JobCatalog(MeasuredStore(open_store(self.root, self.access), self.told))
 
     @property
     def store(self) -> Store:
@@ -39,10 +45,13 @@ class JobStorage:
 class Storages:
     """The storage of every job, opened once as long as profile and credentials stay the same."""
 
-    def __init__(self, profiles: ProfilesFile, lanes: Lanes, request_timeout: float = 15.0) -> None:
+    def __init__(
+        self, profiles: ProfilesFile, lanes: Lanes, request_timeout: float = 15.0, told: Told = _unheard
+    ) -> None:
         self._profiles = profiles
         self._lanes = lanes
         self._request_timeout = request_timeout
+        self._told = told
         self._open: dict[str, JobStorage] = {}
         self._opening = asyncio.Lock()
 
@@ -57,7 +66,7 @@ class Storages:
         lane = self._lanes.lane(granted.endpoint)
         limit = self._request_timeout * 2
         async with self._opening:  # stores of one access share a client, which costs 100 ms and 20 MB: make it once
-            opened = await asyncio.to_thread(JobStorage, root, access, lane, limit)
+            opened = await asyncio.to_thread(JobStorage, root, access, lane, limit, self._told)
         self._open[job.metadata.uid] = opened
         return opened
 
@@ -65,7 +74,7 @@ class Storages:
         """Opens other roots at the job's endpoint, as far as a profile allows them; blocking."""
 
         def opened(uri: str) -> Store:
-            return open_store(uri, self._access(self._granted(job, uri)))
+            return MeasuredStore(open_store(uri, self._access(self._granted(job, uri))), self._told)
 
         return opened
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import copy_context
 from typing import Literal, TypeVar
 
 from everstep.errors import StorageUnavailableError
@@ -39,7 +40,7 @@ class Lane:
         self._unanswered = False
 
     def submit(self, call: Callable[[], T], pace: Pace = "fast") -> Future[T]:
-        future = self._pools[pace].submit(call)
+        future = self._pools[pace].submit(copy_context().run, call)  # what it logs is about the job that asked
         future.add_done_callback(self._ended)
         return future
 
