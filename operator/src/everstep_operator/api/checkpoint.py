@@ -71,9 +71,9 @@ class Interval(SpecModel):
         json_schema_extra=rules(rule("has(self.steps) || has(self.seconds)", "needs steps, seconds or both"))
     )
 
-    steps: Annotated[PositiveSteps | None, Field(json_schema_extra=changes("restart"))] = None
+    steps: Annotated[PositiveSteps | None, Field(json_schema_extra=changes("next-attempt"))] = None
     """Save after this many optimizer steps."""
-    seconds: Annotated[PositiveSeconds | None, Field(json_schema_extra=changes("restart"))] = None
+    seconds: Annotated[PositiveSeconds | None, Field(json_schema_extra=changes("next-attempt"))] = None
     """Save when this many seconds have passed since the last save."""
 
 
@@ -82,17 +82,17 @@ class KeepBest(SpecModel):
 
     count: Annotated[int, Field(ge=1, le=1000, json_schema_extra=changes("live", format="int32"))] = 1
     """How many."""
-    metric: Annotated[Metric, Field(json_schema_extra=changes("restart"))]
+    metric: Annotated[Metric, Field(json_schema_extra=changes("next-attempt"))]
     """The reported metric that is the score, e.g. `eval_loss`; `score` is what a script reports as such. A checkpoint
-    of a step that did not report it has no score and is never the best."""
-    mode: Annotated[Literal["min", "max"], Field(json_schema_extra=changes("restart"))] = "min"
+    of a step that did not report it has no score and is never the best. Scores that stand are not computed anew."""
+    mode: Annotated[Literal["min", "max"], Field(json_schema_extra=changes("live"))] = "min"
     """Whether a lower (`min`) or a higher (`max`) score is better."""
 
 
 class LocalTier(SpecModel):
     """A fast tier on the node, from which a restart on the same node is quick. It never decides what is committed."""
 
-    interval: Annotated[Interval, Field(json_schema_extra=changes("restart"))]
+    interval: Interval
     """How often to save to the local tier."""
     medium: Annotated[Literal["Memory", "Disk"], Field(json_schema_extra=changes("restart"))] = "Memory"
     """`Memory` counts against the container's memory limit; `Disk` is the node's ephemeral storage."""
@@ -103,7 +103,7 @@ class LocalTier(SpecModel):
 class Weights(SpecModel):
     """Saves of the weights alone, for inference while the training goes on, with a register of their own."""
 
-    interval: Annotated[Interval, Field(json_schema_extra=changes("restart"))]
+    interval: Interval
     """How often to publish weights."""
     keep_last: Annotated[KeepCount, Field(json_schema_extra=changes("live"))] = 2
     """How many of the newest to keep."""
@@ -112,22 +112,22 @@ class Weights(SpecModel):
 class Checkpoint(SpecModel):
     """Where checkpoints are written, how often, and which are kept: the union of keepLast, keepBest and keepEvery."""
 
-    storage: Annotated[Storage, Field(json_schema_extra=changes("immutable"))]
+    storage: Storage
     """The object storage."""
-    interval: Annotated[Interval, Field(json_schema_extra=changes("restart"))] = Interval(seconds=600)
+    interval: Interval = Interval(seconds=600)
     """How often to save."""
-    async_: Annotated[bool, Field(alias="async", json_schema_extra=changes("restart"))] = True
+    async_: Annotated[bool, Field(alias="async", json_schema_extra=changes("none"))] = True
     """Upload in the background while training goes on. A save counts only once it is committed, either way.
     Not acted on yet: every save is synchronous."""
     keep_last: Annotated[KeepCount, Field(json_schema_extra=changes("live"))] = 3
     """How many of the newest checkpoints to keep. Never fewer than two, so that a corrupt one has one before it."""
-    keep_best: Annotated[KeepBest | None, Field(json_schema_extra=changes("live"))] = None
+    keep_best: KeepBest | None = None
     """Keep the best by score, too."""
     keep_every: Annotated[PositiveSteps | None, Field(json_schema_extra=changes("live"))] = None
     """Keep each checkpoint whose step is a multiple of this for good."""
-    local: Annotated[LocalTier | None, Field(json_schema_extra=changes("restart"))] = None
+    local: Annotated[LocalTier | None, Field(json_schema_extra=changes("none"))] = None
     """A fast tier on the node. Not acted on yet."""
-    weights: Annotated[Weights | None, Field(json_schema_extra=changes("restart"))] = None
+    weights: Annotated[Weights | None, Field(json_schema_extra=changes("none"))] = None
     """Weight-only saves for inference. Not acted on yet."""
 
 

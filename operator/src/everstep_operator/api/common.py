@@ -28,11 +28,23 @@ RULES = "x-kubernetes-validations"
 CHANGE = "x-everstep-change"
 INLINE = "x-everstep-inline"
 
-Change = Literal["live", "restart", "immutable", "first-attempt"]
+Change = Literal["live", "restart", "next-attempt", "first-attempt", "immutable", "none"]
+"""What an edit of a field does to a job that runs:
+
+live          it takes effect at once, the gang goes on
+restart       the gang saves and stops, and the next attempt is made with it
+next-attempt  the gang goes on with the former value, the next attempt is made with it
+first-attempt accepted until the first attempt has started, refused afterwards
+immutable     refused
+none          nothing: the field is accepted, and nothing acts on it yet
+"""
 
 
 def changes(how: Change, **extra: Any) -> dict[str, Any]:
-    """Schema extras of a field: when a change of it takes effect (docs only), and further schema keywords."""
+    """Schema extras of a field: what an edit of it does, and further schema keywords.
+
+    The operator, the documentation and the tests all go by this one word. On an object it holds for all that is in it.
+    """
     return {CHANGE: how, **extra}
 
 

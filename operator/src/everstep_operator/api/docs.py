@@ -7,16 +7,20 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
-from everstep_operator.api.common import CHANGE, INLINE, RULES
+from everstep_operator.api.common import INLINE, RULES
+from everstep_operator.api.fields import SpecField, walk
 from everstep_operator.api.schema import Schema, resolved
 from everstep_operator.api.spec import TrainingJobSpec
 from everstep_operator.api.status import TrainingJobStatus
 
-_CHANGES: Final = {
+CHANGES: Final = {
     "live": "live",
     "restart": "with a restart",
-    "immutable": "no",
+    "next-attempt": "from the next attempt",
     "first-attempt": "before the first attempt",
+    "immutable": "no",
+    "none": "not acted on yet",
+    None: "by field",
 }
 
 _HEAD: Final = """\
@@ -33,10 +37,17 @@ validation, which is `kubectl`'s default, in the pod template too.
 
 *Changeable* says what an edit of a running job does:
 
-- **live**: it takes effect at once;
-- **with a restart**: the next attempt uses it; suspend the job and resume it to have one at once;
+- **live**: it takes effect at once, and the gang goes on;
+- **with a restart**: the gang saves and stops, and the next attempt resumes that save with the new value. No failure is
+  counted. The API server is asked first whether it would take the new pods; where it would not, the gang goes on as it
+  is, and the condition SpecApplied says why;
+- **from the next attempt**: the gang goes on with the former value, the condition SpecApplied says so, and the next
+  attempt, whatever it is for, has the new one; to have it at once, suspend the job and resume it;
 - **before the first attempt**: it may change until the first attempt has started, and is refused afterwards;
-- **no**: it is refused.
+- **no**: it is refused;
+- **not acted on yet**: the field is accepted and does nothing; a job that sets it is told so by the event NotActedOn.
+
+[fields.md](fields.md) names the test that proves each field's effect.
 
 """
 
@@ -64,29 +75,25 @@ def markdown() -> str:
     """The whole page."""
     spec, status = resolved(TrainingJobSpec), resolved(TrainingJobStatus)
     lines = ["| Field | Type | Default | Changeable | Meaning |", "|---|---|---|---|---|"]
-    lines += [
-        f"| `{row.path}` | {row.kind} | {row.default} | {row.change} | {row.meaning} |" for row in rows(spec, "spec")
-    ]
+    lines += [f"| `{row.path}` | {row.kind} | {row.default} | {row.change} | {row.meaning} |" for row in rows(spec)]
     seen = ["| Field | Type | Meaning |", "|---|---|---|"]
-    seen += [f"| `{row.path}` | {row.kind} | {row.meaning} |" for row in rows(status, "status")]
+    seen += [f"| `{row.path}` | {row.kind} | {row.meaning} |" for row in rows(status)]
     return f"{_HEAD}{_lines(lines)}{_STATUS}{_lines(seen)}"
 
 
-def rows(node: Schema, path: str) -> Iterator[Row]:
+def rows(node: Schema) -> Iterator[Row]:
     """One row a field, parents before children."""
-    required = set(node.get("required", ()))
-    for name, child in node.get("properties", {}).items():
-        here = f"{path}.{name}"
-        yield Row(
-            path=here.split(".", 1)[1],
-            kind=_kind(child),
-            default="required" if name in required else _default(child),
-            change=_CHANGES.get(child.get(CHANGE, ""), ""),
-            meaning=_meaning(child),
-        )
-        yield from rows(child, here)
-        if "properties" in child.get("items", {}):
-            yield from rows(child["items"], f"{here}[]")
+    return (row(field) for field in walk(node))
+
+
+def row(field: SpecField) -> Row:
+    return Row(
+        path=field.path,
+        kind=_kind(field.node),
+        default="required" if field.required else _default(field.node),
+        change=CHANGES[field.change],
+        meaning=_meaning(field.node),
+    )
 
 
 def _meaning(node: Schema) -> str:

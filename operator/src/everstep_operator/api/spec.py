@@ -85,18 +85,18 @@ class TrainingJobSpec(SpecModel):
         ),
     ] = 1
     """Training processes in a pod: a number, or torchrun's words `auto`, `gpu`, `cpu` for what the node has."""
-    elastic: Annotated[Elastic | None, Field(json_schema_extra=changes("restart"))] = None
+    elastic: Annotated[Elastic | None, Field(json_schema_extra=changes("none"))] = None
     """Bounds within which the size of the gang may change without your doing. Not acted on yet."""
     suspend: Annotated[bool, Field(json_schema_extra=changes("live"))] = False
     """Save, stop the pods, and wait until it is false again; the job then resumes at its latest commit."""
     template: Annotated[dict[str, Any], Field(json_schema_extra=changes("restart", **{INLINE: "pod_template"}))]
     """The pods of the gang, a PodTemplateSpec. restartPolicy, hostname, subdomain and the variables EVERSTEP_… and
     PET_… are the operator's to set."""
-    checkpoint: Annotated[Checkpoint, Field(json_schema_extra=changes("restart"))]
+    checkpoint: Checkpoint
     """Where checkpoints are written, how often, and which are kept."""
-    resume: Annotated[Resume, Field(json_schema_extra=changes("first-attempt"))] = Resume()
+    resume: Resume = Resume()
     """Where the job's first attempt starts."""
-    failure_policy: Annotated[FailurePolicy, Field(json_schema_extra=changes("live"))] = FailurePolicy()
+    failure_policy: FailurePolicy = FailurePolicy()
     """What happens when an attempt fails, hangs or does not start."""
     active_deadline_seconds: Annotated[PositiveSeconds | None, Field(json_schema_extra=changes("live"))] = None
     """The job fails when it has been active for this long, restarts included and suspension excluded."""

@@ -45,6 +45,7 @@ class ConditionType(StrEnum):
     COMPLETE = "Complete"
     FAILED = "Failed"
     STORAGE_READY = "StorageReady"
+    SPEC_APPLIED = "SpecApplied"
     VALID = "Valid"
 
 

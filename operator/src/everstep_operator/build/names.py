@@ -16,6 +16,7 @@ GENERATION = f"{GROUP}/generation"
 RESUME_PATH = f"{GROUP}/resume-path"
 RESUME_STEP = f"{GROUP}/resume-step"
 CONTAINER = f"{GROUP}/container"
+SPEC = f"{GROUP}/spec"
 """Annotations of pods: what they were built with, so that the rest of a gang is built the same after a crash."""
 
 ADOPT = f"{GROUP}/adopt"

@@ -9,7 +9,7 @@ import copy
 from typing import Any
 
 from everstep_operator.api import TrainingJob, trainer_index
-from everstep_operator.build import environment, names
+from everstep_operator.build import environment, fingerprint, names
 from everstep_operator.build.launch import Launch
 
 
@@ -33,6 +33,7 @@ def pod_manifest(job: TrainingJob, launch: Launch, index: int) -> dict[str, Any]
                 **(meta.get("annotations") or {}),
                 **launch.annotations(),
                 names.CONTAINER: spec["containers"][trainer_index(template)]["name"],
+                names.SPEC: fingerprint.write(job.spec),
             },
             "ownerReferences": [job.owner_reference()],
         },

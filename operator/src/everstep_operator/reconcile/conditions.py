@@ -7,6 +7,9 @@ from typing import Literal
 from everstep_operator.api import Condition, ConditionType, TrainingJobStatus
 from everstep_operator.reconcile.observation import Observation
 
+NEXT_ATTEMPT = "NextAttempt"
+"""Reason of the condition SpecApplied: an edit that waits for the next attempt."""
+
 PATIENT = (
     "GangRunning",
     "GangStarting",

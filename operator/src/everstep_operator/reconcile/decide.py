@@ -13,6 +13,7 @@ from everstep_operator.reconcile import (
     conditions,
     deadline,
     deletion,
+    edits,
     ends,
     events,
     failure,
@@ -69,6 +70,9 @@ def _choose(observation: Observation, attempt: Attempt) -> Plan:
         return _deadline_exceeded(observation, attempt, status)
     if observation.job.spec.suspend:
         return suspend.plan(observation, attempt, status)
+    edited = edits.plan(observation, attempt, status)
+    if edited is not None:
+        return edited
     if attempt.launched and not attempt.ended:
         plan = _steady(observation, attempt, status)
     else:
@@ -87,6 +91,7 @@ def _survey(observation: Observation, attempt: Attempt) -> TrainingJobStatus:
     status = progress.describe(observation, attempt, status)
     status = recovery.measure(observation, attempt, status)
     status = goodput.describe(observation, status)
+    status = edits.describe(observation, attempt, status)
     status = storage.describe(observation, status, storage.problem(observation, attempt))
     last = status.last_checkpoint
     if last is not None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from everstep_operator.api import Condition, ConditionType, Phase, TrainingJobStatus
 from everstep_operator.reconcile import conditions
-from everstep_operator.reconcile.history import COMPLETED, SUSPENDED
+from everstep_operator.reconcile.history import COMPLETED, EDITED, SUSPENDED
 from everstep_operator.reconcile.plan import Event
 
 
@@ -15,7 +16,10 @@ def derive(before: TrainingJobStatus, after: TrainingJobStatus) -> tuple[Event, 
         return ()
     return tuple(
         event
-        for part in (_storage, _ended, _created, _in_place, _waiting, _running, _committed, _quarantined, _finished)
+        for part in (
+            *(_storage, _ended, _edited, _created, _in_place),
+            *(_waiting, _running, _committed, _quarantined, _finished),
+        )
         for event in part(before, after)
     )
 
@@ -28,8 +32,17 @@ def _ended(before: TrainingJobStatus, after: TrainingJobStatus) -> Iterator[Even
         key = str(entry.attempt)
         if entry.reason == SUSPENDED:
             yield Event("Normal", "Suspended", f"attempt {key} is stopped; its workers save before they end", key)
+        elif entry.reason == EDITED:
+            yield Event("Normal", "Edited", f"attempt {key} saves and stops: {entry.message}", key)
         else:
             yield Event("Warning", "GangFailed", f"attempt {key}: {entry.message}", key)
+
+
+def _edited(before: TrainingJobStatus, after: TrainingJobStatus) -> Iterator[Event]:
+    """An edit that the gang does not follow."""
+    kind = ConditionType.SPEC_APPLIED
+    for event in _turned(before.condition(kind), after.condition(kind)):
+        yield replace(event, type="Normal") if event.reason == conditions.NEXT_ATTEMPT else event
 
 
 def _created(before: TrainingJobStatus, after: TrainingJobStatus) -> Iterator[Event]:

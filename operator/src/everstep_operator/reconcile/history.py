@@ -11,9 +11,12 @@ from everstep_operator.reconcile.classify import Cause
 from everstep_operator.reconcile.observation import Observation
 
 SUSPENDED = "Suspended"
+EDITED = "Edited"
 COMPLETED = "Completed"
 DEADLINE = "DeadlineExceeded"
-PLANNED = (SUSPENDED, COMPLETED, DEADLINE)
+SAVED = (SUSPENDED, EDITED)
+"""Ends before which the workers save: what follows must leave them the time for it."""
+PLANNED = (*SAVED, COMPLETED, DEADLINE)
 """Ends that are no failure of the gang: its pods may take their time to stop."""
 
 

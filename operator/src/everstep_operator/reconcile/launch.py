@@ -44,7 +44,7 @@ def plan(observation: Observation, attempt: Attempt, status: TrainingJobStatus) 
         return Plan(status, actions=deletes, requeue_after=storage.retry_after(observation, status))
     if attempt.abandoned:
         return _complete(observation, attempt, status, old, deletes)
-    saving = teardown.in_the_way(observation, attempt.pods) if _is_suspended(attempt) else ()
+    saving = teardown.in_the_way(observation, attempt.pods) if _has_saved(attempt) else ()
     if saving:  # a fence would take the save, for which they have their grace, away from them
         names = ", ".join(pod.name for pod in saving)
         status = _describe(observation, status, "Stopping", f"waiting for {names} to save and stop")
@@ -72,7 +72,7 @@ def _checks(observation: Observation, attempt: Attempt) -> tuple[Action, ...]:
     path = resume.path(observation)
     if path is not None and results.resume is None:
         checks.append(ValidateResumePath(path))
-    planned = attempt.number == 0 or _is_suspended(attempt)
+    planned = attempt.number == 0 or _has_saved(attempt)
     if planned and not results.dry_run and not teardown.in_the_way(observation, _old(attempt)):
         number = attempts.next_number(observation)
         sample = Launch(number, observation.job.spec.nodes, epoch=0, generation=0)
@@ -137,13 +137,14 @@ def _old(attempt: Attempt) -> tuple[PodView, ...]:
     return (*attempt.others, *(attempt.pods if attempt.ended else ()))
 
 
-def _is_suspended(attempt: Attempt) -> bool:
-    return attempt.end is not None and attempt.end.reason == history.SUSPENDED
+def _has_saved(attempt: Attempt) -> bool:
+    return attempt.end is not None and attempt.end.reason in history.SAVED
 
 
 def _waiting(attempt: Attempt) -> tuple[str, str]:
     if attempt.end is not None and attempt.end.reason != history.SUSPENDED:
-        return "Restarting", f"attempt {attempt.number} failed: {attempt.end.message}"
+        how = "was stopped" if attempt.end.reason in history.SAVED else "failed"
+        return "Restarting", f"attempt {attempt.number} {how}: {attempt.end.message}"
     return "Pending", "the gang is about to be created"
 
 
