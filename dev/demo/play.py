@@ -72,12 +72,13 @@ class Demo:
     def fault(self, watch: Watch, name: str, strike: Callable[[str], object]) -> None:
         """Strike the second pod, and wait until the gang trains again."""
         before = watch.look()
-        at = watch.trained_step()
         pod = watch.pods()[-1]
+        at = watch.trained_step()
         self.console.print(f"  [bold red]{name}[/bold red]: {pod} at step {at}", highlight=False)
         strike(pod)
+        committed = report.latest_step(report.catalog_of(self.target, NAME))  # the register's word, not the status's
         recovered = watch.until(lambda job: has_recovered(before, job), "recovery")
-        self.recoveries.append(report.recovery_of(recovered, name, at, before.committed))
+        self.recoveries.append(report.recovery_of(recovered, name, at, committed))
 
     def show(self, watch: Watch) -> None:
         self.console.rule(f"[bold]kubectl describe trainingjob {NAME}", align="left")

@@ -22,12 +22,18 @@ class Recovery:
 
     @property
     def lost(self) -> int:
-        return self.killed_at - self.resumed_from
+        return max(0, self.killed_at - self.resumed_from)  # a save in flight may still land after the look
 
 
 def catalog_of(target: Target, name: str) -> JobCatalog:
     access = S3Access(target.s3.url, target.s3.region, target.s3.access_key, target.s3.secret_key)
     return JobCatalog(open_store(f"s3://{target.bucket}/jobs/{target.kubectl.namespace}/{name}", access))
+
+
+def latest_step(job: JobCatalog) -> int:
+    """The latest committed step, 0 before the first."""
+    latest = job.require().latest()
+    return 0 if latest is None else latest.step
 
 
 def losses(job: JobCatalog) -> dict[int, float]:

@@ -2,8 +2,20 @@
 PYTEST := $(RUN) pytest -q --durations=5
 TIER = @start=$$(date +%s); echo "== $@"; $(1); code=$$?; echo "== $@: $$(( $$(date +%s) - start )) s"; [ $$code -eq 0 ]
 
-.PHONY: test lint test-unit test-model test-storage test-trainer test-operator test-dev test-e2e test-faults
-test: lint test-unit test-model test-storage test-trainer test-operator test-dev test-e2e test-faults  ## run every tier
+WITH_NODES := test-e2e test-faults
+WITHOUT_NODES := test-unit test-model test-storage test-trainer test-operator test-dev
+
+.PHONY: test lane-with-nodes lane-without-nodes lint $(WITH_NODES) $(WITHOUT_NODES)
+test: lint cluster-build images-build  ## run every tier, in two lanes side by side; a tier's output comes when it ends
+	@$(MAKE) --no-print-directory --jobs=2 lane-with-nodes lane-without-nodes
+
+# A tier spends much of its time waiting for processes that start: two lanes keep two cores busy.
+lane-with-nodes: TIERS := $(WITH_NODES)
+lane-without-nodes: TIERS := $(WITHOUT_NODES)
+lane-with-nodes lane-without-nodes: env
+	@log=$$(mktemp); trap 'rm -f $$log' EXIT; for tier in $(TIERS); do \
+		echo "== $$tier begins"; MAKEFLAGS= make --no-print-directory $$tier >$$log 2>&1; code=$$?; \
+		cat $$log; [ $$code -eq 0 ] || exit $$code; done
 
 lint: env  ## formatting, lint, types, import contracts
 	$(call TIER,$(RUN) ruff format --check . && $(RUN) ruff check . && $(RUN) mypy && $(RUN) mypy dev tests && $(RUN) lint-imports)
