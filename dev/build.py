@@ -117,18 +117,21 @@ def digest(toolset: Toolset, go_version: str) -> str:
 def ensure(*, console: Console | None = None) -> Binaries:
     """All programs, built where the cache does not have them yet. One builder at a time; others wait for it."""
     console = console or Console(stderr=True)
-    go = golang.go()
-    go_version = golang.version(go) or "unknown"
-    root = directory()
-    targets = {each: root / f"{each.name}-{digest(each, go_version)}" for each in TOOLSETS}
-    missing = [each for each in TOOLSETS if not targets[each].is_dir()]
+    found = targets()
+    missing = [each for each in TOOLSETS if not found[each].is_dir()]
     if missing:
-        root.mkdir(parents=True, exist_ok=True)
+        directory().mkdir(parents=True, exist_ok=True)
         with locked(console):
             for each in missing:
-                if not targets[each].is_dir():
-                    _build(each, targets[each], go, console)
-    return Binaries({each.name: path for each, path in targets.items()})
+                if not found[each].is_dir():
+                    _build(each, found[each], golang.go(), console)
+    return Binaries({each.name: path for each, path in found.items()})
+
+
+def targets() -> dict[Toolset, Path]:
+    """Where each set's build stands, or will."""
+    go_version = golang.version(golang.go()) or "unknown"
+    return {each: directory() / f"{each.name}-{digest(each, go_version)}" for each in TOOLSETS}
 
 
 def directory() -> Path:

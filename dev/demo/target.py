@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from dev import build, cluster, images, prerequisites
+from dev import build, cluster, images, prerequisites, space
 from dev.demo.kubectl import Kubectl, KubectlError
 from dev.instance import Level
 from dev.s3 import S3Endpoint
@@ -40,6 +40,7 @@ class Target:
 def embedded(console: Console) -> Target:
     """Start (or reuse) the instance `demo`, build the images and load them into it."""
     prerequisites.ensure(prerequisites.FULL, console=console)
+    space.ensure(space.costs(), *space.free())
     programs = build.ensure(console=console)
     instance = cluster.up(INSTANCE, Level.full, s3=True)
     images.load(instance, console=console)
