@@ -1,14 +1,21 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 from typer.testing import CliRunner
 
-from everstep.catalog import JobCatalog, open_store
+from everstep.catalog import Best, Entry, JobCatalog, Manifest, Resume, Retention, open_store
+from everstep.catalog.store import ObjectInfo
+from everstep.catalog.store.posix import PosixStore
 from everstep.cli import app as app_module
-from everstep.errors import CheckpointError
+from everstep.errors import CheckpointError, CheckpointNotFoundError
 from tests.unit.catalog.saves import save
 
 runner = CliRunner()
@@ -24,10 +31,15 @@ def root(tmp_path: Path) -> str:
     return job.store.uri
 
 
-def run(*arguments: str) -> str:
-    result = runner.invoke(app_module.app, list(arguments), catch_exceptions=False)
-    assert result.exit_code == 0, result.output
+def run(*arguments: str, code: int = 0, text: str | None = None) -> str:
+    """What it prints on stdout, in a terminal of 80 columns."""
+    result = runner.invoke(app_module.app, list(arguments), input=text, catch_exceptions=False, env={"COLUMNS": "80"})
+    assert result.exit_code == code, result.output
     return result.stdout
+
+
+def shard_of(root: str, step: int) -> Path:
+    return next(path for path in Path(root).rglob("*.distcp") if f"step_{step:012}" in str(path))
 
 
 def test_ls_finds_runs_below_a_place(root: str, tmp_path: Path) -> None:
@@ -35,26 +47,111 @@ def test_ls_finds_runs_below_a_place(root: str, tmp_path: Path) -> None:
     assert [r["uri"] for r in data["runs"]] == [root]
     assert [(c["step"], c["status"]) for c in data["runs"][0]["checkpoints"]] == [(10, "complete"), (20, "complete")]
     assert data["runs"][0]["latest"]["step"] == 20
+    assert yaml.safe_load(run("ls", str(tmp_path / "runs"), "-o", "yaml")) == data
 
 
-def test_ls_shows_partial_saves_when_asked(root: str) -> None:
-    data = json.loads(run("ls", root, "--partial", "-o", "json"))
-    assert [(c["step"], c["status"]) for c in data["runs"][0]["checkpoints"]][-1] == (30, "partial")
-    assert "Grand total: 1 run(s), 3 checkpoint(s)" in run("ls", root, "--partial")
+def test_ls_shows_every_status_and_fits_a_terminal(root: str) -> None:
+    job = JobCatalog(open_store(root))
+    claimed = job.claim()
+    for step in (40, 50, 60, 123456789):
+        save(claimed, step, score=step / 7)
+    claimed.quarantine(
+        job.require().live()[2].location, "bytes 0 to 5 of __0_0.distcp are not those that were committed"
+    )
+    job.pin(job.require().live()[0].location)
+    job.retire(Retention(last=1, best=Best(count=1, mode="max")))
+    save(job.claim(resume=Resume(location=job.require().live()[-2].location)), 70)
+    text = run("ls", root, "--partial")
+    statuses = {line.split()[0]: line for line in text.splitlines() if line[:9].strip().isdigit()}
+    for step, status in (
+        (10, "complete"),
+        (20, "removing"),
+        (30, "partial"),
+        (40, "quarantined"),
+        (123456789, "abandoned"),
+    ):
+        assert f"  {status}" in statuses[str(step)]
+    assert max(map(len, text.splitlines())) <= 80
+    words = " ".join(text.split())
+    for reason in ("pinned", "will be swept", "latest", "fallback", "last 1", "best 1"):
+        assert reason in words
+    assert "Total: 8 checkpoints" in text
+    assert "Grand total: 1 run, 8 checkpoints, " in text
 
 
-def test_show_verify_pin(root: str) -> None:
+def test_ls_lists_no_checkpoint_unless_asked(root: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    listed: list[str] = []
+    plain = PosixStore.list
+
+    def noting(self: PosixStore, prefix: str) -> Iterator[ObjectInfo]:
+        listed.append(prefix)
+        return plain(self, prefix)
+
+    monkeypatch.setattr(PosixStore, "list", noting)
+    assert "partial" not in run("ls", root)
+    assert listed == []
+    assert "partial" in run("ls", root, "--partial")
+    assert listed
+
+
+def test_one_register_that_cannot_be_read_hides_no_other_run(root: str, tmp_path: Path) -> None:
+    other = JobCatalog(open_store(str(tmp_path / "runs" / "ns" / "lost")))
+    save(other.claim(), 5)
+    other.store.delete(["catalog.json"])
+    damaged = JobCatalog(open_store(str(tmp_path / "runs" / "ns" / "cut")))
+    damaged.claim()
+    next((tmp_path / "runs" / "ns" / "cut" / "catalog.d").iterdir()).write_text("{")
+    text = run("ls", str(tmp_path / "runs"), code=3)
+    assert "catalog.json is missing" in text
+    assert "catalog.json is not JSON" in text
+    assert "Grand total: 3 runs, 2 checkpoints" in text
+
+
+def test_show(root: str) -> None:
     assert json.loads(run("show", root, "--step", "10", "-o", "json"))["manifest"]["world_size"] == 1
-    assert "all right" in run("verify", root)
+    text = run("show", root, "--step", "10")
+    assert "Score       0.1" in text
+    assert "__0_0.distcp" in text
+    latest = JobCatalog(open_store(root)).require().live()[-1]
+    assert json.loads(run("show", f"{root}/{latest.location}", "-o", "json"))["step"] == 20
+
+
+def test_pin_and_unpin(root: str) -> None:
     run("pin", root, "--step", "10")
     assert JobCatalog(open_store(root)).require().live()[0].pinned
+    assert json.loads(run("unpin", root, "--step", "10", "-o", "json"))["pinned"] is False
+    assert not JobCatalog(open_store(root)).require().live()[0].pinned
 
 
-def test_a_flipped_byte_is_found(root: str) -> None:
-    shard = next(path for path in Path(root).rglob("*.distcp") if "step_000000000020" in str(path))
-    shard.write_bytes(b"shaRd")
-    result = runner.invoke(app_module.app, ["verify", root, "--all"])
-    assert result.exit_code == 3
+def test_verify_reads_everything_and_says_where_the_damage_is(root: str) -> None:
+    assert "all right" in run("verify", root)
+    shard_of(root, 20).write_bytes(b"shaRd")
+    assert "__0_0.distcp: bytes 0 to 4 are not those that were committed" in " ".join(
+        run("verify", root, code=3).split()
+    )
+    data = json.loads(run("verify", root, "--all", "-o", "json", code=3))
+    assert [(c["step"], bool(c["damage"])) for c in data["checkpoints"]] == [(10, False), (20, True)]
+    shard_of(root, 20).write_bytes(b"shard and more")
+    run("verify", root, code=3)
+    shard_of(root, 20).unlink()
+    assert "is missing" in run("verify", root, "-o", "yaml", code=3)
+
+
+def test_what_is_removed_while_it_is_read_is_not_damaged(root: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = JobCatalog(open_store(root))
+    save(job.claim(), 40)
+    location = job.require().live()[0].location
+    plain = JobCatalog.manifest
+
+    def slowly(self: JobCatalog, point: Entry) -> Manifest:
+        found = plain(self, point)
+        job.prune([location])
+        job.finish_removals()
+        return found
+
+    monkeypatch.setattr(JobCatalog, "manifest", slowly)
+    with pytest.raises(CheckpointNotFoundError, match="was removed while it was being read"):
+        run("verify", root, "--step", "10")
 
 
 def test_errors_name_what_is_there(root: str) -> None:
@@ -67,7 +164,8 @@ def test_errors_name_what_is_there(root: str) -> None:
 def test_rebuild_asks_first(root: str) -> None:
     job = JobCatalog(open_store(root))
     job.store.delete(["catalog.json"])
-    assert runner.invoke(app_module.app, ["rebuild", root], input="n\n").exit_code == 1
+    assert "would hold 2 checkpoints" in run("rebuild", root, "--dry-run")
+    run("rebuild", root, code=1, text="n\n")
     assert job.read() is None
     run("rebuild", root, "--yes")
     assert [entry.step for entry in job.require().live()] == [10, 20]
@@ -76,7 +174,8 @@ def test_rebuild_asks_first(root: str) -> None:
 def test_prune_removes_what_is_named_and_asks_first(root: str) -> None:
     job = JobCatalog(open_store(root))
     save(job.claim(), 40)
-    assert runner.invoke(app_module.app, ["prune", root, "--step", "10"], input="n\n").exit_code == 1
+    run("prune", root, "--step", "10", code=1, text="n\n")
+    assert "would remove 1 checkpoint, " in run("prune", root, "--keep-last", "1", "--dry-run")
     assert len(job.require().live()) == 3
     run("prune", root, "--keep-last", "1", "--yes")
     assert [entry.step for entry in job.require().live()] == [20, 40]
@@ -86,3 +185,73 @@ def test_prune_removes_what_is_named_and_asks_first(root: str) -> None:
     with pytest.raises(CheckpointError, match="say what to remove"):
         run("prune", root)
     assert "nothing to remove" in run("prune", root, "--set-aside")
+
+
+def test_prune_keeps_the_union(root: str) -> None:
+    job = JobCatalog(open_store(root))
+    claimed = job.claim()
+    for step in (40, 50, 60):
+        save(claimed, step, score=step)
+    data = json.loads(run("prune", root, "--keep-best", "1", "--keep-every", "20", "--dry-run", "-o", "json"))
+    assert [entry["step"] for entry in data["would_remove"]] == [10]
+    data = json.loads(run("prune", root, "--keep-best", "1", "--highest", "--dry-run", "-o", "json"))
+    assert [entry["step"] for entry in data["would_remove"]] == [10, 20, 40]
+    assert "nothing to remove" in run("prune", root, "--keep-within", "1d", "--dry-run")
+    with pytest.raises(CheckpointError, match="is no time"):
+        run("prune", root, "--keep-within", "soon")
+
+
+CODES = (
+    (("ls", "."), 1, "no catalog.json"),
+    (("ls",), 2, "Missing argument"),
+    (("verify", "run"), 3, ""),
+    (("ls", "s3://bucket/run", "--endpoint", "http://127.0.0.1:9"), 5, "everstep: "),
+)
+
+
+def test_exit_codes_and_a_program_without_torch(root: str, tmp_path: Path) -> None:
+    """The program itself, as a shell starts it."""
+    place = tmp_path / "elsewhere"
+    place.mkdir()
+    (place / "run").symlink_to(root)
+    shard_of(root, 20).write_bytes(b"shaRd")
+    keys = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "COLUMNS": "80"}
+    for arguments, code, message in CODES:
+        command = [sys.executable, "-c", "from everstep.cli import main; main()", *arguments]
+        if arguments == ("ls", "."):
+            (place / "empty").mkdir()
+        where = place / "empty" if arguments[-1] == "." else place
+        done = subprocess.run(command, cwd=where, env={**os.environ, **keys}, capture_output=True, text=True)
+        assert (done.returncode, message in done.stderr) == (code, True), done
+
+
+TORCHLESS = (
+    ("ls", "run", "--partial"),
+    ("show", "run"),
+    ("verify", "run"),
+    ("prune", "run", "--keep-last", "2", "--dry-run"),
+    ("pin", "run"),
+    ("unpin", "run"),
+)
+
+
+def test_looking_and_mending_imports_no_torch(root: str, tmp_path: Path) -> None:
+    os.symlink(root, tmp_path / "run")
+    lost = JobCatalog(open_store(str(tmp_path / "lost")))
+    save(lost.claim(), 1)
+    lost.store.delete(["catalog.json"])
+    script = (
+        "import sys, json\nfrom everstep.cli.app import app\n"
+        "for line in json.loads(sys.argv[1]): app(line, standalone_mode=False)\n"
+        "print(sorted(name for name in ('torch', 'numpy', 'kopf') if name in sys.modules), file=sys.stderr)"
+    )
+    lines = json.dumps([*TORCHLESS, ("rebuild", "lost", "--yes")])
+    done = subprocess.run([sys.executable, "-c", script, lines], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.splitlines()[-1] == "[]"
+
+
+def test_the_help_tells_the_exit_codes() -> None:
+    text = " ".join(run("--help").split())
+    for code in ("0 done", "1 refused", "2 a wrong call", "3 something stored is damaged", "4 the two", "5 storage"):
+        assert code in text

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from datetime import datetime
 
+from everstep.errors import InvalidOperationError
+
 UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
+SPANS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 
 
 def size(count: int) -> str:
@@ -17,5 +20,18 @@ def size(count: int) -> str:
     raise AssertionError("unreachable")
 
 
-def time(moment: datetime) -> str:
-    return moment.astimezone().strftime("%Y-%m-%d %H:%M:%S")
+def time(moment: datetime, seconds: bool = True) -> str:
+    return moment.astimezone().strftime("%Y-%m-%d %H:%M:%S" if seconds else "%Y-%m-%d %H:%M")
+
+
+def count(number: int, noun: str) -> str:
+    """1 checkpoint, 2 checkpoints."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def seconds_of(span: str) -> float:
+    """90s, 45m, 36h, 7d, 2w in seconds. Raises InvalidOperationError."""
+    number, unit = span[:-1], span[-1:]
+    if unit not in SPANS or not number.replace(".", "", 1).isdigit():
+        raise InvalidOperationError(f"{span!r} is no time: a number with s, m, h, d or w, such as 36h")
+    return float(number) * SPANS[unit]

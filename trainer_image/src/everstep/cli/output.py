@@ -1,16 +1,15 @@
-"""One result in three forms: a table for people, JSON and YAML for programs."""
+"""One result in three forms: lines for people, JSON and YAML for programs."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from enum import StrEnum
 from typing import Any
 
 import yaml
 from rich.console import Console
-from rich.table import Table
 
-console = Console(highlight=False)
 errors = Console(stderr=True, highlight=False)
 
 
@@ -20,15 +19,16 @@ class Output(StrEnum):
     yaml = "yaml"
 
 
-def emit(output: Output, data: Any, *tables: Table | str) -> None:
+def emit(output: Output, data: Any, lines: Iterable[str]) -> None:
+    """`data` is what JSON can hold; times and other values become text."""
     match output:
         case Output.json:
-            console.print_json(json.dumps(data, default=str))
+            print(json.dumps(data, default=str, indent=2))
         case Output.yaml:
-            print(yaml.safe_dump(json.loads(json.dumps(data, default=str)), sort_keys=False), end="")
+            dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+            print(yaml.dump(json.loads(json.dumps(data, default=str)), Dumper=dumper, sort_keys=False), end="")
         case Output.table:
-            for table in tables:
-                console.print(table)
+            print("\n".join(lines))
 
 
 def complain(message: str) -> None:

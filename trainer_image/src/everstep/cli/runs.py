@@ -1,9 +1,13 @@
-"""Which runs stand below a place, and what each of their locations is."""
+"""Which runs stand below a place, and what each of their checkpoints is: by their registers, not by listings."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
+from itertools import islice
 from typing import Any
 
 from everstep.catalog import JobCatalog, Retention, S3Access, Store, open_store
@@ -11,94 +15,116 @@ from everstep.catalog.documents import Catalog, Entry
 from everstep.catalog.keys import CHECKPOINTS, Location
 from everstep.catalog.retention import kept
 from everstep.catalog.transitions import sweepable
-from everstep.errors import CheckpointNotFoundError
+from everstep.errors import CatalogUnreadableError, CheckpointNotFoundError, InvalidOperationError
 
 DEPTH = 4
 """Folders searched for runs: uri/namespace/name and a prefix or two."""
+MOST_FOLDERS = 20_000
+AT_ONCE = 16
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One location of a run. Bytes and files are None where only a listing could tell."""
+    """One checkpoint of a run. Files are None where only a listing could tell."""
 
     location: str
     step: int
     status: str
-    bytes: int | None
+    bytes: int
     files: int | None
     created: datetime | None
     score: float | None
     kept_because: tuple[str, ...]
 
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "step": self.step,
+            "location": self.location,
+            "status": self.status,
+            "bytes": self.bytes,
+            "files": self.files,
+            "created": None if self.created is None else self.created.isoformat(),
+            "score": self.score,
+            "kept": list(self.kept_because),
+        }
+
 
 @dataclass(frozen=True, slots=True)
 class Run:
+    """`problem`: why its register could not be read; then there are no rows."""
+
     uri: str
     catalog: Catalog
     rows: tuple[Row, ...]
+    problem: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
         latest = self.catalog.latest()
         return {
             "uri": self.uri,
+            "problem": self.problem,
             "attempt": self.catalog.attempt,
             "epoch": self.catalog.epoch,
             "latest": None if latest is None else {"step": latest.step, "location": latest.location},
             "bytes": self.total,
-            "checkpoints": [
-                {
-                    "step": row.step,
-                    "location": row.location,
-                    "status": row.status,
-                    "bytes": row.bytes,
-                    "files": row.files,
-                    "created": None if row.created is None else row.created.isoformat(),
-                    "score": row.score,
-                    "kept": list(row.kept_because),
-                }
-                for row in self.rows
-            ],
+            "checkpoints": [row.as_dict() for row in self.rows],
         }
 
     @property
     def total(self) -> int:
-        return sum(row.bytes or 0 for row in self.rows)
+        return sum(row.bytes for row in self.rows)
 
 
-def find_runs(uri: str, access: S3Access | None, partial: bool = False) -> list[Run]:
-    """Every run at or below `uri`, by its catalog. Raises CheckpointNotFoundError where there is none."""
+def find_runs(uri: str, access: S3Access | None, listed: bool = False) -> list[Run]:
+    """Every run at or below `uri`. `listed`: also list each run, for what its register does not name.
+
+    A register that cannot be read hides no other run. Raises CheckpointNotFoundError where there is no run.
+    """
     runs: list[Run] = []
-    _search(uri.rstrip("/"), access, partial, DEPTH, runs)
+    places = [uri.rstrip("/") or uri]
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        for _ in range(DEPTH + 1):
+            below: list[str] = []
+            for found in pool.map(partial(_visit, access=access, listed=listed), places):
+                if isinstance(found, Run):
+                    runs.append(found)
+                else:
+                    below += found
+            places = below
+            if len(places) > MOST_FOLDERS:
+                raise InvalidOperationError(
+                    f"{uri} has more than {MOST_FOLDERS} folders: name a place nearer to the runs"
+                )
     if not runs:
         raise CheckpointNotFoundError(f"no catalog.json at or up to {DEPTH} folders below {uri}")
-    return runs
+    return sorted(runs, key=lambda run: run.uri)
 
 
-def _search(uri: str, access: S3Access | None, partial: bool, depth: int, runs: list[Run]) -> None:
+def _visit(uri: str, access: S3Access | None, listed: bool) -> Run | list[str]:
+    """The run that stands here, else the folders to look into."""
     store = open_store(uri, access)
-    job = JobCatalog(store)
-    catalog = job.read()
+    try:
+        catalog = JobCatalog(store).read()
+    except CatalogUnreadableError as error:
+        return Run(store.uri, Catalog(), (), str(error))
     if catalog is not None:
-        runs.append(Run(uri, catalog, tuple(rows(catalog, store if partial else None))))
-        return
-    if depth:
-        for folder in store.list_folders(""):
-            _search(f"{uri}/{folder}", access, partial, depth - 1, runs)
+        return Run(store.uri, catalog, tuple(rows(catalog, store if listed else None)))
+    folders = list(islice(store.list_folders(""), MOST_FOLDERS + 1))
+    if CHECKPOINTS.rstrip("/") in folders and next(store.list(CHECKPOINTS), None) is not None:
+        return Run(store.uri, Catalog(), (), "catalog.json is missing: put it back, or use `everstep rebuild`")
+    return [f"{uri}/{folder}" for folder in folders]
 
 
 def rows(catalog: Catalog, store: Store | None) -> list[Row]:
     """What the catalog names, oldest first; with a store also what it does not name (one listing)."""
-    unnamed = _unnamed(catalog, store) if store is not None else []
-    reasons = kept(catalog, Retention(), datetime.now(UTC))
-    for reason in reasons.values():
-        if "no policy" in reason:
-            reason.remove("no policy")
+    reasons = kept(catalog, catalog.retention or Retention(), datetime.now(UTC))
     found = [_row(entry, reasons.get(entry.location, [])) for entry in catalog.checkpoints]
     found += [Row(r.location, r.step, "removing", r.bytes, None, None, None, ()) for r in catalog.removing]
-    return sorted(found + unnamed, key=lambda row: (row.step, row.location))
+    found += () if store is None else _unnamed(catalog, store)
+    return sorted(found, key=lambda row: (row.step, row.location))
 
 
-def _row(entry: Entry, reasons: list[str]) -> Row:
+def _row(entry: Entry, reasons: Iterable[str]) -> Row:
     status = "complete" if entry.state == "live" else entry.state
     why = (*reasons, entry.reason) if entry.reason else tuple(reasons)
     return Row(entry.location, entry.step, status, entry.bytes, entry.files, entry.committed, entry.score, why)

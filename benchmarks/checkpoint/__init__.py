@@ -1,0 +1,1 @@
+"""Checkpoints measured, beside those of peers."""
