@@ -12,8 +12,8 @@ from dev.demo import faults, install, report
 from dev.demo.jobs import JobError, JobView, Watch
 from dev.demo.target import NAMESPACE, Target
 from everstep.catalog import S3Access
+from everstep.cli.listing import run_lines
 from everstep.cli.runs import find_runs
-from everstep.cli.tables import run_table
 
 REFERENCE = "stdlib-lm-reference"
 NAME = "stdlib-lm"
@@ -110,7 +110,7 @@ class Demo:
     def list_checkpoints(self, uri: str) -> None:
         s3 = self.target.s3
         for run in find_runs(uri, S3Access(s3.url, s3.region, s3.access_key, s3.secret_key)):
-            self.console.print(run_table(run))
+            self.console.print("\n".join(run_lines(run, self.console.width)), highlight=False, markup=False)
 
 
 def finished(job: JobView) -> bool:

@@ -39,16 +39,22 @@ def list_runs(
 def _lines(runs: list[Run], count: int, total: int) -> Iterator[str]:
     room = width()
     for run in runs:
-        yield run.uri
+        yield from run_lines(run, room)
         if run.problem is not None:
-            yield f"  {run.problem}"
             complain(f"{run.uri}: {run.problem}")
-        else:
-            yield from table(HEADERS, (_cells(row) for row in run.rows), room)
-            yield _summary(run)
         yield ""
     summary = (written.count(len(runs), "run"), written.count(count, "checkpoint"), written.size(total))
     yield f"Grand total: {', '.join(summary)}"
+
+
+def run_lines(run: Run, room: int | None) -> Iterator[str]:
+    """One run as text that is at most `room` characters wide."""
+    yield run.uri
+    if run.problem is not None:
+        yield f"  {run.problem}"
+        return
+    yield from table(HEADERS, (_cells(row) for row in run.rows), room)
+    yield _summary(run)
 
 
 def _cells(row: Row) -> list[str]:
