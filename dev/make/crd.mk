@@ -4,6 +4,7 @@ OPERATOR_API := $(RUN) python -m everstep_operator.api
 crd:  ## generate the CRD and its page from the models
 	$(OPERATOR_API) crd >crds/.new && mv crds/.new crds/trainingjobs.everstep.dev.yaml
 	$(OPERATOR_API) docs >docs/.new && mv docs/.new docs/api.md
+	$(RUN) python -m dev.chart_schema
 
 chart-lint:  ## lint, render and package the chart with the pinned helm
 	$(RUN) pytest -q tests/unit/chart tests/operator/chart

@@ -52,3 +52,33 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- end }}
 {{- dict "profiles" $profiles | toYaml }}
 {{- end }}
+
+{{- define "everstep.image" -}}
+{{ printf "%s:%s" .Values.image.repository (default .Chart.AppVersion .Values.image.tag) | quote }}
+{{- end }}
+
+{{- define "everstep.testSelector" -}}
+app.kubernetes.io/name: {{ include "everstep.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/component: test
+{{- end }}
+
+{{- /* Whether an object of the Prometheus operator is made: `auto` where the cluster knows its kind. */ -}}
+{{- define "everstep.wanted" -}}
+{{- if eq (toString .value) "auto" -}}
+{{ .root.Capabilities.APIVersions.Has (printf "monitoring.coreos.com/v1/%s" .kind) }}
+{{- else -}}
+{{ .value }}
+{{- end -}}
+{{- end }}
+
+{{- /* The ports of the profiles' endpoints, as a JSON array of numbers. */ -}}
+{{- define "everstep.storagePorts" -}}
+{{- $ports := list }}
+{{- range .Values.storageProfiles }}
+{{- $url := urlParse (.endpoint | default "https://aws" | trimSuffix "/") }}
+{{- $given := regexFind ":[0-9]+$" $url.host | trimPrefix ":" }}
+{{- $ports = append $ports (int ($given | default (ternary "80" "443" (eq $url.scheme "http")))) }}
+{{- end }}
+{{- $ports | uniq | toJson }}
+{{- end }}

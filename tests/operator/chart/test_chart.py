@@ -3,89 +3,39 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 
-from dev import build
 from everstep_operator.config.profiles import load_profiles
 from tests.plugins.cluster import RunningCluster
+from tests.support.helm import CHART, PROFILES, helm, one, pod_spec, render
 
 ROOT = Path(__file__).parents[3]
-CHART = ROOT / "charts/everstep"
-
-INLINE: dict[str, Any] = {
-    "name": "inline",
-    "namespaces": ["team-a"],
-    "endpoint": "http://s3.test:8333",
-    "region": "us-east-1",
-    "buckets": [{"name": "bucket-a", "prefixes": ["{namespace}"]}],
-    "credentials": {"accessKey": "AK", "secretKey": "a secret: value"},
-}
-EXISTING: dict[str, Any] = {
-    "name": "existing",
-    "namespaces": ["*"],
-    "buckets": [{"name": "bucket-b"}],
-    "credentials": {"existingSecret": "theirs", "sessionTokenName": "TOKEN"},
-}
-IDENTITY: dict[str, Any] = {"name": "identity", "namespaces": ["c"], "buckets": [{"name": "bucket-c"}]}
-PROFILES = {"storageProfiles": [INLINE, EXISTING, IDENTITY]}
 
 
-class HelmError(Exception):
-    """What helm says when it fails."""
+def test_lint() -> None:
+    helm("lint", "--strict", str(CHART), values=PROFILES)
 
 
-@pytest.fixture(scope="session")
-def helm_path() -> str:
-    """The pinned helm."""
-    return build.ensure().path("helm")
-
-
-def _helm(path: str, *arguments: str, values: dict[str, Any] | None = None) -> str:
-    extra = ["--values", "-"] if values is not None else []
-    done = subprocess.run(
-        [path, *arguments, *extra], input=yaml.safe_dump(values), capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        raise HelmError(done.stderr)
-    return done.stdout
-
-
-def _render(path: str, values: dict[str, Any] | None = None) -> list[dict[str, Any]]:
-    text = _helm(path, "template", "es", str(CHART), "--namespace", "ops", values=values or {})
-    return [document for document in yaml.safe_load_all(text) if document]
-
-
-def _one(documents: list[dict[str, Any]], kind: str, name: str) -> dict[str, Any]:
-    (found,) = (d for d in documents if d["kind"] == kind and d["metadata"]["name"] == name)
-    return found
-
-
-def test_lint(helm_path: str) -> None:
-    _helm(helm_path, "lint", "--strict", str(CHART), values=PROFILES)
-
-
-def test_the_crd_is_rendered_and_packaged_as_generated(helm_path: str, tmp_path: Path) -> None:
+def test_the_crd_is_rendered_and_packaged_as_generated(tmp_path: Path) -> None:
     generated = (ROOT / "crds/trainingjobs.everstep.dev.yaml").read_text(encoding="utf-8")
-    rendered = _one(_render(helm_path), "CustomResourceDefinition", "trainingjobs.everstep.dev")
+    rendered = one(render(), "CustomResourceDefinition", "trainingjobs.everstep.dev")
     assert rendered == yaml.safe_load(generated)
     assert rendered["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep"
-    _helm(helm_path, "package", str(CHART), "--destination", str(tmp_path))
+    helm("package", str(CHART), "--destination", str(tmp_path))
     with tarfile.open(next(tmp_path.glob("everstep-*.tgz"))) as package:
         member = package.extractfile("everstep/files/trainingjobs.everstep.dev.yaml")
         assert member is not None
         assert member.read().decode() == generated
 
 
-def test_the_operator_reads_the_profiles_that_are_rendered(helm_path: str, tmp_path: Path) -> None:
-    documents = _render(helm_path, PROFILES)
-    text = _one(documents, "ConfigMap", "es-everstep-profiles")["data"]["profiles.yaml"]
+def test_the_operator_reads_the_profiles_that_are_rendered(tmp_path: Path) -> None:
+    documents = render(PROFILES)
+    text = one(documents, "ConfigMap", "es-everstep-profiles")["data"]["profiles.yaml"]
     assert "secret: value" not in text
     path = tmp_path / "profiles.yaml"
     path.write_text(text, encoding="utf-8")
@@ -94,13 +44,13 @@ def test_the_operator_reads_the_profiles_that_are_rendered(helm_path: str, tmp_p
     assert access.credentials is not None
     assert access.credentials.directory == tmp_path / "profiles/inline"
     assert profiles.access("c", "s3://bucket-c").credentials is None
-    secret = _one(documents, "Secret", "es-everstep-profile-inline")
+    secret = one(documents, "Secret", "es-everstep-profile-inline")
     assert secret["stringData"]["AWS_SECRET_ACCESS_KEY"] == "a secret: value"
     assert [d["metadata"]["name"] for d in documents if d["kind"] == "Secret"] == ["es-everstep-profile-inline"]
 
 
-def test_credentials_are_mounted_where_the_profiles_say(helm_path: str) -> None:
-    spec = _one(_render(helm_path, PROFILES), "Deployment", "es-everstep")["spec"]["template"]["spec"]
+def test_credentials_are_mounted_where_the_profiles_say() -> None:
+    spec = pod_spec(render(PROFILES))
     (config,) = (volume for volume in spec["volumes"] if volume["name"] == "config")
     files = {
         item["path"]: (source["secret"]["name"], item["key"])
@@ -117,18 +67,16 @@ def test_credentials_are_mounted_where_the_profiles_say(helm_path: str) -> None:
     }
 
 
-def test_settings_become_variables(helm_path: str) -> None:
+def test_settings_become_variables() -> None:
     values = {"settings": {"pollMaxSeconds": 7.5}, "watchNamespaces": ["a", "b"]}
-    container = _one(_render(helm_path, values), "Deployment", "es-everstep")["spec"]["template"]["spec"]["containers"][
-        0
-    ]
+    container = pod_spec(render(values))["containers"][0]
     env = {variable["name"]: variable.get("value") for variable in container["env"]}
     assert env["EVERSTEP_OPERATOR_POLL_MAX_SECONDS"] == "7.5"
     assert env["EVERSTEP_OPERATOR_WATCH_NAMESPACES"] == "a,b"
 
 
-def test_a_pod_is_the_leases_holder_by_its_name_and_uid(helm_path: str) -> None:
-    spec = _one(_render(helm_path, PROFILES), "Deployment", "es-everstep")["spec"]["template"]["spec"]
+def test_a_pod_is_the_leases_holder_by_its_name_and_uid() -> None:
+    spec = pod_spec(render(PROFILES))
     env = {variable["name"]: variable for variable in spec["containers"][0]["env"]}
     assert env["EVERSTEP_OPERATOR_IDENTITY"]["value"] == "$(POD_NAME)_$(POD_UID)"
     assert list(env).index("POD_UID") < list(env).index("EVERSTEP_OPERATOR_IDENTITY"), "else it is not expanded"
@@ -136,8 +84,8 @@ def test_a_pod_is_the_leases_holder_by_its_name_and_uid(helm_path: str) -> None:
     assert paths == ["metadata.name", "metadata.uid"]
 
 
-def test_watched_namespaces_are_all_that_it_may_touch(helm_path: str) -> None:
-    documents = _render(helm_path, {"watchNamespaces": ["a", "b"]})
+def test_watched_namespaces_are_all_that_it_may_touch() -> None:
+    documents = render({"watchNamespaces": ["a", "b"]})
     bound = {
         (d["kind"], d["metadata"]["name"], d["metadata"].get("namespace"))
         for d in documents
@@ -152,34 +100,18 @@ def test_watched_namespaces_are_all_that_it_may_touch(helm_path: str) -> None:
     }
 
 
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        ({"replica": 2}, "replica"),
-        ({"settings": {"pollSecond": 2}}, "pollSecond"),
-        ({"storageProfiles": [{**INLINE, "namespaces": []}]}, "namespaces"),
-        ({"storageProfiles": [{**INLINE, "credentials": {"accessKey": "AK"}}]}, "secretKey"),
-        ({"storageProfiles": [{**INLINE, "endpoint": "s3.test"}]}, "endpoint"),
-        ({"storageProfiles": [{**INLINE, "buckets": [{"name": "B"}]}]}, "buckets"),
-    ],
-)
-def test_wrong_values_are_refused_by_name(helm_path: str, values: dict[str, Any], message: str) -> None:
-    with pytest.raises(HelmError, match=message):
-        _render(helm_path, values)
-
-
 @pytest.fixture(scope="module")
-def release(api_server: RunningCluster, helm_path: str) -> Iterator[str]:
+def release(api_server: RunningCluster) -> Iterator[str]:
     """The chart, installed under a name of its own into a restricted namespace; the CRD is applied beside it."""
     with api_server.namespace() as name:
         api_server.kubectl("label", "namespace", name, "pod-security.kubernetes.io/enforce=restricted")
         options = ["--kubeconfig", str(api_server.kubeconfig), "--namespace", name]
         values = {**PROFILES, "crd": {"install": False}}
-        _helm(helm_path, "install", name, str(CHART), *options, values=values)
+        helm("install", name, str(CHART), *options, values=values)
         try:
             yield name
         finally:
-            _helm(helm_path, "uninstall", name, *options)
+            helm("uninstall", name, *options)
 
 
 def test_the_api_server_takes_the_pod_under_restricted_pod_security(api_server: RunningCluster, release: str) -> None:

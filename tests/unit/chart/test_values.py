@@ -7,6 +7,7 @@ from typing import Any
 import yaml
 from pydantic.alias_generators import to_camel
 
+from dev import chart_schema
 from everstep_operator.config.settings import Settings
 
 ROOT = Path(__file__).parents[3]
@@ -49,3 +50,28 @@ def test_every_value_is_in_the_schema() -> None:
 def test_the_crd_is_no_copy() -> None:
     assert (CHART / "files").is_symlink()
     assert (CHART / "files").resolve() == ROOT / "crds"
+
+
+def test_kubernetes_own_types_are_generated() -> None:
+    text = (CHART / "values.schema.json").read_text(encoding="utf-8")
+    assert chart_schema.rendered(text) == text, "run make crd"
+
+
+def test_no_object_of_the_schema_takes_unknown_fields() -> None:
+    """But for `global`, which is Helm's, and maps whose keys are the user's."""
+    open_ones = [path for path, node in _objects(_schema()) if _is_open(node)]
+    assert open_ones == ["/properties/global"]
+
+
+def _objects(node: Any, path: str = "") -> list[tuple[str, dict[str, Any]]]:
+    if isinstance(node, list):
+        return [found for index, child in enumerate(node) for found in _objects(child, f"{path}/{index}")]
+    if not isinstance(node, dict):
+        return []
+    inner = [found for name, child in node.items() for found in _objects(child, f"{path}/{name}")]
+    return [(path, node), *inner] if node.get("type") == "object" else inner
+
+
+def _is_open(node: dict[str, Any]) -> bool:
+    rest = node.get("additionalProperties")
+    return rest is not False and not isinstance(rest, dict)
