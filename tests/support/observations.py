@@ -141,9 +141,7 @@ def committed(*steps: int, before: Catalog | None = None, score: float | None = 
     return catalog
 
 
-def beat(
-    step: int = 0, attempt: int = 1, beat_age: float = 0.0, step_age: float = 0.0, **content: Any
-) -> HeartbeatView:
+def beat(step: int = 0, attempt: int = 1, beat_age: float = 0.0, still: float = 0.0, **content: Any) -> HeartbeatView:
     base: dict[str, Any] = {
         "attempt": attempt,
         "epoch": 2 * attempt,
@@ -151,9 +149,10 @@ def beat(
         "time": NOW,
         "phase": "training",
         "phase_since": at(-60),
+        "first_step": at(-50),
         "step": step,
     }
-    return HeartbeatView(Heartbeat.model_validate({**base, **content}), beat_age, step_age)
+    return HeartbeatView(Heartbeat.model_validate({**base, **content}), beat_age, max(beat_age, still))
 
 
 def service(attempt: int = 1) -> ServiceView:

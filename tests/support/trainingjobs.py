@@ -71,6 +71,14 @@ def full(name: str = "job", namespace: str = "default") -> Manifest:
             "maxRestartsWithoutProgress": 4,
             "stallTimeoutSeconds": 0,
             "startTimeoutSeconds": 120,
+            "windowSeconds": 7200,
+            "phaseTimeoutSeconds": {
+                "starting": 1,
+                "restoring": 2,
+                "compiling": 3,
+                "saving": 4,
+                "evaluating": 5,
+            },
             "backoff": {"initialSeconds": 1, "maxSeconds": 60},
             "rules": [
                 {"name": "config", "action": "FailJob", "onExitCodes": {"operator": "NotIn", "values": [1, 137]}},
@@ -80,6 +88,7 @@ def full(name: str = "job", namespace: str = "default") -> Manifest:
                     "action": "RestartUncounted",
                     "onPodConditions": [{"type": "DisruptionTarget", "status": "False"}],
                 },
+                {"name": "driver", "action": "FailJob", "onMessages": ["CUDA error*device-side assert"]},
             ],
         },
         "activeDeadlineSeconds": 86400,
@@ -106,6 +115,8 @@ def full_status() -> Manifest:
             "counted": 1,
             "inPlace": 4,
             "withoutProgress": 1,
+            "disrupted": 1,
+            "recent": ["2026-01-01T01:00:00Z"],
             "lastReason": "OOMKilled: rank 1",
             "lastTime": "2026-01-01T01:00:00Z",
             "nextTime": "2026-01-01T01:00:05Z",
@@ -153,6 +164,7 @@ def full_status() -> Manifest:
             "started": "2026-01-01T01:00:02.500Z",
             "running": "2026-01-01T01:00:04.000Z",
         },
+        "requests": {"restart": "1", "checkpoint": "2", "checkpointSaved": "2"},
         "history": [
             {
                 "attempt": 2,

@@ -29,7 +29,13 @@ class Registers:
     heartbeat_attempt: int = 0
     heartbeat_token: str | None = None
     beat_at: float = 0.0
-    step_at: float = 0.0
+    news_at: float = 0.0
+    absent_at: float | None = None
+    """Since when there is no heartbeat of the attempt in force; None: there is one, or nobody has looked."""
+    answered: float = 0.0
+    """When a poll was last answered."""
+    unanswered: bool = False
+    """The last poll was not: what was not seen in the meantime says nothing about the job."""
     polling: Future[Polled] | None = None
     """A poll that was not answered in time and still runs."""
 

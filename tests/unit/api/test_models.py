@@ -47,7 +47,7 @@ def test_defaults() -> None:
     assert (spec.checkpoint.interval.seconds, spec.checkpoint.interval.steps) == (600, None)
     assert (spec.checkpoint.async_, spec.checkpoint.keep_last) == (True, 3)
     assert spec.failure_policy.max_restarts == 10
-    assert spec.failure_policy.start_timeout_seconds is None
+    assert spec.failure_policy.start_timeout_seconds == 1200
     assert spec.resume.mode == "auto"
 
 

@@ -36,6 +36,7 @@ from tests.unit.reconcile.test_torchrun import SUMMARY
 
 SICK = (NodeView("node-a"), NodeView("node-b", ready=False))
 SILENT = (NodeView("node-a"), NodeView("node-b", lease_silent=True))
+YOUNG = pod(0, created=at(-5))
 ECHO = record(exit_code=1, peer_lost=True)
 STOPPED = record(signal="SIGTERM", exit_code=143)
 
@@ -79,13 +80,18 @@ def seen(*pods: PodView, **changes: Any) -> Observation:
             seen(pod(0), pod(1), nodes=SICK, heartbeat=beat(attempt=9)), "NodeLost", id="another attempt's heartbeat"
         ),
         pytest.param(seen(pod(0), succeeded(1), nodes=SICK), None, id="an ended pod on an unready node"),
-        pytest.param(seen(pod(0), pod(1), heartbeat=beat(beat_age=599, step_age=599)), None, id="slow"),
-        pytest.param(seen(pod(0), pod(1), heartbeat=beat(beat_age=600)), "Stalled", id="no heartbeat for long"),
-        pytest.param(seen(pod(0), pod(1), heartbeat=beat(step_age=600)), "Stalled", id="no step for long"),
         pytest.param(
-            seen(pod(0), pod(1), heartbeat=beat(step_age=600, phase="evaluating")), None, id="no step, but evaluating"
+            seen(pod(0), pod(1, deleting=True), nodes=SICK, heartbeat=beat()), "NodeLost", id="evicted from a lost node"
         ),
-        pytest.param(seen(succeeded(0), pod(1), heartbeat=beat(phase="finished", beat_age=900)), None, id="finished"),
+        pytest.param(
+            seen(pod(0), pod(1), nodes=SICK, heartbeat=beat(still=60)), "NodeLost", id="unready node, beats but no step"
+        ),
+        pytest.param(
+            seen(pod(0), pod(1), nodes=SICK, heartbeat=beat(still=60, seconds_per_step=30.0)), None, id="long steps"
+        ),
+        pytest.param(seen(pod(0), pod(1), heartbeat=beat(still=599)), None, id="slow"),
+        pytest.param(seen(pod(0), pod(1), heartbeat=beat(still=600)), "Stalled", id="no step for long"),
+        pytest.param(seen(succeeded(0), pod(1), heartbeat=beat(phase="finished", still=599)), None, id="finished"),
         pytest.param(seen(pod(1), heartbeat=beat(phase="finished")), None, id="finished, a pod cleared away"),
         pytest.param(seen(failed(1), heartbeat=beat(phase="finished")), "PodDeleted", id="finished, but a pod failed"),
     ],
@@ -98,8 +104,8 @@ def test_recorded_gang(observation: Observation, expected: str | None) -> None:
     ("observation", "expected"),
     [
         pytest.param(observe(job(), catalog=fenced()), None, id="fenced, no pods yet"),
-        pytest.param(observe(job(), pod(0), catalog=fenced()), None, id="half a gang"),
-        pytest.param(observe(job(), pod(0), catalog=claimed()), None, id="half a gang that has claimed already"),
+        pytest.param(observe(job(), YOUNG, catalog=fenced()), None, id="half a gang"),
+        pytest.param(observe(job(), YOUNG, catalog=claimed()), None, id="half a gang that has claimed already"),
         pytest.param(observe(job(), failed(0), catalog=fenced()), "Error", id="half a gang that has failed"),
         pytest.param(observe(job(), catalog=claimed()), "PodDeleted", id="claimed, and all pods are gone"),
     ],
@@ -111,18 +117,6 @@ def test_gang_that_the_status_does_not_know(observation: Observation, expected: 
 def test_the_size_is_the_one_that_the_gang_was_created_with() -> None:
     grown = observe(job(running(), nodes=4), pod(0), pod(1), catalog=claimed())
     assert reason(grown) is None
-
-
-@pytest.mark.parametrize(
-    ("started", "limit", "expected"), [(-59, 60, None), (-61, 60, "StartTimeout"), (-61, None, None)]
-)
-def test_start_timeout(started: float, limit: int | None, expected: str | None) -> None:
-    status = running(
-        {"phase": "Starting", "gang": {"nodes": 2, "started": at(started).isoformat(), "waiting": "pod 1: no room"}}
-    )
-    waiting = pod(1, phase="Pending", node=None)
-    of = job(status, failurePolicy__startTimeoutSeconds=limit) if limit else job(status)
-    assert reason(observe(of, pod(0), waiting, catalog=fenced())) == expected
 
 
 @pytest.mark.parametrize(

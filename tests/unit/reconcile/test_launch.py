@@ -132,7 +132,8 @@ def test_the_rest_of_a_gang_is_built_like_its_siblings() -> None:
     sibling = pod(1, 2)
     annotations = {**sibling.annotations, names.RESUME_PATH: "s3://b/x", names.RESUME_STEP: "7", names.NODES: "3"}
     catalog = claimed(2, fenced(2, committed(5)))
-    plan = decide(observe(job(ended()), replace(sibling, annotations=annotations), catalog=catalog))
+    sibling = replace(sibling, annotations=annotations, created=at(-5))
+    plan = decide(observe(job(ended()), sibling, catalog=catalog))
     creates = [action for action in plan.actions if isinstance(action, CreatePod)]
     assert [action.name for action in creates] == ["job-2-0", "job-2-2"]
     assert all(action.manifest["metadata"]["annotations"][names.RESUME_STEP] == "7" for action in creates)

@@ -174,7 +174,7 @@ def test_history_has_a_bound() -> None:
 
 
 def test_a_stall_is_told_by_its_condition_until_the_gang_runs_again() -> None:
-    stalled = decide(observe(job(running()), pod(0), pod(1), catalog=committed(30), heartbeat=beat(36, step_age=700)))
+    stalled = decide(observe(job(running()), pod(0), pod(1), catalog=committed(30), heartbeat=beat(36, still=700)))
     assert stalled.status.is_true("Stalled")
     again = decide(observe(job(stalled.status.dump()), pod(0, 2), pod(1, 2), catalog=fenced(2, committed(30))))
     assert not again.status.is_true("Stalled")

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 from everstep_operator.api.failure import Backoff, FailurePolicy
-from everstep_operator.api.status import Restarts
 from everstep_operator.reconcile import backoff, limits, rules
 from everstep_operator.reconcile.classify import Cause
 
@@ -20,6 +19,8 @@ KILLED = Cause(
 )
 MISFIT = Cause("InvalidOperationError", "wrong shapes", code=78)
 FENCED = Cause("Fenced", "fenced", code=76)
+ERROR = Cause("ValueError", "rank 0 failed: ValueError: no", code=1, reasons=frozenset({"ValueError", "Error"}))
+CUDA = Cause("RuntimeError", "rank 3 on node-b failed: RuntimeError: CUDA error: device-side assert triggered", code=1)
 
 
 def policy(*found: dict[str, Any], **fields: Any) -> FailurePolicy:
@@ -40,6 +41,13 @@ def policy(*found: dict[str, Any], **fields: Any) -> FailurePolicy:
         ({"onReasons": ["OOMKilled"]}, KILLED, False),
         ({"onPodConditions": [{"type": "DisruptionTarget"}]}, KILLED, True),
         ({"onPodConditions": [{"type": "DisruptionTarget", "status": "False"}]}, KILLED, False),
+        ({"onMessages": ["no such", "KILL"]}, KILLED, True),
+        ({"onMessages": ["no such"]}, KILLED, False),
+        ({"onMessages": ["device-side assert"]}, CUDA, True),
+        ({"onMessages": ["cuda error*assert"]}, CUDA, True),
+        ({"onMessages": ["*rank 3*CUDA*"]}, CUDA, True),
+        ({"onMessages": ["assert*CUDA"]}, CUDA, False),
+        ({"onMessages": ["CUDA.*assert"]}, CUDA, False),
     ],
 )
 def test_rule(rule: dict[str, Any], cause: Cause, matches: bool) -> None:
@@ -54,63 +62,61 @@ def test_the_first_rule_that_matches_decides() -> None:
 
 
 @pytest.mark.parametrize(
-    ("found", "restarts", "idle", "cause", "superseded", "verdict"),
+    ("found", "used", "idle", "cause", "superseded", "verdict"),
     [
-        pytest.param(policy(), Restarts(), 1, KILLED, False, (True, None, None), id="counted"),
+        pytest.param(policy(), 0, 1, ERROR, False, (True, None, None), id="counted"),
+        pytest.param(policy(maxRestarts=2), 1, 0, ERROR, False, (True, None, None), id="the last one"),
+        pytest.param(policy(maxRestarts=2), 2, 0, ERROR, False, (True, None, "RestartLimit"), id="used up"),
+        pytest.param(policy(maxRestarts=0), 0, 0, ERROR, False, (True, None, "RestartLimit"), id="none allowed"),
+        pytest.param(policy(), 0, 2, ERROR, False, (True, None, None), id="two attempts without progress"),
+        pytest.param(policy(), 0, 3, ERROR, False, (True, None, "NoProgress"), id="three of them"),
+        pytest.param(policy(maxRestarts=0), 9, 9, KILLED, False, (False, None, None), id="a disruption"),
         pytest.param(
-            policy(maxRestarts=2), Restarts(counted=1), 0, KILLED, False, (True, None, None), id="the last one"
+            policy({"onPodConditions": [{"type": "DisruptionTarget"}], "action": "Restart"}, maxRestarts=0),
+            0,
+            0,
+            KILLED,
+            False,
+            (True, "r0", "RestartLimit"),
+            id="a disruption that a rule counts",
         ),
-        pytest.param(
-            policy(maxRestarts=2), Restarts(counted=2), 0, KILLED, False, (True, None, "RestartLimit"), id="used up"
-        ),
-        pytest.param(
-            policy(maxRestarts=0), Restarts(), 0, KILLED, False, (True, None, "RestartLimit"), id="none allowed"
-        ),
-        pytest.param(policy(), Restarts(), 2, KILLED, False, (True, None, None), id="two attempts without progress"),
-        pytest.param(policy(), Restarts(), 3, KILLED, False, (True, None, "NoProgress"), id="three of them"),
-        pytest.param(
-            policy({"onReasons": ["Error"]}), Restarts(), 0, KILLED, False, (False, "r0", "FailJobRule"), id="FailJob"
-        ),
+        pytest.param(policy({"onReasons": ["Error"]}), 0, 0, ERROR, False, (False, "r0", "FailJobRule"), id="FailJob"),
         pytest.param(
             policy({"onReasons": ["Error"], "action": "RestartUncounted"}, maxRestarts=0),
-            Restarts(),
+            0,
             9,
-            KILLED,
+            ERROR,
             False,
             (False, "r0", None),
             id="uncounted, whatever the limits",
         ),
         pytest.param(
             policy({"onReasons": ["Error"], "action": "Restart"}, maxRestarts=0),
-            Restarts(),
             0,
-            KILLED,
+            0,
+            ERROR,
             False,
             (True, "r0", "RestartLimit"),
             id="Restart is counted",
         ),
-        pytest.param(policy(), Restarts(), 0, MISFIT, False, (False, None, "NotRunnable"), id="cannot work"),
+        pytest.param(policy(), 0, 0, MISFIT, False, (False, None, "NotRunnable"), id="cannot work"),
         pytest.param(
             policy({"onExitCodes": {"operator": "In", "values": [78]}, "action": "Restart"}),
-            Restarts(),
+            0,
             0,
             MISFIT,
             False,
             (True, "r0", None),
             id="a rule overrides what 78 means",
         ),
-        pytest.param(
-            policy(maxRestarts=0), Restarts(), 0, FENCED, True, (False, None, None), id="fenced by its successor"
-        ),
-        pytest.param(
-            policy(maxRestarts=0), Restarts(), 0, FENCED, False, (True, None, "RestartLimit"), id="fenced by nobody"
-        ),
+        pytest.param(policy(maxRestarts=0), 0, 0, FENCED, True, (False, None, None), id="fenced by its successor"),
+        pytest.param(policy(maxRestarts=0), 0, 0, FENCED, False, (True, None, "RestartLimit"), id="fenced by nobody"),
     ],
 )
 def test_verdict(
-    found: FailurePolicy, restarts: Restarts, idle: int, cause: Cause, superseded: bool, verdict: tuple[Any, ...]
+    found: FailurePolicy, used: int, idle: int, cause: Cause, superseded: bool, verdict: tuple[Any, ...]
 ) -> None:
-    judged = limits.judge(found, restarts, cause, idle, superseded)
+    judged = limits.judge(found, used, cause, idle, superseded)
     assert (judged.counted, judged.rule, judged.end) == verdict
     assert (judged.end is None) or cause.message in judged.message
 

@@ -113,7 +113,7 @@ def storage(tmp_path: Path) -> Storage:
 
 
 def beat(number: int, step: int, attempt: int = 1, phase: str = "training") -> Heartbeat:
-    now = datetime.now(UTC)
+    now = datetime(2026, 1, 1, tzinfo=UTC)
     return Heartbeat.model_validate(
         {"attempt": attempt, "epoch": 2, "beat": number, "time": now, "phase": phase, "phase_since": now, "step": step}
     )
@@ -127,7 +127,7 @@ async def test_ages_are_counted_from_when_a_value_was_first_seen(tmp_path: Path)
         seen = await read_registers(root, memory, 0, lambda: now)  # type: ignore[arg-type]
         assert seen.problem is None
         assert seen.catalog is not None
-        return None if seen.heartbeat is None else (seen.heartbeat.beat_age, seen.heartbeat.step_age)
+        return None if seen.heartbeat is None else (seen.heartbeat.beat_age, seen.heartbeat.still)
 
     assert await look(0) is None
     write_heartbeat(root.catalog.store, beat(1, 5))
@@ -137,7 +137,7 @@ async def test_ages_are_counted_from_when_a_value_was_first_seen(tmp_path: Path)
     assert await look(20) == (0, 10)
     write_heartbeat(root.catalog.store, beat(3, 5, phase="saving"))
     assert await look(30) == (0, 0)
-    assert await look(35) == (5, 0)
+    assert await look(35) == (5, 5)
     write_heartbeat(root.catalog.store, beat(4, 6))
     assert await look(40) == (0, 0)
     root.catalog.fence(OWNER)

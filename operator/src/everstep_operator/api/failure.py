@@ -14,6 +14,9 @@ ConditionType = Annotated[
     str, StringConstraints(min_length=1, max_length=316, pattern=r"^[A-Za-z0-9]([-A-Za-z0-9_./]*[A-Za-z0-9])?$")
 ]
 ExitCode = Annotated[int, Field(ge=1, le=255, json_schema_extra={"format": "int32"})]
+Pattern = Annotated[str, StringConstraints(min_length=1, max_length=256, pattern=r"[^*]")]
+RECENT_LIMIT = 100
+"""Restarts whose times the status remembers for `windowSeconds`."""
 
 
 class OnExitCodes(SpecModel):
@@ -38,13 +41,14 @@ class OnPodCondition(SpecModel):
 
 
 class FailureRule(SpecModel):
-    """What a failure of one kind means. It has exactly one of onExitCodes, onReasons and onPodConditions."""
+    """What a failure of one kind means. It has one of onExitCodes, onReasons, onPodConditions and onMessages."""
 
     model_config = ConfigDict(
         json_schema_extra=rules(
             rule(
-                "[has(self.onExitCodes), has(self.onReasons), has(self.onPodConditions)].exists_one(x, x)",
-                "needs exactly one of onExitCodes, onReasons and onPodConditions",
+                "[has(self.onExitCodes), has(self.onReasons), has(self.onPodConditions), has(self.onMessages)]"
+                ".exists_one(x, x)",
+                "needs exactly one of onExitCodes, onReasons, onPodConditions and onMessages",
             )
         )
     )
@@ -54,7 +58,7 @@ class FailureRule(SpecModel):
     action: Annotated[Action, Field(json_schema_extra=changes("live"))]
     """`FailJob`: end the job as Failed. `Restart`: the next attempt, counted against maxRestarts.
     `RestartUncounted`: the next attempt, not counted."""
-    on_exit_codes: Annotated[OnExitCodes | None, Field(json_schema_extra=changes("live"))] = None
+    on_exit_codes: OnExitCodes | None = None
     """Exit codes that match."""
     on_reasons: Annotated[
         list[Reason] | None,
@@ -66,6 +70,12 @@ class FailureRule(SpecModel):
         Field(min_length=1, max_length=20, json_schema_extra=changes("live", **{"x-kubernetes-list-type": "atomic"})),
     ] = None
     """Conditions of the failed pod that match; any of them is enough."""
+    on_messages: Annotated[
+        list[Pattern] | None,
+        Field(min_length=1, max_length=20, json_schema_extra=changes("live", **{"x-kubernetes-list-type": "atomic"})),
+    ] = None
+    """Parts of the failure's message that match, as the history shows it, e.g. `CUDA error*device-side assert`. `*`
+    stands for any text; upper and lower case are the same."""
 
 
 class Backoff(SpecModel):
@@ -83,6 +93,21 @@ class Backoff(SpecModel):
     """The longest wait."""
 
 
+class PhaseTimeouts(SpecModel):
+    """How long an attempt may stay in what is not training, in seconds; 0 turns a limit off."""
+
+    starting: Annotated[Seconds, Field(json_schema_extra=changes("live"))] = 1800
+    """From all pods running until the workers have claimed the job: imports, the data set, the rendezvous."""
+    restoring: Annotated[Seconds, Field(json_schema_extra=changes("live"))] = 3600
+    """The load of the checkpoint to resume."""
+    compiling: Annotated[Seconds, Field(json_schema_extra=changes("live"))] = 3600
+    """From then until the first step has ended, and what the script itself shows as `compiling`."""
+    saving: Annotated[Seconds, Field(json_schema_extra=changes("live"))] = 3600
+    """One save that training waits for."""
+    evaluating: Annotated[Seconds, Field(json_schema_extra=changes("live"))] = 7200
+    """One evaluation."""
+
+
 class FailurePolicy(SpecModel):
     """What happens when an attempt fails, hangs or does not start."""
 
@@ -92,22 +117,34 @@ class FailurePolicy(SpecModel):
                 "!has(self.rules) || self.rules.all(r, self.rules.exists_one(other, other.name == r.name))",
                 "names must be unique",
                 path=".rules",
-            )
+            ),
+            rule(
+                f"!has(self.windowSeconds) || self.maxRestarts <= {RECENT_LIMIT}",
+                f"must not exceed {RECENT_LIMIT} where windowSeconds is set",
+                path=".maxRestarts",
+            ),
         )
     )
 
     max_restarts: Annotated[int, Field(ge=0, le=1_000_000, json_schema_extra=changes("live", format="int32"))] = 10
-    """How many counted restarts the job may have before it fails."""
+    """How many counted restarts the job may have before it fails. Disruptions (a drained, preempted, evicted or deleted
+    pod, a lost node, SIGTERM) and starts that came to nothing do not count, unless a rule says so."""
+    window_seconds: Annotated[PositiveSeconds | None, Field(json_schema_extra=changes("live"))] = None
+    """Only counted restarts of the last so many seconds are held against maxRestarts. Absent: all of them."""
     max_restarts_without_progress: Annotated[
         int, Field(ge=1, le=1_000_000, json_schema_extra=changes("live", format="int32"))
     ] = 3
-    """How many attempts in a row may end without a new commit before the job fails."""
+    """How many attempts in a row may end without a new commit before the job fails; those that do not count aside."""
     stall_timeout_seconds: Annotated[Seconds, Field(json_schema_extra=changes("live"))] = 600
-    """An attempt whose heartbeat shows no new step for this long is restarted; 0 turns it off."""
-    start_timeout_seconds: Annotated[PositiveSeconds | None, Field(json_schema_extra=changes("live"))] = None
-    """An attempt whose pods are not all running after this long has failed. Absent: it waits, and the condition
-    Running says what for (an image that cannot be pulled, more nodes than the cluster holds)."""
-    backoff: Annotated[Backoff, Field(json_schema_extra=changes("live"))] = Backoff()
+    """A training attempt whose heartbeat shows no new step for this long is restarted; 0 turns it off."""
+    phase_timeout_seconds: PhaseTimeouts = PhaseTimeouts()
+    """The same for what is not training: an attempt that stays in one of these for longer is restarted."""
+    start_timeout_seconds: Annotated[Seconds, Field(json_schema_extra=changes("live"))] = 1200
+    """An attempt whose pods are not all running after this long gives all of them back and is tried again after the
+    back-off, for ever and uncounted, unless a rule on the reason StartTimeout says otherwise: so two gangs that hold
+    half of what both need do not wait for each other. The condition Running says what it waits for. Up to a quarter is
+    added, another part for each attempt. 0: it waits for ever."""
+    backoff: Backoff = Backoff()
     """The wait between attempts that commit nothing."""
     rules: Annotated[
         list[FailureRule],

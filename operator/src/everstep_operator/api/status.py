@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 from pydantic import Field, StringConstraints
 
 from everstep_operator.api.common import Count, Duration, Instant, Line, Number64, Short, StatusModel, Step, Time, Where
+from everstep_operator.api.failure import RECENT_LIMIT
 
 HISTORY_LIMIT = 10
 """Attempts that the status remembers; older ones are dropped."""
@@ -77,6 +78,13 @@ class Restarts(StatusModel):
     """Restarts of the workers within an attempt, without new pods."""
     without_progress: Count = 0
     """Attempts in a row, up to now, that committed nothing new."""
+    disrupted: Count = 0
+    """Those of them that did not count, such as disruptions."""
+    recent: Annotated[
+        list[Time],
+        Field(max_length=RECENT_LIMIT, json_schema_extra={"x-kubernetes-list-type": "atomic"}),
+    ] = []  # noqa: RUF012
+    """When counted restarts of the last failurePolicy.windowSeconds began."""
     last_reason: Line | None = None
     """The cause of the last one."""
     last_time: Time | None = None
@@ -256,6 +264,17 @@ class Gang(StatusModel):
     """When all of them ran."""
 
 
+class Requests(StatusModel):
+    """What annotations of the job have asked for, by their values: the same value asks for nothing new."""
+
+    restart: Short | None = None
+    """The last value of everstep.dev/restart-now that was acted on."""
+    checkpoint: Short | None = None
+    """The last value of everstep.dev/checkpoint-now that was passed on to the workers, or that needed no passing on."""
+    checkpoint_saved: Short | None = None
+    """The last value of everstep.dev/checkpoint-now whose checkpoint is committed."""
+
+
 class TrainingJobStatus(StatusModel):
     """What the operator saw and did."""
 
@@ -291,6 +310,8 @@ class TrainingJobStatus(StatusModel):
     """The current attempt's fence."""
     gang: Gang | None = None
     """The pods of the current attempt."""
+    requests: Requests | None = None
+    """What annotations have asked for."""
     history: Annotated[
         list[HistoryEntry],
         Field(

@@ -153,4 +153,6 @@ def _suspects(pods: Iterable[PodView], stored: Stored) -> set[str]:
 
 def _in_doubt(pod: PodView, stored: Stored) -> bool:
     beat = stored.heartbeat
-    return pod.deleting or beat is None or max(beat.beat_age, beat.step_age) > SIGN_OF_LIFE
+    if pod.deleting or beat is None or beat.beat_age > SIGN_OF_LIFE:
+        return True
+    return beat.heartbeat.phase == "training" and beat.still > SIGN_OF_LIFE

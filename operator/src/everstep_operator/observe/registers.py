@@ -48,6 +48,7 @@ async def read_registers(
             raise
     else:
         _remember(known, polled, clock())
+    known.unanswered = problem is not None
     if future.done():
         known.polling = None
     return stored(memory, clock(), problem)
@@ -60,9 +61,10 @@ def stored(memory: JobMemory, now: float, problem: Problem | None = None, fenced
     beat = known.heartbeat
     if beat is not None and catalog is not None and beat.attempt < catalog.attempt:
         beat = None
-    view = None if beat is None else HeartbeatView(beat, beat_age=now - known.beat_at, step_age=now - known.step_at)
+    view = None if beat is None else HeartbeatView(beat, beat_age=now - known.beat_at, still=now - known.news_at)
+    absent = now - known.absent_at if view is None and known.absent_at is not None else None
     age = None if memory.swept_at is None else now - memory.swept_at
-    return Stored(catalog=catalog, heartbeat=view, problem=problem, swept_age=age)
+    return Stored(catalog, view, problem, heartbeat_absent=absent, swept_age=age)
 
 
 def _poll(catalog: JobCatalog, known: Snapshot | None, beat: tuple[int, str | None], status_attempt: int) -> Polled:
@@ -81,19 +83,36 @@ def _poll(catalog: JobCatalog, known: Snapshot | None, beat: tuple[int, str | No
 
 def _remember(known: Registers, polled: Polled, now: float) -> None:
     known.snapshot = polled.snapshot
+    if known.unanswered:
+        _forgive(known, now - known.answered)
+    known.answered = now
     if isinstance(polled.heartbeat, Unchanged):
-        if known.heartbeat is not None and known.heartbeat.phase != "training":
-            known.step_at = now
         return
     before, attempt = known.heartbeat, known.heartbeat_attempt
     known.heartbeat_attempt = polled.attempt
     if polled.heartbeat is None:
         known.heartbeat, known.heartbeat_token = None, None
+        if known.absent_at is None or attempt != polled.attempt:
+            known.absent_at = now
         return
-    beat, known.heartbeat_token = polled.heartbeat
-    known.heartbeat = beat
-    same = before is not None and attempt == polled.attempt and before.epoch == beat.epoch
-    if not same or before is None or before.beat != beat.beat:
+    known.absent_at = None
+    known.heartbeat, known.heartbeat_token = polled.heartbeat
+    same = before is not None and attempt == polled.attempt
+    if not same or before is None or before.beat != known.heartbeat.beat:
         known.beat_at = now
-    if not same or before is None or before.step != beat.step or beat.phase != "training":
-        known.step_at = now
+    if not same or before is None or _news(before) != _news(known.heartbeat):
+        known.news_at = now
+
+
+def _news(beat: Heartbeat) -> tuple[object, ...]:
+    """What changes when a worker group gets on. `phase_since` tells two evaluations apart, and is compared with nothing
+    but itself."""
+    return beat.epoch, beat.phase, beat.phase_since, beat.step
+
+
+def _forgive(known: Registers, seconds: float) -> None:
+    """The time in which storage gave no answer is nobody's standstill: heartbeats go through it, too."""
+    known.beat_at += seconds
+    known.news_at += seconds
+    if known.absent_at is not None:
+        known.absent_at += seconds

@@ -15,5 +15,9 @@ def delay(policy: Backoff, without_progress: int, seed: str) -> float:
         return 0.0
     # 2**30 times one second is longer than any maximum; more would overflow a float
     full = min(float(policy.max_seconds), policy.initial_seconds * 2.0 ** min(without_progress - 1, 30))
-    draw = int.from_bytes(hashlib.sha256(seed.encode()).digest()[:4], "big") / 2**32
-    return full * (1 - JITTER * draw)
+    return full * (1 - JITTER * draw(seed))
+
+
+def draw(seed: str) -> float:
+    """From 0 to 1, the same for the same seed."""
+    return int.from_bytes(hashlib.sha256(seed.encode()).digest()[:4], "big") / 2**32

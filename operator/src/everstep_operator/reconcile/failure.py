@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
-
 from everstep import failure as failure_record
-from everstep_operator.api import Phase
 from everstep_operator.build import pod_name
-from everstep_operator.reconcile import classify
+from everstep_operator.reconcile import classify, stall, starting
 from everstep_operator.reconcile.attempt import Attempt
 from everstep_operator.reconcile.classify import Cause
 from everstep_operator.reconcile.observation import HeartbeatView, Observation, PodView
 
 HEARTBEAT_SILENT = 15.0
 """Seconds without a beat after which a silent node is taken for lost: three beats of the library."""
+NO_STEP = 60.0
+"""Seconds without a step after which one is, where steps are quicker than that."""
 MOST_LOGS = 8
 
 
@@ -29,7 +28,7 @@ def find(observation: Observation, attempt: Attempt) -> Cause | None:
             return None
         logs = observation.results.logs
         return classify.first([*gone, *(classify.pod_failure(pod, logs.get(pod.name)) for pod in broken)])
-    return _stalled(observation, attempt) or _start_too_slow(observation, attempt)
+    return stall.find(observation, attempt, beating(observation, attempt)) or starting.find(observation, attempt)
 
 
 def unexplained(attempt: Attempt, cause: Cause) -> tuple[str, ...]:
@@ -61,14 +60,20 @@ def has_finished(observation: Observation, attempt: Attempt) -> bool:
 
 
 def _lost_nodes(observation: Observation, attempt: Attempt) -> Cause | None:
-    found = beating(observation, attempt)
-    if found is not None and found.beat_age < HEARTBEAT_SILENT:
-        return None
+    alive = _shows_life(beating(observation, attempt))
     for node in observation.nodes:
         pods = [pod for pod in attempt.pods if pod.node == node.name and not pod.terminal]
-        if pods and not node.healthy:
+        if pods and not node.healthy and (not alive or any(pod.deleting for pod in pods)):
             return classify.node_lost(pods, node)
     return None
+
+
+def _shows_life(found: HeartbeatView | None) -> bool:
+    """Rank 0 beats on when another rank's node is lost, but no step ends any more."""
+    if found is None or found.beat_age >= HEARTBEAT_SILENT:
+        return False
+    beat = found.heartbeat
+    return beat.phase != "training" or found.still < max(NO_STEP, 3 * (beat.seconds_per_step or 0))
 
 
 def _gone(observation: Observation, attempt: Attempt) -> list[Cause]:
@@ -87,37 +92,3 @@ def _stopping(attempt: Attempt, broken: list[PodView]) -> bool:
     return leaving and all(
         (found := failure_record.decode(pod.container.message)) is not None and found.stopped for pod in broken
     )
-
-
-def _stalled(observation: Observation, attempt: Attempt) -> Cause | None:
-    limit = observation.job.spec.failure_policy.stall_timeout_seconds
-    found = beating(observation, attempt)
-    if not limit or found is None or found.heartbeat.phase == "finished" or not attempt.pods:
-        return None
-    beat = found.heartbeat
-    if found.beat_age >= limit:
-        message = f"no heartbeat for {limit} s since step {beat.step}"
-    elif beat.phase == "training" and found.step_age >= limit:
-        message = f"no new step for {limit} s since step {beat.step}"
-    else:
-        return None
-    return Cause("Stalled", message, step=beat.step, reasons=frozenset({"Stalled"}))
-
-
-def _start_too_slow(observation: Observation, attempt: Attempt) -> Cause | None:
-    limit = observation.job.spec.failure_policy.start_timeout_seconds
-    status = observation.job.status
-    gang = status.gang
-    if (
-        limit is None
-        or status.phase is not Phase.STARTING
-        or gang is None
-        or gang.started is None
-        or not attempt.recorded
-    ):
-        return None
-    if gang.running is not None or observation.now - gang.started < timedelta(seconds=limit):
-        return None
-    waiting = f": {gang.waiting}" if gang.waiting else ""
-    message = f"not all pods ran within {limit} s{waiting}"
-    return Cause("StartTimeout", message[:1024], reasons=frozenset({"StartTimeout"}))

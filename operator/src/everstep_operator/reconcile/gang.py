@@ -60,7 +60,7 @@ def describe(observation: Observation, attempt: Attempt, status: TrainingJobStat
     running = before.running if before else None
     if started is None:
         started = _moment(observation.now, [pod.created for pod in attempt.pods])
-    if running is None and not attempt.missing and all(_runs(pod) for pod in attempt.pods):
+    if running is None and not attempt.missing and all(has_run(pod) for pod in attempt.pods):
         running = _moment(observation.now, [pod.container.running_since for pod in attempt.pods])
     count = sum(pod.container.running_since is not None for pod in attempt.pods)
     waits = waiting(attempt)
@@ -111,7 +111,7 @@ def _steadied(before: str | None, waits: tuple[str, str] | None) -> str | None:
     return before if same and before and waits[0] == "ImagePullBackOff" and "Image" in before else text
 
 
-def _runs(pod: PodView) -> bool:
+def has_run(pod: PodView) -> bool:
     return pod.container.running_since is not None or pod.container.terminated or pod.phase == "Succeeded"
 
 

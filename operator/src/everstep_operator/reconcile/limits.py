@@ -6,8 +6,7 @@ from dataclasses import dataclass
 
 from everstep.exits import FENCED, MISFIT
 from everstep_operator.api.failure import FailurePolicy
-from everstep_operator.api.status import Restarts
-from everstep_operator.reconcile import rules
+from everstep_operator.reconcile import disruption, rules
 from everstep_operator.reconcile.classify import Cause
 
 
@@ -21,8 +20,9 @@ class Verdict:
     message: str = ""
 
 
-def judge(policy: FailurePolicy, restarts: Restarts, cause: Cause, without_progress: int, superseded: bool) -> Verdict:
-    """`restarts` as they stood before; `without_progress`: attempts in a row that committed nothing, this one included.
+def judge(policy: FailurePolicy, used: int, cause: Cause, without_progress: int, superseded: bool) -> Verdict:
+    """`used`: restarts that are held against maxRestarts so far; `without_progress`: attempts in a row that committed
+    nothing, this one included and disruptions left out.
 
     `superseded`: the catalog is gone or names a newer attempt, so that being fenced is nobody's fault.
     """
@@ -32,11 +32,12 @@ def judge(policy: FailurePolicy, restarts: Restarts, cause: Cause, without_progr
     if rule is None and cause.code == MISFIT:
         return Verdict(False, None, "NotRunnable", f"another attempt would fail the same way: {cause.message}")
     name = rule.name if rule is not None else None
-    fenced = rule is None and superseded and cause.code == FENCED
-    if fenced or (rule is not None and rule.action == "RestartUncounted"):
+    innocent = rule is None and (disruption.is_one(cause) or (superseded and cause.code == FENCED))
+    if innocent or (rule is not None and rule.action == "RestartUncounted"):
         return Verdict(False, name)
-    if restarts.counted >= policy.max_restarts:
-        limit = f"maxRestarts {policy.max_restarts}"
+    if used >= policy.max_restarts:
+        within = f" within {policy.window_seconds} s" if policy.window_seconds is not None else ""
+        limit = f"maxRestarts {policy.max_restarts}{within}"
         return Verdict(True, name, "RestartLimit", f"{limit} is used up; the last failure: {cause.message}")
     if without_progress >= policy.max_restarts_without_progress:
         count = f"{without_progress} attempts in a row" if without_progress > 1 else "the attempt"

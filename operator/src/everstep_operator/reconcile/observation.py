@@ -144,13 +144,14 @@ class ServiceView:
 @dataclass(frozen=True, slots=True)
 class HeartbeatView:
     """The heartbeat of the attempt in force (the largest of catalog and status). Ages by the operator's monotonic
-    clock, counted from when this process first saw that value, so that they are never too large."""
+    clock, counted from when this process first saw that value, and not while storage gave no answer: so they are never
+    too large."""
 
     heartbeat: Heartbeat
     beat_age: float
     """Seconds since `beat` last changed."""
-    step_age: float
-    """Seconds since `step` last changed while the phase was `training`."""
+    still: float
+    """Seconds since it last told of something new: another step, another phase, another worker group."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +162,8 @@ class Stored:
     heartbeat: HeartbeatView | None = None
     problem: Problem | None = None
     """Why the catalog or the heartbeat could not be read; then both may be stale or None."""
+    heartbeat_absent: float | None = None
+    """Where there is no heartbeat: seconds since this process first found none; None where it could not look."""
     swept_age: float | None = None
     """Seconds since this process last swept the job's root; None: never."""
 

@@ -6,7 +6,17 @@ from datetime import timedelta
 
 from everstep_operator.api import ConditionType, TrainingJobStatus
 from everstep_operator.api.status import Restarts
-from everstep_operator.reconcile import backoff, conditions, ends, history, launch, limits, recovery, suspend
+from everstep_operator.reconcile import (
+    backoff,
+    conditions,
+    ends,
+    history,
+    launch,
+    limits,
+    recovery,
+    suspend,
+    window,
+)
 from everstep_operator.reconcile.attempt import Attempt, committed, current
 from everstep_operator.reconcile.classify import Cause
 from everstep_operator.reconcile.observation import Observation
@@ -17,7 +27,9 @@ def failed(observation: Observation, attempt: Attempt, status: TrainingJobStatus
     policy = observation.job.spec.failure_policy
     before = status.restarts or Restarts()
     idle = _without_progress(observation, attempt, before)
-    verdict = limits.judge(policy, before, cause, idle, _superseded(observation, attempt))
+    disrupted = min(before.disrupted, idle)
+    used = window.used(policy, before, observation.now)
+    verdict = limits.judge(policy, used, cause, idle - disrupted, _superseded(observation, attempt))
     status = history.ended(observation, attempt, status, cause, verdict.rule)
     if verdict.end is not None:
         restarts = before.model_copy(update={"without_progress": idle, "next_time": None})
@@ -29,6 +41,8 @@ def failed(observation: Observation, attempt: Attempt, status: TrainingJobStatus
             "total": before.total + 1,
             "counted": before.counted + int(verdict.counted),
             "without_progress": idle,
+            "disrupted": min(idle, disrupted + int(not verdict.counted)),
+            "recent": window.record(policy, before, observation.now, verdict.counted),
             "last_reason": cause.message[:1024],
             "last_time": observation.now,
             "next_time": observation.now + timedelta(seconds=wait) if wait else None,

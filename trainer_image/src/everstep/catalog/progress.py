@@ -16,7 +16,26 @@ from everstep.errors import CatalogUnreadableError
 
 MAX_HEARTBEAT_BYTES = 64 << 10
 
-Phase = Literal["starting", "restoring", "training", "saving", "evaluating", "finished", "failed"]
+Phase = Literal["starting", "restoring", "compiling", "training", "saving", "evaluating", "finished", "failed"]
+
+
+class SaveTimes(BaseModel):
+    """What the last save that stands has cost. Seconds; of several ranks the slowest counts."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    step: Step
+    bytes: Count
+    staged_seconds: float
+    """From the step boundary until the state was copied."""
+    uploaded_seconds: float
+    """From then on until storage had acknowledged every file of a rank."""
+    committed_seconds: float
+    """Metadata, manifest and the swap that makes the save stand."""
+    blocked_seconds: float
+    """For how long training stood still."""
+    retries: Count = 0
+    """Requests that had to be sent again."""
 
 
 class Heartbeat(BaseModel):
@@ -46,6 +65,7 @@ class Heartbeat(BaseModel):
     """When the first step of this worker group ended."""
     saves_failed: Count = 0
     last_save_error: str | None = None
+    last_save: SaveTimes | None = None
     fatal: str | None = None
     """The failure that ends this attempt, in one line."""
 

@@ -1,0 +1,94 @@
+"""What is nobody's fault, and what the job's."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from everstep_operator.reconcile import classify, decide, disruption
+from everstep_operator.reconcile.observation import ConditionView, ContainerView, NodeView, PodView
+from tests.support.observations import committed, crashed, failed, job, observe, pod, record, running
+
+DRAIN = ConditionView("DisruptionTarget", "True", "EvictionByEvictionAPI", "Eviction API: evicting")
+NO_CONTAINER = ContainerView()
+
+
+def refused(reason: str) -> PodView:
+    return pod(1, phase="Failed", reason=reason, container=NO_CONTAINER)
+
+
+@pytest.mark.parametrize(
+    ("view", "expected"),
+    [
+        pytest.param(replace(failed(1), conditions=(DRAIN,)), True, id="drained"),
+        pytest.param(
+            replace(failed(1), conditions=(ConditionView("DisruptionTarget", "True", "PreemptionByScheduler"),)),
+            True,
+            id="preempted",
+        ),
+        pytest.param(
+            replace(failed(1), conditions=(ConditionView("DisruptionTarget", "False", "Other"),)),
+            False,
+            id="a condition not so",
+        ),
+        pytest.param(refused("Evicted"), False, id="evicted for what it used itself"),
+        pytest.param(
+            pod(
+                1,
+                phase="Failed",
+                reason="Evicted",
+                conditions=(ConditionView("DisruptionTarget", "True", "ByKubelet"),),
+            ),
+            True,
+            id="evicted for its node's sake",
+        ),
+        pytest.param(pod(1, phase="Failed", deleting=True), True, id="deleted"),
+        pytest.param(refused("NodeLost"), True, id="its node was lost"),
+        pytest.param(refused("NodeShutdown"), True, id="its node was shut down"),
+        pytest.param(refused("OutOfcpu"), True, id="no room on its node"),
+        pytest.param(refused("OutOfnvidia.com/gpu"), True, id="no accelerator on its node"),
+        pytest.param(failed(1, code=143), True, id="SIGTERM by its exit code"),
+        pytest.param(failed(1, message=record(signal="SIGTERM", exit_code=143)), True, id="SIGTERM by its record"),
+        pytest.param(failed(1, code=137), False, id="SIGKILL"),
+        pytest.param(failed(1, reason="OOMKilled", code=137), False, id="out of memory"),
+        pytest.param(
+            failed(1, message=record(exit_code=1, exception="torch.OutOfMemoryError", message="no memory")),
+            False,
+            id="out of the accelerator's memory",
+        ),
+        pytest.param(crashed(1), False, id="an exception"),
+    ],
+)
+def test_whose_fault(view: PodView, expected: bool) -> None:
+    assert disruption.is_one(classify.pod_failure(view)) is expected
+
+
+def test_a_lost_node() -> None:
+    assert disruption.is_one(classify.node_lost([pod(1)], NodeView("node-b", ready=False)))
+
+
+def test_disruptions_without_end_never_end_the_job_and_wait_longer_each_time() -> None:
+    status = running({"restarts": {"total": 50, "withoutProgress": 7, "disrupted": 7}})
+    of = job(status, failurePolicy__maxRestarts=0)
+    drained = pod(1, phase="Failed", conditions=(DRAIN,))
+    restarts = decide(observe(of, pod(0), drained, catalog=committed())).status.restarts
+    assert restarts is not None
+    assert (restarts.total, restarts.counted, restarts.without_progress, restarts.disrupted) == (51, 0, 8, 8)
+    assert restarts.next_time is not None, "no pause"
+
+
+def test_a_failure_after_disruptions_is_the_first_that_counts() -> None:
+    status = running({"restarts": {"total": 5, "withoutProgress": 5, "disrupted": 5}})
+    plan = decide(observe(job(status), pod(0), crashed(1), catalog=committed()))
+    restarts = plan.status.restarts
+    assert plan.status.phase == "Restarting"
+    assert restarts is not None
+    assert (restarts.counted, restarts.without_progress, restarts.disrupted) == (1, 6, 5)
+
+
+def test_a_commit_forgets_them() -> None:
+    status = running({"restarts": {"total": 5, "withoutProgress": 5, "disrupted": 5}})
+    restarts = decide(observe(job(status), pod(0), crashed(1), catalog=committed(10))).status.restarts
+    assert restarts is not None
+    assert (restarts.without_progress, restarts.disrupted, restarts.next_time) == (0, 0, None)
