@@ -18,12 +18,7 @@ import yaml
 
 from tests.support.helm import EXISTING, IDENTITY, INLINE, Manifest, one, pod_spec, render
 
-PROMETHEUS = tuple(
-    f"--api-versions=monitoring.coreos.com/v1/{kind}" for kind in ("PodMonitor", "PrometheusRule")
-)
-    "--api-versions=monitoring.coreos.com/v1/PodMonitor",
-    "--api-versions=monitoring.coreos.com/v1/PrometheusRule",
-)
+PROMETHEUS = tuple(f"--api-versions=monitoring.coreos.com/v1/{kind}" for kind in ("PodMonitor", "PrometheusRule"))
 
 
 def kinds(documents: list[Manifest]) -> list[str]:
