@@ -136,10 +136,14 @@ class Resume(SpecModel):
 
     model_config = ConfigDict(
         json_schema_extra=rules(
-            rule("self.mode == 'fromPath' ? has(self.path) : true", "is needed when mode is fromPath", path=".path"),
+            rule(
+                "self.mode == 'fromPath' ? has(self.path) : true",
+                "is needed when mode is fromPath: name a checkpoint, or a job's root for its latest",
+                path=".path",
+            ),
             rule(
                 "has(self.path) ? self.mode == 'fromPath' : true",
-                "is used only when mode is fromPath",
+                "is used only when mode is fromPath: remove it, or set mode to fromPath",
                 path=".path",
             ),
         )

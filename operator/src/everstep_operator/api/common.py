@@ -48,13 +48,9 @@ def changes(how: Change, **extra: Any) -> dict[str, Any]:
     return {CHANGE: how, **extra}
 
 
-def rule(
-    expression: str, message: str, *, path: str | None = None, message_expression: str | None = None
-) -> dict[str, str]:
+def rule(expression: str, message: str, *, path: str | None = None) -> dict[str, str]:
     """One CEL rule; `path` is the field, relative to the rule's object, that the refusal names."""
     out = {"rule": expression, "message": message}
-    if message_expression:
-        out["messageExpression"] = message_expression
     if path:
         out["fieldPath"] = path
     return out
