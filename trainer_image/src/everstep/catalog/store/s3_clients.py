@@ -1,0 +1,93 @@
+"""boto3 clients by access: one for registers and lists, one whose bodies everstep sends itself."""
+
+from __future__ import annotations
+
+import os
+import ssl
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import TYPE_CHECKING, Any, cast
+
+import boto3
+from botocore.config import Config
+from botocore.utils import get_environ_proxies
+
+from everstep.catalog.store.access import S3Access
+from everstep.catalog.store.wire import Limits, Wire, tls_context
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+
+@dataclass(frozen=True)
+class DataPath:
+    """A client for objects: its payloads are not signed, a checksum says what they should be."""
+
+    client: S3Client
+    wire: Wire | None
+    """None: botocore sends the bodies itself, through the proxy of this environment."""
+    checksums: bool
+    """False where AWS_REQUEST_CHECKSUM_CALCULATION or its twin in the configuration file says `when_required`."""
+
+
+class S3Clients:
+    def __init__(self, access: S3Access) -> None:
+        self._access = access
+        self._session = boto3.session.Session(
+            aws_access_key_id=access.access_key,
+            aws_secret_access_key=access.secret_key,
+            aws_session_token=access.session_token,
+            region_name=access.region,
+        )
+        self.control = self._client({})
+
+    @cached_property
+    def data(self) -> DataPath:
+        asked = self._session._session.get_config_variable("request_checksum_calculation")
+        client = self._client({"payload_signing_enabled": False})
+        endpoint = client.meta.endpoint_url
+        wire = None
+        if not get_environ_proxies(endpoint).get(endpoint.partition(":")[0]):
+            wire = Wire(self._limits, self._tls(endpoint))
+            client.meta.events.register("before-send.s3", cast("Any", wire.send))
+        return DataPath(client, wire, str(asked or "when_supported").lower() != "when_required")
+
+    @cached_property
+    def parts(self) -> ThreadPoolExecutor:
+        """Threads for parts of objects; whoever waits for them is in none of them."""
+        return ThreadPoolExecutor(self._access.connections, thread_name_prefix="everstep-part")
+
+    @property
+    def _limits(self) -> Limits:
+        return Limits(self._access.connect_timeout, self._access.read_timeout, self._access.slowest)
+
+    def _tls(self, endpoint: str) -> ssl.SSLContext | None:
+        if not endpoint.startswith("https"):
+            return None  # the certificates take 50 ms to read
+        return tls_context(self._session._session.get_config_variable("ca_bundle"))
+
+    def _client(self, options: dict[str, Any]) -> S3Client:
+        access = self._access
+        s3: Any = {"addressing_style": "path" if access.endpoint else "auto", **options}
+        config = Config(
+            connect_timeout=access.connect_timeout,
+            read_timeout=access.read_timeout,
+            retries={"total_max_attempts": 1, "mode": "standard"},
+            s3=s3,
+            request_checksum_calculation="when_required",
+            response_checksum_validation="when_required",
+            max_pool_connections=32,
+        )
+        region = self._session.region_name or "us-east-1"
+        return self._session.client("s3", endpoint_url=access.endpoint, region_name=region, config=config)
+
+
+@lru_cache(maxsize=64)
+def _clients(access: S3Access, process: int) -> S3Clients:
+    return S3Clients(access)
+
+
+def clients_for(access: S3Access) -> S3Clients:
+    """One for all stores of an access: a client costs 10 MB and 100 ms. A fork gets its own: sockets are not shared."""
+    return _clients(access, os.getpid())
