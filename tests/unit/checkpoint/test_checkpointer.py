@@ -159,10 +159,10 @@ def test_a_store_out_of_reach_is_not_corruption(job: Jobs, tmp_path: Path, monke
     job().run(tmp_path, 4)
     monkeypatch.setattr("everstep.checkpoint.blocks.time.sleep", lambda _: None)
 
-    def unreachable(*_: object) -> bytes:
+    def unreachable(*_: object) -> int:
         raise StorageUnavailableError("no route")
 
-    monkeypatch.setattr(PosixStore, "get_range", unreachable)
+    monkeypatch.setattr(PosixStore, "read_into", unreachable)
     with job().checkpointer(tmp_path) as checkpointer, pytest.raises(StorageUnavailableError):
         checkpointer.load_latest()
     assert steps_of(tmp_path) == [2, 4]
@@ -172,7 +172,7 @@ def test_a_start_waits_for_storage(job: Jobs, tmp_path: Path, monkeypatch: pytes
     job().run(tmp_path, 4)
     failed: list[str] = []
     monkeypatch.setattr("everstep.checkpoint.blocks.time.sleep", lambda _: None)
-    for name in ("read_register", "get", "get_range"):
+    for name in ("read_register", "get", "read_into"):
         real = getattr(PosixStore, name)
 
         def flaky(*arguments: Any, name: str = name, real: Any = real) -> Any:

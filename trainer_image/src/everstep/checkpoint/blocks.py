@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
 from everstep.catalog.manifest import BLOCK, File
 from everstep.catalog.store import KeyNotFound, Store
-from everstep.catalog.verify import block_sums, complaint, wrong_blocks
+from everstep.catalog.verify import block_sums, complaint
 from everstep.errors import CheckpointCorruptError, StorageUnavailableError
 
 log = logging.getLogger("everstep")
 
 T = TypeVar("T")
 
-GAP = 1 << 20
-"""Ranges this near to each other are fetched by one request."""
-PIECE = 128 << 20
-"""Ranges are not joined beyond this many bytes."""
 PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0, *[10.0] * 10)
 """Seconds between tries, beyond the store's own: about two minutes in all, for a store that is being restarted."""
 
@@ -42,37 +38,43 @@ def covering(start: int, length: int, size: int) -> Span:
     return Span(start // BLOCK * BLOCK, min(size, -(-(start + length) // BLOCK) * BLOCK))
 
 
-def join(spans: Iterable[Span], gap: int = GAP, piece: int = PIECE) -> list[Span]:
-    """Fewer, larger spans in ascending order; every given span lies in just one of them."""
-    joined: list[Span] = []
-    for span in sorted(spans, key=lambda s: (s.start, s.end)):
-        last = joined[-1] if joined else None
-        if last is not None and (
-            span.start < last.end or (span.start - last.end <= gap and span.end - last.start <= piece)
-        ):
-            joined[-1] = Span(last.start, max(last.end, span.end))
-        else:
-            joined.append(span)
-    return joined
+def read_verified(store: Store, key: str, file: File, span: Span) -> bytearray:
+    """The bytes of `span` (whole blocks). Raises as `read_verified_into`."""
+    body = bytearray(span.end - span.start)
+    read_verified_into(store, key, file, span.start, memoryview(body))
+    return body
 
 
-def read_verified(store: Store, key: str, file: File, span: Span) -> bytes:
-    """The bytes of `span` (whole blocks), each of which matches the manifest.
+def read_verified_into(store: Store, key: str, file: File, start: int, into: memoryview) -> int:
+    """Fill `into` with whole blocks from `start`, each of which matches the manifest. Returns the bytes fetched.
 
-    Raises CheckpointCorruptError after a second fetch that does not match either, or where the object is missing.
+    Raises CheckpointCorruptError where a block, fetched again, does not match either, or where the object is missing.
     """
-    found = ""
-    for _ in range(2):
+    fetched = len(into)
+    try:
+        wrong = _fill(store, key, file, start, into)
+    except KeyNotFound:
+        wrong = list(range(start // BLOCK, -(-(start + len(into)) // BLOCK)))
+    for block in wrong:
+        low = block * BLOCK - start
+        again = into[low : low + BLOCK]
+        fetched += len(again)
         try:
-            body = patiently(lambda: store.get_range(key, span.start, span.end - span.start))
+            still_wrong = _fill(store, key, file, block * BLOCK, again)
         except KeyNotFound:
-            found = f"{store.uri}/{key} is missing"
-            continue
-        wrong = wrong_blocks(file, span.start, span.end, body)
-        if not wrong:
-            return body
-        found = complaint(f"{store.uri}/{key}".removesuffix(f"/{file.name}"), file, wrong[0])
-    raise CheckpointCorruptError(found)
+            raise CheckpointCorruptError(f"{store.uri}/{key} is missing") from None
+        if still_wrong:
+            raise CheckpointCorruptError(complaint(f"{store.uri}/{key}".removesuffix(f"/{file.name}"), file, block))
+    return fetched
+
+
+def _fill(store: Store, key: str, file: File, start: int, into: memoryview) -> list[int]:
+    """Read; returns the numbers of the blocks that do not match."""
+    first = start // BLOCK
+    committed = file.blocks[first : first + -(-len(into) // BLOCK)]
+    count = patiently(lambda: store.read_into(key, start, into))
+    sums = block_sums(into if count == len(into) else into[: count // BLOCK * BLOCK])
+    return [first + number for number, value in enumerate(committed) if number >= len(sums) or sums[number] != value]
 
 
 def check_blocks(file: File) -> None:
@@ -82,9 +84,9 @@ def check_blocks(file: File) -> None:
         )
 
 
-def read_whole(store: Store, key: str, file: File) -> bytes:
+def read_whole(store: Store, key: str, file: File) -> bytearray:
     check_blocks(file)
-    return read_verified(store, key, file, Span(0, file.size)) if file.size else b""
+    return read_verified(store, key, file, Span(0, file.size))
 
 
 def patiently(read: Callable[[], T]) -> T:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch.distributed.checkpoint import filesystem
-from torch.distributed.checkpoint.metadata import Metadata, StorageMeta, TensorStorageMetadata
+from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
 
 from everstep.errors import CheckpointCorruptError
 
@@ -72,12 +72,3 @@ def decode(body: bytes) -> Metadata:
     if not isinstance(metadata, Metadata) or not isinstance(metadata.storage_data, dict):
         raise CheckpointCorruptError(".metadata is not the metadata of a DCP checkpoint")
     return metadata
-
-
-def shapes(metadata: Metadata, prefix: str) -> dict[str, tuple[int, ...]]:
-    """Global shapes of the tensors below `prefix`, by their names without it."""
-    return {
-        name.removeprefix(prefix): tuple(item.size)
-        for name, item in metadata.state_dict_metadata.items()
-        if name.startswith(prefix) and isinstance(item, TensorStorageMetadata)
-    }

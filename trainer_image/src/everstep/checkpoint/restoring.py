@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import io
 import time
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-from torch.distributed.checkpoint._traverse import set_element
-from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
-from torch.distributed.checkpoint.planner import ReadItem
-from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint._nested_dict import flatten_state_dict
 
 from everstep.catalog import JobCatalog, Manifest, ResumePoint, Store, open_store
-from everstep.checkpoint import dcp, plain
+from everstep.checkpoint import plain
 from everstep.checkpoint.blocks import patiently
 from everstep.checkpoint.gang import Gang
-from everstep.checkpoint.reader import ShardReader
-from everstep.checkpoint.state import COMMON, RANK, Application, Restored, apply, check_architecture, template
+from everstep.checkpoint.loading import load_state
+from everstep.checkpoint.matching import Configuration, check_tensors, mesh_of
+from everstep.checkpoint.reader import SavedShards
+from everstep.checkpoint.state import COMMON, RANK, Application, Restored, apply, check_fits, model_state, template
 from everstep.errors import CheckpointCorruptError
 
 
@@ -27,6 +24,8 @@ class Loaded:
     manifest: Manifest
     restored: Restored
     seconds: float
+    fetched: int
+    """Bytes of tensors that this rank fetched; the others fetched the rest."""
 
 
 class Restoration:
@@ -41,26 +40,45 @@ class Restoration:
     def load(self, point: ResumePoint) -> Loaded:
         """Collective. Raises CheckpointCorruptError (bytes fail their digest twice), ArchitectureMismatchError."""
         started = time.monotonic()
-        store = self.store if point.root is None else open_store(point.root)
-        manifest = self.gang.lead(lambda: committed_manifest(JobCatalog(store), point))
-        reader = ShardReader(store, manifest)
-        common, own = self.gang.everywhere(lambda: self._packed(reader))
-        state = self.gang.everywhere(lambda: self._template(reader, common, own))
+        saved = open_saved(self.store if point.root is None else open_store(point.root), point, self.gang)
+        common = self.gang.lead(lambda: _common(saved))
+        own = self.gang.everywhere(lambda: self._own(saved, common))
+        state = self.gang.everywhere(lambda: self._template(saved, common, own))
         self.touched = True
-        _load_into(state, reader, self.gang)
-        restored = self.gang.everywhere(lambda: apply(self.app, state, common, own, manifest.step, self.gang))
-        return Loaded(manifest, restored, time.monotonic() - started)
+        fetched = load_state(state, saved, self.gang)
+        step = saved.manifest.step
+        restored = self.gang.everywhere(lambda: apply(self.app, state, common, own, step, self.gang))
+        return Loaded(saved.manifest, restored, time.monotonic() - started, fetched)
 
-    def _packed(self, reader: ShardReader) -> tuple[Any, Any]:
-        common = reader.read_tensor(COMMON)
-        if common is None:
-            raise CheckpointCorruptError(f"{reader.location} has no {COMMON}: it was not written by this engine")
-        own = reader.read_tensor(f"{RANK}{self.gang.rank}")
-        return plain.unpack(common), None if own is None else plain.unpack(own)
+    def _own(self, saved: SavedShards, common: Any) -> Any:
+        """What this rank had of its own, if there were as many ranks: to others it is of no use."""
+        if common["world_size"] != self.gang.world_size:
+            return None
+        own = saved.read_tensor(f"{RANK}{self.gang.rank}")
+        return None if own is None else plain.unpack(own)
 
-    def _template(self, reader: ShardReader, common: Any, own: Any) -> dict[str, Any]:
-        check_architecture(self.app, reader.metadata)
-        return template(self.app, reader.metadata, common, own)
+    def _template(self, saved: SavedShards, common: Any, own: Any) -> dict[str, Any]:
+        """Everything that can be wrong with the checkpoint for this job is found here."""
+        configurations = (
+            Configuration.of(saved.manifest),
+            Configuration(self.gang.world_size, mesh_of(self.app.model), self.app.config_digest),
+        )
+        if self.app.model is not None:
+            model = flatten_state_dict({"model": model_state(self.app.model)})[0]
+            check_tensors(model, saved.metadata, *configurations, whole="model.")
+        check_fits(self.app, common, own, self.gang)
+        state = template(self.app, saved.metadata, common, own)
+        check_tensors(flatten_state_dict(state)[0], saved.metadata, *configurations)
+        return state
+
+
+def open_saved(store: Store, point: ResumePoint, gang: Gang) -> SavedShards:
+    """Collective. Rank 0 reads the manifest and `.metadata`, verified, for all."""
+    manifest = gang.lead(lambda: committed_manifest(JobCatalog(store), point))
+    saved = SavedShards(store, manifest)
+    body = gang.lead(saved.read_metadata)
+    gang.everywhere(lambda: saved.use_metadata(body))
+    return saved
 
 
 def committed_manifest(job: JobCatalog, point: ResumePoint) -> Manifest:
@@ -74,22 +92,8 @@ def committed_manifest(job: JobCatalog, point: ResumePoint) -> Manifest:
     return manifest
 
 
-class _Planner(DefaultLoadPlanner):
-    """Loads what is not a tensor without running anybody's code."""
-
-    def load_bytes(self, read_item: ReadItem, value: io.BytesIO) -> None:
-        found = torch.load(value, map_location="cpu", weights_only=True)
-        set_element(self.original_state_dict, self.mappings[read_item.dest_index.fqn], found)
-
-
-def _load_into(state: dict[str, Any], reader: ShardReader, gang: Gang) -> None:
-    if not state:
-        return
-    with dcp.one_error():
-        load(
-            state,
-            storage_reader=reader,
-            planner=_Planner(),
-            process_group=gang.group,
-            no_dist=not gang.distributed,
-        )
+def _common(saved: SavedShards) -> Any:
+    common = saved.read_tensor(COMMON)
+    if common is None:
+        raise CheckpointCorruptError(f"{saved.location} has no {COMMON}: it was not written by this engine")
+    return plain.unpack(common)

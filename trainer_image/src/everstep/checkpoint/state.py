@@ -20,9 +20,8 @@ from torch.distributed.checkpoint.state_dict import get_model_state_dict, set_mo
 
 from everstep.checkpoint import objects, optimizers, plain, rng
 from everstep.checkpoint.gang import Gang
-from everstep.checkpoint.metadata import shapes
 from everstep.checkpoint.objects import accessors
-from everstep.errors import ArchitectureMismatchError, CheckpointCorruptError, InvalidOperationError
+from everstep.errors import CheckpointCorruptError, InvalidOperationError
 
 COMMON = "everstep.common"
 RANK = "everstep.rank."
@@ -38,6 +37,8 @@ class Application:
     scheduler: Any = None
     data: Any = None
     others: dict[str, Any] = field(default_factory=dict)
+    config_digest: str | None = None
+    """Of the configuration that the model was built by, for messages."""
 
     def __post_init__(self) -> None:
         if self.optimizers and self.model is None:
@@ -136,25 +137,22 @@ class Restored:
     world_size: int
 
 
-def check_architecture(app: Application, metadata: Metadata) -> None:
-    """Raises ArchitectureMismatchError that names the first tensors that differ, with both shapes."""
-    if app.model is None:
-        return
-    stored = shapes(metadata, "model.")
-    live = get_model_state_dict(app.model)
-    wanted = {name: tuple(value.size()) for name, value in live.items() if isinstance(value, torch.Tensor)}
-    differences = [
-        f"{name}: {_shape(stored.get(name))} in the checkpoint, {_shape(wanted.get(name))} in the model"
-        for name in [*wanted, *(name for name in stored if name not in wanted)]
-        if stored.get(name) != wanted.get(name)
-    ]
-    if differences:
-        more = f"; and {len(differences) - 3} more" if len(differences) > 3 else ""
-        raise ArchitectureMismatchError(f"checkpoint of another architecture: {'; '.join(differences[:3])}{more}")
+def model_state(model: nn.Module) -> dict[str, Any]:
+    """The live tensors of a model by their names, parameters and persistent buffers."""
+    return dict(get_model_state_dict(model))
 
 
-def _shape(shape: tuple[int, ...] | None) -> str:
-    return "absent" if shape is None else "x".join(map(str, shape)) or "scalar"
+def check_fits(app: Application, common: Mapping[str, Any], own: Mapping[str, Any] | None, gang: Gang) -> None:
+    """That the checkpoint has what each object needs, and in a form that fits this number of ranks.
+
+    Raises InvalidOperationError. `own`: None where the number of ranks has changed.
+    """
+    if app.scheduler is not None and "scheduler" not in common:
+        raise InvalidOperationError("the checkpoint has no scheduler: it was saved without one")
+    for name in app.others:
+        _tree(name, common, own, gang)
+    if app.data is not None:
+        _data(common, own, gang)
 
 
 def template(
@@ -198,23 +196,24 @@ def apply(
     step: int,
     gang: Gang,
 ) -> Restored:
-    """Hand the loaded state to the objects; random numbers last, because handing over may draw some."""
-    alike = own is not None and common["world_size"] == gang.world_size
+    """Hand the loaded state to the objects; random numbers last, because handing over may draw some.
+
+    `own`: None where the number of ranks has changed.
+    """
     if app.model is not None:
         set_model_state_dict(app.model, loaded["model"])
-        if own is not None and alike:
+        if own is not None:
             _apply_buffers(app.model, own["buffers"])
     if app.model is not None and app.optimizers:
         optimizers.apply(app.model, app.optimizers, loaded["optimizer"])
     if app.scheduler is not None:
-        if "scheduler" not in common:
-            raise InvalidOperationError("the checkpoint has no scheduler: it was saved without one")
         accessors(app.scheduler, "scheduler")[1](common["scheduler"])
     tensors = loaded.get("everstep", {}).get("objects", {})
     for name, item in app.others.items():
-        accessors(item, name)[1](objects.put_back(_tree(name, common, own if alike else None, gang), tensors))
-    _apply_data(app, common, own, gang)
-    if own is not None and alike:
+        accessors(item, name)[1](objects.put_back(_tree(name, common, own, gang), tensors))
+    if app.data is not None:
+        accessors(app.data, "data")[1](_data(common, own, gang))
+    if own is not None:
         rng.restore(own["rng"])
     else:
         rng.reseed(gang.rank, step, gang.world_size)
@@ -245,12 +244,10 @@ def _tree(name: str, common: Mapping[str, Any], own: Mapping[str, Any] | None, g
     )
 
 
-def _apply_data(app: Application, common: Mapping[str, Any], own: Mapping[str, Any] | None, gang: Gang) -> None:
-    if app.data is None:
-        return
+def _data(common: Mapping[str, Any], own: Mapping[str, Any] | None, gang: Gang) -> Any:
     if common["data_is_shared"]:
         state = common["data"]
-    elif own is not None and common["world_size"] == gang.world_size:
+    elif own is not None:
         state = own["data"]
     else:
         raise InvalidOperationError(
@@ -259,4 +256,4 @@ def _apply_data(app: Application, common: Mapping[str, Any], own: Mapping[str, A
         )
     if state is None:
         raise InvalidOperationError("the checkpoint has no data state: it was saved without data")
-    accessors(app.data, "data")[1](state)
+    return state

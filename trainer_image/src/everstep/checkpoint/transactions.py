@@ -86,6 +86,7 @@ class Transactions:
         self._loaded: Committed | None = None
         self._tried_to_load = False
         self._current = 0
+        app.config_digest = self._config_digest
         self._score: float | None = None
         self._custom: dict[str, Any] = {}
 

@@ -1,0 +1,96 @@
+"""Who fetches what: all ranks' needs in, one list of pieces out, the same on every rank.
+
+The unit is the block that one checksum covers, so that who fetches a piece can verify it alone. A block that several
+ranks need (a replicated tensor, the shard of an HSDP replica, the row at which two shards meet) is fetched once, by the
+one of them that has least to fetch, and handed to the others.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from everstep.catalog.manifest import BLOCK
+from everstep.checkpoint.targets import Range
+
+PIECE = 8 << 20
+"""Bytes that are fetched, and handed on, at a time."""
+ROUND = 128 << 20
+"""Bytes that one rank may hold for others: then they are handed round before the next are fetched."""
+
+Needs = Mapping[int, Sequence[Range]]
+"""By the number of a file the ranges that one rank needs: whole blocks, ascending, apart from each other."""
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Bytes [start, end) of a file, whole blocks, which `reader` fetches for all `members`, itself among them."""
+
+    file: int
+    start: int
+    end: int
+    reader: int
+    members: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Division:
+    own: list[Piece]
+    """What this rank alone needs; not cut into pieces yet."""
+    rounds: list[list[Piece]]
+    """What several ranks need: the same lists on all ranks."""
+
+
+def blocks(ranges: Iterable[Range], size: int) -> list[Range]:
+    """The whole blocks of a file of `size` bytes that the ranges touch."""
+    found: list[Range] = []
+    for start, end in sorted(ranges):
+        start, end = start // BLOCK * BLOCK, min(size, -(-end // BLOCK) * BLOCK)
+        if found and start <= found[-1][1]:
+            found[-1] = (found[-1][0], max(end, found[-1][1]))
+        else:
+            found.append((start, end))
+    return found
+
+
+def divide(needs: Sequence[Needs], rank: int, piece: int = PIECE, most: int = ROUND) -> Division:
+    """`needs` by rank."""
+    own: list[Piece] = []
+    shared: list[tuple[int, int, int, tuple[int, ...]]] = []
+    load = [0] * len(needs)
+    for file in sorted(set().union(*needs)):
+        for start, end, members in _segments([each.get(file, ()) for each in needs]):
+            if len(members) > 1:
+                shared += [(file, at, min(at + piece, end), members) for at in range(start, end, piece)]
+                continue
+            load[members[0]] += end - start
+            if members[0] == rank:
+                own.append(Piece(file, start, end, rank, members))
+    rounds: list[list[Piece]] = [[]]
+    held: dict[int, int] = defaultdict(int)
+    for file, start, end, members in shared:
+        reader = min(members, key=lambda member: load[member])
+        load[reader] += end - start
+        held[reader] += end - start
+        if held[reader] > most:
+            rounds.append([])
+            held = defaultdict(int, {reader: end - start})
+        rounds[-1].append(Piece(file, start, end, reader, members))
+    return Division(own, rounds)
+
+
+def _segments(by_rank: Sequence[Sequence[Range]]) -> Iterable[tuple[int, int, tuple[int, ...]]]:
+    """Stretches in which the same ranks need all bytes."""
+    changes: dict[int, list[int]] = defaultdict(list)
+    for rank, ranges in enumerate(by_rank):
+        for start, end in ranges:
+            changes[start].append(rank)
+            changes[end].append(rank)
+    members: set[int] = set()
+    before = 0
+    for at in sorted(changes):
+        if members:
+            yield before, at, tuple(sorted(members))
+        members ^= set(changes[at])
+        before = at

@@ -1,0 +1,207 @@
+"""State from storage into tensors, on all ranks together: every byte that any of them needs is fetched once.
+
+1. Each rank lists the ranges that it needs, DCP's planner saying which part of which stored piece goes where.
+2. All lists are exchanged, and each rank computes who fetches what (`dividing`).
+3. Each fetches and verifies its share, straight into the final memory where that is possible.
+4. All learn whether all succeeded; only then is anything handed round, so that no rank waits for one that failed.
+"""
+
+from __future__ import annotations
+
+import io
+import threading
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch.distributed._shard._utils import narrow_tensor_by_index
+from torch.distributed.checkpoint._traverse import set_element
+from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
+from torch.distributed.checkpoint.planner import LoadItemType, ReadItem
+
+from everstep.catalog.manifest import BLOCK
+from everstep.checkpoint.dividing import PIECE, Needs, Piece, blocks, divide
+from everstep.checkpoint.gang import Gang
+from everstep.checkpoint.matching import check_covered
+from everstep.checkpoint.reader import SavedShards, tensor_in
+from everstep.checkpoint.sharing import hand_round
+from everstep.checkpoint.targets import FileTargets, Rows, Target, Whole
+from everstep.errors import CheckpointCorruptError, CheckpointError
+
+THREADS = 8
+"""Pieces that one rank fetches at a time: its memory beside the tensors is so many times PIECE, and ROUND."""
+STRAIGHT = 1 << 20
+"""From so many bytes on, a request of its own saves more than it costs: they are not copied any more."""
+
+
+class Planner(DefaultLoadPlanner):
+    """Loads what is not a tensor without running anybody's code."""
+
+    def load_bytes(self, read_item: ReadItem, value: io.BytesIO) -> None:
+        found = torch.load(value, map_location="cpu", weights_only=True)
+        set_element(self.original_state_dict, self.mappings[read_item.dest_index.fqn], found)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What this rank needs, and where it goes."""
+
+    needs: Needs
+    targets: dict[int, FileTargets]
+
+
+def load_state(state: dict[str, Any], saved: SavedShards, gang: Gang) -> int:
+    """Collective. Fill the tensors of `state`, and set its other values. Returns the bytes that this rank fetched.
+
+    Raises CheckpointCorruptError on all ranks where a block fails its checksum twice on one: tensors then hold
+    anything.
+    """
+    wanted = gang.everywhere(lambda: want(state, saved))
+    division = divide(gang.all_gather(wanted.needs), gang.rank)
+    own = [piece for run in division.own for piece in cut(run, wanted.targets)]
+    fetched = 0
+    for number, shared in enumerate(division.rounds):
+        mine = [piece for piece in shared if piece.reader == gang.rank]
+        todo = [*mine, *(own if number == 0 else ())]
+        with Fetching(saved, wanted.targets) as fetching:
+            fetched += gang.everywhere(partial(fetching.run, todo))
+            for piece in shared:
+                if gang.rank in piece.members:
+                    _share(piece, fetching, wanted.targets[piece.file], gang)
+    gang.everywhere(lambda: check_complete(wanted))
+    return fetched
+
+
+def want(state: dict[str, Any], saved: SavedShards) -> Wanted:
+    planner = Planner()
+    planner.set_up_planner(state, saved.metadata, False)
+    targets: dict[int, list[Target]] = defaultdict(list)
+    items = planner.create_local_plan().items
+    check_covered(planner.state_dict, items)
+    for item in items:
+        if 0 not in item.lengths or item.type == LoadItemType.BYTE_IO:
+            place = saved.place(item.storage_index)
+            targets[saved.numbers[place.relative_path]].append(_target(item, place, planner, saved))
+    needs = {
+        number: blocks((each for target in found for each in target.ranges), saved.files[number].size)
+        for number, found in targets.items()
+    }
+    return Wanted(needs, {number: FileTargets(found) for number, found in targets.items()})
+
+
+def _target(item: ReadItem, place: Any, planner: Planner, saved: SavedShards) -> Target:
+    start = saved.payload(item)
+    if start is not None:
+        into = planner.resolve_tensor(item).detach()
+        return Rows(start, saved.stored_shape(item), item.storage_offsets, item.lengths, into)
+    return Whole(place.offset, place.offset + place.length, partial(_open, item, planner))
+
+
+def _open(item: ReadItem, planner: Planner, archive: torch.Tensor) -> None:
+    """An archive whose inside is not known, or that is no tensor's."""
+    body = archive.numpy().data
+    if item.type == LoadItemType.BYTE_IO:
+        planner.load_bytes(item, io.BytesIO(body))
+        return
+    tensor = narrow_tensor_by_index(tensor_in(body), item.storage_offsets, item.lengths)
+    into = planner.resolve_tensor(item).detach()
+    if into.size() != tensor.size():
+        raise CheckpointCorruptError(
+            f"{item.storage_index.fqn}: {tuple(tensor.size())} is stored where {tuple(into.size())} was promised"
+        )
+    into.copy_(tensor)
+
+
+def cut(run: Piece, targets: dict[int, FileTargets]) -> Iterator[Piece]:
+    """What one rank alone needs, in pieces, of which as much as possible lies in the memory of one tensor."""
+    at = run.start
+    for target in targets[run.file].at(run.start, run.end):
+        low = -(-max(target.ranges[0][0], at) // BLOCK) * BLOCK
+        high = min(target.ranges[0][1] // BLOCK * BLOCK, run.end)
+        if high - low >= STRAIGHT and target.memory(low, high) is not None:
+            yield from _pieces(run, at, low)
+            yield from _pieces(run, low, high)
+            at = high
+    yield from _pieces(run, at, run.end)
+
+
+def _pieces(run: Piece, start: int, end: int) -> Iterator[Piece]:
+    for at in range(start, end, PIECE):
+        yield Piece(run.file, at, min(at + PIECE, end), run.reader, run.members)
+
+
+class Fetching:
+    """Fetches pieces by several threads, and holds those that others need until they were handed round."""
+
+    def __init__(self, saved: SavedShards, targets: dict[int, FileTargets]) -> None:
+        self._saved = saved
+        self._targets = targets
+        self._held: dict[Piece, torch.Tensor] = {}
+        self._thread = threading.local()
+        self._failed = threading.Event()
+
+    def __enter__(self) -> Fetching:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._held.clear()
+
+    def run(self, pieces: Sequence[Piece]) -> int:
+        """Returns the bytes fetched; raises the first error, when all threads have ended."""
+        if not pieces:
+            return 0
+        with ThreadPoolExecutor(min(THREADS, len(pieces)), "everstep-restore") as pool:
+            futures = [pool.submit(self._fetch, piece) for piece in pieces]
+            wait(futures, return_when=FIRST_EXCEPTION)
+            self._failed.set()  # those that have not begun do nothing: there are none unless one failed
+        return sum(future.result() for future in _failed_first(futures))
+
+    def held(self, piece: Piece) -> torch.Tensor:
+        """What was fetched of a piece that others need too."""
+        return self._held.pop(piece)
+
+    def _fetch(self, piece: Piece) -> int:
+        if self._failed.is_set():
+            return 0
+        targets = self._targets[piece.file]
+        found = targets.memory(piece.start, piece.end)
+        data = found[0] if found else self._scratch(piece)
+        fetched = self._saved.read_into(piece.file, piece.start, data.numpy().data)
+        targets.take(piece.start, data, found[1] if found else None)
+        if len(piece.members) > 1:
+            self._held[piece] = data
+        return fetched
+
+    def _scratch(self, piece: Piece) -> torch.Tensor:
+        size = piece.end - piece.start
+        if len(piece.members) > 1:
+            return torch.empty(size, dtype=torch.uint8)
+        if not hasattr(self._thread, "scratch"):
+            self._thread.scratch = torch.empty(PIECE, dtype=torch.uint8)
+        scratch: torch.Tensor = self._thread.scratch
+        return scratch[:size]
+
+
+def _failed_first(futures: Sequence[Any]) -> list[Any]:
+    return sorted(futures, key=lambda future: future.exception() is None)
+
+
+def _share(piece: Piece, fetching: Fetching, targets: FileTargets, gang: Gang) -> None:
+    if piece.reader == gang.rank:
+        hand_round(fetching.held(piece), piece.members, piece.reader, gang.rank, gang.group)
+        return
+    found = targets.memory(piece.start, piece.end)
+    data = found[0] if found else torch.empty(piece.end - piece.start, dtype=torch.uint8)
+    hand_round(data, piece.members, piece.reader, gang.rank, gang.group)
+    targets.take(piece.start, data, found[1] if found else None)
+
+
+def check_complete(wanted: Wanted) -> None:
+    """That nothing was left out: a gap in the division would leave a tensor as it was."""
+    short = [target for files in wanted.targets.values() for target in files.targets if target.left]
+    if short:
+        raise CheckpointError(f"{len(short)} parts of tensors were not filled, {short[0].left} bytes of the first")
