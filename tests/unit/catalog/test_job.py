@@ -7,8 +7,18 @@ from pathlib import Path
 
 import pytest
 
-from everstep.catalog import AUTO, JobCatalog, Location, Owner, Resume, Retention, Source, open_store, resume_point
-from everstep.catalog import job as job_module
+from everstep.catalog import (
+    AUTO,
+    JobCatalog,
+    Location,
+    Owner,
+    Resume,
+    Retention,
+    Source,
+    ledger,
+    open_store,
+    resume_point,
+)
 from everstep.catalog.fork import renew, resolve
 from everstep.catalog.rebuild import rebuild, survey
 from everstep.errors import (
@@ -385,7 +395,7 @@ def test_a_loss_that_is_no_number_leaves_a_save_that_can_be_resumed(job: JobCata
 def test_a_sweep_of_many_folders_decides_on_a_document_read_after_each_listing(
     job: JobCatalog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(job_module, "BATCH", 2)
+    monkeypatch.setattr(ledger, "BATCH", 2)
     job.fence(OWNER)
     old = job.claim(1, "u1")
     torn = [old.new_location(step) for step in range(1, 6)]

@@ -9,6 +9,7 @@ from everstep.catalog.progress import Heartbeat, read_heartbeat, write_heartbeat
 from everstep.catalog.register import Register, Snapshot
 from everstep.catalog.store import UNCHANGED, S3Access, Store, Unchanged, open_store
 from everstep.catalog.transitions import AUTO, Resume, ResumePoint, resume_point
+from everstep.catalog.weights import WeightSets
 
 __all__ = [
     "AUTO",
@@ -36,6 +37,7 @@ __all__ = [
     "Source",
     "Store",
     "Unchanged",
+    "WeightSets",
     "job_root",
     "open_store",
     "progress_key",

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from everstep.catalog.fields import Attempt, Count, Epoch, Finite, Moment, Step, Text, Uri
-from everstep.catalog.keys import Location
+from everstep.catalog.keys import CATALOG, Location
 from everstep.catalog.policy import Retention
 from everstep.errors import CatalogUnreadableError
 
@@ -161,36 +161,36 @@ def encode(catalog: Catalog, reserve: int = 0) -> bytes:
         raise CatalogUnreadableError(
             f"the catalog would grow to {len(body)} bytes, more than {most}: remove checkpoints with `everstep prune`"
         )
-    _validate(content)  # transitions copy without validation; nothing is written that nobody could read
+    _validate(content, CATALOG)  # transitions copy without validation; nothing is written that nobody could read
     return body
 
 
-def decode(body: bytes) -> Catalog:
+def decode(body: bytes, name: str = CATALOG) -> Catalog:
     """Raises CatalogUnreadableError, saying what is wrong, for anything but an intact document of a known format."""
     if len(body) > MAX_DOCUMENT_BYTES:
-        raise CatalogUnreadableError(f"catalog.json has more than {MAX_DOCUMENT_BYTES} bytes")
+        raise CatalogUnreadableError(f"{name} has more than {MAX_DOCUMENT_BYTES} bytes")
     try:
         content = json.loads(body)
         checksum = content.pop("checksum", None) if isinstance(content, dict) else None
         canonical = _canonical(content)
     except (ValueError, RecursionError) as error:  # also NaN, lone surrogates, brackets without end
-        raise CatalogUnreadableError(f"catalog.json is not JSON: {error}") from error
+        raise CatalogUnreadableError(f"{name} is not JSON: {error}") from error
     if not isinstance(content, dict):
-        raise CatalogUnreadableError("catalog.json is not a JSON object")
+        raise CatalogUnreadableError(f"{name} is not a JSON object")
     if content.get("format") != FORMAT:
         found = repr(content.get("format"))[:40]
-        raise CatalogUnreadableError(f"catalog.json has format {found}; this version reads {FORMAT}")
+        raise CatalogUnreadableError(f"{name} has format {found}; this version reads {FORMAT}")
     if checksum != hashlib.sha256(canonical).hexdigest():
-        raise CatalogUnreadableError("catalog.json does not match its own checksum: it was cut short or edited by hand")
-    return _validate(content)
+        raise CatalogUnreadableError(f"{name} does not match its own checksum: it was cut short or edited by hand")
+    return _validate(content, name)
 
 
-def _validate(content: dict[str, Any]) -> Catalog:
+def _validate(content: dict[str, Any], name: str) -> Catalog:
     try:
         return Catalog.model_validate(content)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise CatalogUnreadableError(f"catalog.json: {where}: {first['msg']}") from error
+        raise CatalogUnreadableError(f"{name}: {where}: {first['msg']}") from error
     except RecursionError as error:
-        raise CatalogUnreadableError("catalog.json is nested too deeply") from error
+        raise CatalogUnreadableError(f"{name} is nested too deeply") from error

@@ -11,16 +11,18 @@ import itertools
 import json
 import secrets
 from collections.abc import Callable, Collection
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 
 from everstep.catalog import manifest as manifests
 from everstep.catalog import transitions
 from everstep.catalog.documents import RESERVE, Catalog, Entry, Owner
-from everstep.catalog.keys import CATALOG, CHECKPOINTS, COMMITTED, MANIFEST, PROGRESS, Location, is_checkpoint_file
-from everstep.catalog.register import Register, Snapshot
+from everstep.catalog.keys import CATALOG, CHECKPOINTS, COMMITTED, MANIFEST, PROGRESS, Location
+from everstep.catalog.ledger import MOST_LISTED, Ledger, utc_now
+from everstep.catalog.register import Register
 from everstep.catalog.retention import Retention, expendable, safeguarded
-from everstep.catalog.store import KeyNotFound, Store, Unchanged
+from everstep.catalog.store import KeyNotFound, Store
 from everstep.catalog.transitions import AUTO, Resume, ResumePoint, resume_point
+from everstep.catalog.weights import WeightSets
 from everstep.errors import (
     CatalogMissingError,
     CheckpointCorruptError,
@@ -31,51 +33,14 @@ from everstep.errors import (
     StorageError,
 )
 
-UPLOAD_GRACE = timedelta(hours=1)
-"""An unfinished upload younger than this may still belong to a save under way."""
-BATCH = 1000
-MOST_LISTED = 100_000
-"""Folders of a root, or keys of a location, that one pass looks at: anybody may have filled a bucket with millions."""
 _DIGEST_PIECE = 8 << 20
 
 
-def _utc_now() -> datetime:
-    return datetime.now(UTC)
+class JobCatalog(Ledger):
+    """A job's checkpoints, and who may commit more."""
 
-
-class JobCatalog:
-    """Synchronous and stateless: every method reads the register it decides on. `store` is the job's root."""
-
-    def __init__(
-        self, store: Store, register: Register | None = None, clock: Callable[[], datetime] = _utc_now
-    ) -> None:
-        self.store = store
-        self.register = register or Register(store)
-        self._clock = clock
-
-    # reading
-
-    def read(self) -> Catalog | None:
-        snapshot = self.register.read()
-        return snapshot.catalog if snapshot else None
-
-    def poll(self, known: str | None = None) -> Snapshot | Unchanged | None:
-        return self.register.read() if known is None else self.register.poll(known)
-
-    def require(self) -> Catalog:
-        catalog = self.read()
-        if catalog is None:
-            raise CatalogMissingError(f"{self.store.uri} has no catalog.json")
-        return catalog
-
-    def manifest(self, point: Entry | ResumePoint) -> manifests.Manifest:
-        """The manifest of a committed entry, checked against the digest in the register."""
-        key = Location.parse(point.location).key(MANIFEST)
-        try:
-            body = self.store.get(key, manifests.MAX_MANIFEST_BYTES)
-        except KeyNotFound as error:
-            raise CheckpointCorruptError(f"{self.store.uri}/{key} is missing") from error
-        return manifests.decode(body, point.digest)
+    def __init__(self, store: Store, register: Register | None = None, clock: Callable[[], datetime] = utc_now) -> None:
+        super().__init__(store, register or Register(store), CHECKPOINTS, clock)
 
     def check_manifest(self, point: Entry | ResumePoint) -> None:
         """That the committed manifest stands there, without holding it in memory: who asks may not trust its author.
@@ -153,50 +118,6 @@ class JobCatalog:
 
         return self.register.swap(decide)
 
-    def finish_removals(self, most: int = 100) -> int:
-        """Delete the keys of up to `most` intents, oldest first, then drop those intents. Returns how many are done.
-
-        One with very many keys takes several passes: its intent stays until the last.
-        """
-        catalog = self.read()  # a generation read back, not one that a swap of our own promised
-        if catalog is None or not catalog.removing:
-            return 0
-        done = set()
-        for removal in catalog.removing[:most]:
-            deleted = self._delete(Location.parse(removal.location))
-            if deleted < MOST_LISTED:
-                done.add(removal.location)
-        self.register.swap(lambda current: transitions.forget(self._present(current), done))
-        return len(done)
-
-    def sweep(self) -> list[str]:
-        """Delete what no document names and no claim can commit any more: failed and fenced saves. Returns
-        locations.
-        """
-        swept: list[str] = []
-        folders = itertools.islice(self.store.list_folders(CHECKPOINTS), MOST_LISTED)
-        while listed := list(itertools.islice(folders, BATCH)):
-            catalog = self.read()  # after the listing, each time: see `sweepable`
-            if catalog is None:
-                return swept
-            for folder in listed:
-                try:
-                    location = Location.parse(folder)
-                except ValueError:
-                    continue
-                if transitions.sweepable(catalog, location) and self._delete(location):
-                    swept.append(folder)
-        self.store.abort_uploads(CHECKPOINTS, self._clock() - UPLOAD_GRACE)
-        return swept
-
-    def _delete(self, location: Location) -> int:
-        self.store.delete([location.key(COMMITTED)])  # first: `rebuild` must never revive half a checkpoint
-        prefix = f"{location}/"
-        names = (info.key for info in self.store.list(prefix) if is_checkpoint_file(info.key.removeprefix(prefix)))
-        keys = list(itertools.islice(names, MOST_LISTED))
-        self.store.delete(keys)
-        return len(keys)
-
     def prune(self, locations: Collection[str]) -> Catalog:
         """Remove these entries at a user's word, live or not; their keys go with `finish_removals`.
 
@@ -226,23 +147,12 @@ class JobCatalog:
         Only what a document of this very incarnation named is deleted, so that a call which hangs and comes back when
         the name is in use again touches none of the new one's saves. Raises CatalogMissingError, OwnerConflictError.
         """
-        fence_id = secrets.token_hex(16)
-
-        def decide(catalog: Catalog | None) -> Catalog:
-            return transitions.dissolve(self._present(catalog), owner, fence_id, self._clock())
-
-        while self.register.swap(decide).removing:
-            self.finish_removals()
-        self.sweep()
+        self.dissolve(owner)
+        WeightSets(self.store).delete_everything(owner)  # nobody can publish any more: the claim is gone
         self.store.delete([info.key for info in itertools.islice(self.store.list(PROGRESS), MOST_LISTED)])
         now = self.read()
         if now is not None and now.owner is not None and now.owner.uid == owner.uid and not now.checkpoints:
             self.store.delete([CATALOG])  # unconditional: few stores know a conditional delete
-
-    def _present(self, catalog: Catalog | None) -> Catalog:
-        if catalog is None:
-            raise CatalogMissingError(f"{self.store.uri} has no catalog.json")
-        return catalog
 
     def pin(self, location: str, pinned: bool = True) -> Catalog:
         return self.register.swap(lambda catalog: transitions.pin(self._present(catalog), location, pinned))

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from everstep.catalog.fields import Attempt, Count, Epoch, Finite, Metrics, Moment, Step
-from everstep.catalog.keys import is_checkpoint_file
+from everstep.catalog.keys import is_checkpoint_file, is_weights_file
 from everstep.catalog.sums import BLOCK as BLOCK
 from everstep.errors import CheckpointCorruptError
 
@@ -17,8 +17,8 @@ MAX_MANIFEST_BYTES = 256 << 20
 
 
 def _file_name(name: str) -> str:
-    if not is_checkpoint_file(name):
-        raise ValueError(f"{name!r} is not a file of a checkpoint")
+    if not is_checkpoint_file(name) and not is_weights_file(name):
+        raise ValueError(f"{name!r} is not a file of a checkpoint or of a set of weights")
     return name
 
 

@@ -195,6 +195,26 @@ def commit(catalog: Catalog | None, claim_id: str, entry: Entry) -> Catalog:
     newest = catalog.latest()
     if newest is not None and entry.step <= newest.step:
         raise InvalidOperationError(f"step {entry.step} is not above the latest committed step {newest.step}")
+    return _append(catalog, entry)
+
+
+def publish(catalog: Catalog | None, claim_id: str, entry: Entry) -> Catalog:
+    """The commit of a set of weights. Nothing resumes from one, so its step may fall where training went back."""
+    if catalog is not None and catalog.find(entry.location) is not None:
+        return catalog
+    return _append(require_claim(catalog, claim_id), entry)
+
+
+def take(catalog: Catalog | None, jobs: Catalog, claim: Claim) -> Catalog:
+    """The register of weights follows the job's: who holds the claim there, holds it here."""
+    catalog = catalog or Catalog()
+    if catalog.claim is not None and catalog.claim.id == claim.id:
+        return catalog
+    update = {"owner": jobs.owner, "attempt": claim.attempt, "epoch": claim.epoch}
+    return catalog.model_copy(update={**update, "claim": claim.model_copy(update={"resumed": None})})
+
+
+def _append(catalog: Catalog, entry: Entry) -> Catalog:
     if len(catalog.checkpoints) >= MAX_ENTRIES:
         raise InvalidOperationError(f"the catalog holds {MAX_ENTRIES} checkpoints: remove some with `everstep prune`")
     seq = catalog.sequence + 1
