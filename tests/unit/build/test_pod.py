@@ -152,7 +152,7 @@ def test_metadata() -> None:
         names.INDEX: "1",
     }
     assert meta["annotations"]["note"] == "b"
-    assert Launch.read(3, meta["annotations"]) == Launch(3, 2, 7, 21, "s3://b/p/checkpoints/x", 900)
+    assert Launch.read(3, meta["annotations"]) == LAUNCH
     (owner,) = meta["ownerReferences"]
     assert (owner["uid"], owner["controller"]) == ("uid-1", True)
 
@@ -182,4 +182,4 @@ def test_annotations_that_were_tampered_with_give_no_launch(broken: dict[str, st
 
 
 def test_a_fresh_launch_makes_the_round_trip() -> None:
-    assert Launch.read(1, FRESH.annotations()) == Launch(1, 2, 1, 1)
+    assert Launch.read(1, FRESH.annotations()) == FRESH

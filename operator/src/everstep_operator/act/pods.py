@@ -86,10 +86,21 @@ class Pods:
             foreign = standing and _foreign(seen, "service", standing)
             if foreign:
                 return foreign
-            await self._kube.patch(path, action.manifest, kind=APPLY, fieldManager=CONTROLLER, force="true")
+            await self._apply(path, action.manifest)
         except ApiError as error:
             return pod_problem(error)
         return None
+
+    async def _apply(self, path: str, manifest: Json) -> None:
+        try:
+            await self._kube.patch(path, manifest, kind=APPLY, fieldManager=CONTROLLER, force="true")
+        except ApiError as error:
+            spec = manifest["spec"]
+            if error.status != 422 or "clusterIP" not in spec:
+                raise
+            # somebody else has the former address by now: any other will do, and the gang has to learn it
+            anywhere = {**manifest, "spec": {key: value for key, value in spec.items() if key != "clusterIP"}}
+            await self._kube.patch(path, anywhere, kind=APPLY, fieldManager=CONTROLLER, force="true")
 
     async def logs(self, seen: Seen, action: ReadLogs) -> dict[str, str]:
         tails = await asyncio.gather(*(self._log(seen, name) for name in action.pods))

@@ -29,6 +29,7 @@ class Launch:
             names.GENERATION: str(self.generation),
             names.RESUME_PATH: self.resume_path,
             names.RESUME_STEP: "" if self.resume_step is None else str(self.resume_step),
+            names.RENDEZVOUS: self.rendezvous or "",
         }
 
     @classmethod
@@ -43,6 +44,7 @@ class Launch:
                 generation=int(annotations[names.GENERATION]),
                 resume_path=annotations[names.RESUME_PATH],
                 resume_step=int(step) if step else None,
+                rendezvous=annotations.get(names.RENDEZVOUS) or None,
             )
         except (KeyError, ValueError):
             return None

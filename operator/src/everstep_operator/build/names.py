@@ -15,12 +15,16 @@ EPOCH = f"{GROUP}/epoch"
 GENERATION = f"{GROUP}/generation"
 RESUME_PATH = f"{GROUP}/resume-path"
 RESUME_STEP = f"{GROUP}/resume-step"
+RENDEZVOUS = f"{GROUP}/rendezvous"
 CONTAINER = f"{GROUP}/container"
 SPEC = f"{GROUP}/spec"
 """Annotations of pods: what they were built with, so that the rest of a gang is built the same after a crash."""
 
 ADOPT = f"{GROUP}/adopt"
 """Annotation of a TrainingJob: take over another owner's catalog."""
+RESTART_NOW = f"{GROUP}/restart-now"
+CHECKPOINT_NOW = f"{GROUP}/checkpoint-now"
+"""Annotations of a TrainingJob: a new value asks once for a restart, or for a checkpoint."""
 FINALIZER = f"{GROUP}/checkpoints"
 
 RENDEZVOUS_PORT = 29400

@@ -9,7 +9,8 @@ from everstep_operator.build import names
 from everstep_operator.build.pod import labels
 
 
-def service_manifest(job: TrainingJob, attempt: int) -> dict[str, Any]:
+def service_manifest(job: TrainingJob, attempt: int, address: str | None = None) -> dict[str, Any]:
+    """`address`: the one to have again, since pods that stand know no other."""
     own = labels(job, attempt)
     return {
         "apiVersion": "v1",
@@ -22,6 +23,7 @@ def service_manifest(job: TrainingJob, attempt: int) -> dict[str, Any]:
         },
         "spec": {
             "type": "ClusterIP",
+            **({"clusterIP": address} if address else {}),
             "publishNotReadyAddresses": True,
             "selector": {names.JOB_UID: job.metadata.uid, names.ATTEMPT: str(attempt), names.INDEX: "0"},
             "ports": [

@@ -24,6 +24,7 @@ from everstep_operator.reconcile import (
     launch,
     progress,
     recovery,
+    requests,
     restart,
     retention,
     storage,
@@ -70,9 +71,9 @@ def _choose(observation: Observation, attempt: Attempt) -> Plan:
         return _deadline_exceeded(observation, attempt, status)
     if observation.job.spec.suspend:
         return suspend.plan(observation, attempt, status)
-    edited = edits.plan(observation, attempt, status)
-    if edited is not None:
-        return edited
+    planned = edits.plan(observation, attempt, status) or requests.restart(observation, attempt, status)
+    if planned is not None:
+        return planned
     if attempt.launched and not attempt.ended:
         plan = _steady(observation, attempt, status)
     else:
@@ -92,6 +93,7 @@ def _survey(observation: Observation, attempt: Attempt) -> TrainingJobStatus:
     status = recovery.measure(observation, attempt, status)
     status = goodput.describe(observation, status)
     status = edits.describe(observation, attempt, status)
+    status = requests.describe(observation, attempt, status)
     status = storage.describe(observation, status, storage.problem(observation, attempt))
     last = status.last_checkpoint
     if last is not None:

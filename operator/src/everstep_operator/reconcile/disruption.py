@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from everstep_operator.reconcile import starting
+from everstep_operator.reconcile import rendezvous, starting
 from everstep_operator.reconcile.classify import Cause
 
 REASONS = frozenset(
@@ -13,6 +13,7 @@ REASONS = frozenset(
         "NodeShutdown",
         "PodDeleted",
         "Preempting",
+        rendezvous.REASON,
         "Stopped",
         "Terminated",
         "UnexpectedAdmissionError",

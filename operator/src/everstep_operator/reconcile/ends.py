@@ -6,7 +6,16 @@ from dataclasses import replace
 from datetime import timedelta
 
 from everstep_operator.api import ConditionType, Phase, TrainingJobStatus
-from everstep_operator.reconcile import checkpoints, conditions, deadline, history, progress, retention, teardown
+from everstep_operator.reconcile import (
+    checkpoints,
+    conditions,
+    deadline,
+    history,
+    progress,
+    requests,
+    retention,
+    teardown,
+)
 from everstep_operator.reconcile.attempt import Attempt, own
 from everstep_operator.reconcile.classify import Cause
 from everstep_operator.reconcile.observation import Observation, PodView
@@ -39,7 +48,7 @@ def fail(observation: Observation, attempt: Attempt, status: TrainingJobStatus, 
 
 def finished(observation: Observation, attempt: Attempt) -> Plan:
     """The last gang's pods stay for `kubectl logs`, unless they run on; everything else is cleared away."""
-    status = checkpoints.describe(observation, observation.job.status)
+    status = requests.describe(observation, attempt, checkpoints.describe(observation, observation.job.status))
     if status.phase is Phase.SUCCEEDED:
         status = progress.describe(observation, replace(attempt, end=None), status)
     settling = [pod for pod in attempt.pods if _settles(observation, status, pod)]

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from everstep_operator.api import Condition, ConditionType, Phase, TrainingJobStatus
 from everstep_operator.reconcile import conditions
-from everstep_operator.reconcile.history import COMPLETED, EDITED, SUSPENDED
+from everstep_operator.reconcile.history import COMPLETED, EDITED, REQUESTED, SUSPENDED
 from everstep_operator.reconcile.plan import Event
 
 
@@ -32,8 +32,8 @@ def _ended(before: TrainingJobStatus, after: TrainingJobStatus) -> Iterator[Even
         key = str(entry.attempt)
         if entry.reason == SUSPENDED:
             yield Event("Normal", "Suspended", f"attempt {key} is stopped; its workers save before they end", key)
-        elif entry.reason == EDITED:
-            yield Event("Normal", "Edited", f"attempt {key} saves and stops: {entry.message}", key)
+        elif entry.reason in (EDITED, REQUESTED):
+            yield Event("Normal", entry.reason, f"attempt {key} saves and stops: {entry.message}", key)
         else:
             yield Event("Warning", "GangFailed", f"attempt {key}: {entry.message}", key)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from everstep import failure as failure_record
 from everstep_operator.build import pod_name
-from everstep_operator.reconcile import classify, stall, starting
+from everstep_operator.reconcile import classify, rendezvous, stall, starting
 from everstep_operator.reconcile.attempt import Attempt
 from everstep_operator.reconcile.classify import Cause
 from everstep_operator.reconcile.observation import HeartbeatView, Observation, PodView
@@ -28,7 +28,11 @@ def find(observation: Observation, attempt: Attempt) -> Cause | None:
             return None
         logs = observation.results.logs
         return classify.first([*gone, *(classify.pod_failure(pod, logs.get(pod.name)) for pod in broken)])
-    return stall.find(observation, attempt, beating(observation, attempt)) or starting.find(observation, attempt)
+    return (
+        rendezvous.moved(observation, attempt)
+        or stall.find(observation, attempt, beating(observation, attempt))
+        or starting.find(observation, attempt)
+    )
 
 
 def unexplained(attempt: Attempt, cause: Cause) -> tuple[str, ...]:

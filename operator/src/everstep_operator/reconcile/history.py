@@ -12,9 +12,10 @@ from everstep_operator.reconcile.observation import Observation
 
 SUSPENDED = "Suspended"
 EDITED = "Edited"
+REQUESTED = "RestartRequested"
 COMPLETED = "Completed"
 DEADLINE = "DeadlineExceeded"
-SAVED = (SUSPENDED, EDITED)
+SAVED = (SUSPENDED, EDITED, REQUESTED)
 """Ends before which the workers save: what follows must leave them the time for it."""
 PLANNED = (*SAVED, COMPLETED, DEADLINE)
 """Ends that are no failure of the gang: its pods may take their time to stop."""

@@ -11,7 +11,7 @@ from dataclasses import replace
 from everstep_operator.api import ConditionType, Phase, TrainingJobStatus
 from everstep_operator.build import Launch, pod_manifest, pod_name, service_manifest, service_name
 from everstep_operator.reconcile import attempt as attempts
-from everstep_operator.reconcile import conditions, deadline, ends, gang, history, resume, storage, teardown
+from everstep_operator.reconcile import conditions, deadline, ends, gang, history, rendezvous, resume, storage, teardown
 from everstep_operator.reconcile.attempt import Attempt
 from everstep_operator.reconcile.observation import Observation, PodView
 from everstep_operator.reconcile.plan import (
@@ -120,7 +120,8 @@ def _complete(
 
 def service(observation: Observation, attempt: Attempt) -> EnsureService:
     job = observation.job
-    return EnsureService(service_name(job.metadata.name), service_manifest(job, attempt.number))
+    manifest = service_manifest(job, attempt.number, rendezvous.address(observation, attempt))
+    return EnsureService(service_name(job.metadata.name), manifest)
 
 
 def _address(observation: Observation, attempt: Attempt) -> str | None:

@@ -1,0 +1,70 @@
+"""What annotations of the job ask for: `restart-now` and `checkpoint-now`, once for each new value.
+
+A value that was acted on stands in the status: an operator that is killed in between neither forgets nor repeats.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+from everstep_operator.api import ConditionType, TrainingJobStatus
+from everstep_operator.api.status import Requests
+from everstep_operator.build import names
+from everstep_operator.reconcile import attempt as attempts
+from everstep_operator.reconcile import conditions, failure, history, launch, recovery, storage
+from everstep_operator.reconcile.attempt import Attempt
+from everstep_operator.reconcile.classify import Cause
+from everstep_operator.reconcile.observation import Observation
+from everstep_operator.reconcile.plan import Plan
+
+_LONGEST = 256
+
+
+def asked(observation: Observation, annotation: str) -> str | None:
+    """The annotation's value, as the status can hold it; None where it asks for nothing."""
+    value = observation.job.metadata.annotations.get(annotation) or None
+    if value is None or len(value) <= _LONGEST:
+        return value
+    return f"sha256:{hashlib.sha256(value.encode()).hexdigest()}"
+
+
+def restart(observation: Observation, attempt: Attempt, status: TrainingJobStatus) -> Plan | None:
+    """The planned end of an attempt that is to be restarted: it saves first, and nothing is counted."""
+    value = _restart_wanted(observation, status)
+    if value is None or not attempt.launched or attempt.ended or not _may_stop(observation, attempt):
+        return None
+    message = f"annotation {names.RESTART_NOW}={value} asks for a restart"[:1024]
+    status = history.ended(observation, attempt, status, Cause(history.REQUESTED, message))
+    status = recovery.drop(_acknowledged(status, value)).model_copy(update={"gang": None, "nodes": 0})
+    status = conditions.put(observation, status, ConditionType.RESTARTING, True, history.REQUESTED, message)
+    written = observation.written(status)
+    return launch.plan(written, attempts.current(written), status)
+
+
+def describe(observation: Observation, attempt: Attempt, status: TrainingJobStatus) -> TrainingJobStatus:
+    """The status with what asks for nothing any more: a job without a gang starts afresh by itself, at once."""
+    value = _restart_wanted(observation, status)
+    over = status.phase is not None and status.phase.finished
+    if value is None or (attempt.launched and not attempt.ended and not over):
+        return status
+    status = _acknowledged(status, value)
+    if status.restarts is not None and status.restarts.next_time is not None:
+        restarts = status.restarts.model_copy(update={"next_time": None})
+        status = status.model_copy(update={"restarts": restarts})
+    return status
+
+
+def _restart_wanted(observation: Observation, status: TrainingJobStatus) -> str | None:
+    value = asked(observation, names.RESTART_NOW)
+    return value if value != (status.requests or Requests()).restart else None
+
+
+def _acknowledged(status: TrainingJobStatus, value: str) -> TrainingJobStatus:
+    before = status.requests or Requests()
+    return status.model_copy(update={"requests": before.model_copy(update={"restart": value})})
+
+
+def _may_stop(observation: Observation, attempt: Attempt) -> bool:
+    """Not where a save could not succeed: it waits for storage, and the gang goes on."""
+    found = storage.problem(observation, attempt)
+    return (found is None or not storage.is_storage(found)) and not failure.has_finished(observation, attempt)
