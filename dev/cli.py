@@ -12,7 +12,6 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from dev import build, caches, cluster, images, prerequisites
 from dev.golang import GoMissingError
@@ -61,13 +60,27 @@ def status(state: State = None) -> None:
     found = [each for name in names if (each := load(name))]
     if state and (given := load("dev", state)):
         found.append(given)
-    table = Table("instance", "level", "ready", "address", "daemons that run", "state")
     for each in found:
-        processes = Processes(each.processes)
-        running = [name for name in processes.names() if processes.alive(name)]
-        ready = "yes" if cluster.healthy(each) else "no"
-        table.add_row(each.name, each.level, ready, each.server, " ".join(running), str(each.state))
-    console.print(table if found else "no instance is up")
+        show(each)
+    if not found:
+        console.print("no instance is up")
+
+
+def show(instance: Instance) -> None:
+    """One line a fact, whatever the width of the terminal: paths can be copied, and lines can be searched."""
+    processes = Processes(instance.processes)
+    alive = {name: processes.alive(name) for name in processes.names()}
+    facts = {
+        "address": instance.server,
+        "runs": " ".join(name for name, runs in alive.items() if runs),
+        "ended": " ".join(name for name, runs in alive.items() if not runs),
+        "state": str(instance.state),
+    }
+    state = "ready" if cluster.healthy(instance) else "not ready"
+    console.print(f"{instance.name}: level {instance.level}, {state}", highlight=False)
+    for name, value in facts.items():
+        if value:
+            console.print(f"  {name:8} {value}", highlight=False, soft_wrap=True)
 
 
 @app.command()

@@ -19,6 +19,10 @@ from everstep_operator.metrics import Metrics
 STUCK_SECONDS = 300.0
 
 
+class CannotListenError(Exception):
+    """The address of the HTTP server is taken, forbidden or nobody's."""
+
+
 @dataclass(slots=True)
 class Health:
     """What the probes ask. `passes` maps what is being worked on to when it began."""
@@ -58,8 +62,13 @@ async def serve(health: Health, metrics: Metrics, host: str, port: int, bound: C
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
     try:
-        site = web.TCPSite(runner, host, port)
-        await site.start()
+        try:
+            await web.TCPSite(runner, host, port).start()
+        except OSError as error:
+            raise CannotListenError(
+                f"cannot listen on {host} port {port}: {error.strerror or error}; set "
+                "EVERSTEP_OPERATOR_HTTP_PORT, EVERSTEP_OPERATOR_HTTP_HOST (in the chart http.port)"
+            ) from error
         bound(runner.addresses[0][1])
         await asyncio.Event().wait()
     finally:

@@ -16,6 +16,7 @@ from typing import Any, Self
 from urllib.parse import urlencode
 
 import aiohttp
+import yaml
 from kubernetes.aio import client, config
 
 from everstep_operator.api import GROUP, PLURAL, VERSION
@@ -60,19 +61,31 @@ def _allowed() -> None:
     return None
 
 
+class NoClusterError(Exception):
+    """Nothing says where the API server is and as whom to talk to it."""
+
+
 async def configuration(kubeconfig: Path | None) -> client.Configuration:
     """How to reach the API server: the given file, else the pod's service account, else the usual kubeconfig."""
     found = client.Configuration()
-    if kubeconfig is not None:
-        await config.load_kube_config(config_file=str(kubeconfig), client_configuration=found, persist_config=False)  # type: ignore[no-untyped-call]
-    else:
-        try:
-            config.load_incluster_config(client_configuration=found)  # type: ignore[no-untyped-call]
-        except config.ConfigException:
-            await config.load_kube_config(client_configuration=found, persist_config=False)  # type: ignore[no-untyped-call]
+    try:
+        await _load(found, kubeconfig)
+    except (config.ConfigException, yaml.YAMLError, OSError, TypeError, ValueError, AttributeError) as error:
+        told = f"the kubeconfig {kubeconfig} does not tell" if kubeconfig else "no service account or kubeconfig tells"
+        raise NoClusterError(f"{told} how to reach the API server: {error}") from error
     found.connection_pool_maxsize = CONNECTIONS
     found.client_session_kwargs = {"trust_env": False}
     return found
+
+
+async def _load(found: client.Configuration, kubeconfig: Path | None) -> None:
+    if kubeconfig is not None:
+        await config.load_kube_config(config_file=str(kubeconfig), client_configuration=found, persist_config=False)  # type: ignore[no-untyped-call]
+        return
+    try:
+        config.load_incluster_config(client_configuration=found)  # type: ignore[no-untyped-call]
+    except config.ConfigException:
+        await config.load_kube_config(client_configuration=found, persist_config=False)  # type: ignore[no-untyped-call]
 
 
 @dataclass(slots=True)

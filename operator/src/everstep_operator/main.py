@@ -6,7 +6,6 @@ would be trusted and do nothing.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import contextlib
 import logging
@@ -17,16 +16,15 @@ from collections.abc import Coroutine, Sequence
 from typing import Any
 
 import kopf
-from pydantic import ValidationError
 
 from everstep_operator import handlers, health, logs
 from everstep_operator.act import Actor, Events
 from everstep_operator.act.removal import Removals
 from everstep_operator.api import PLURAL
 from everstep_operator.config.profiles import ProfilesFile
-from everstep_operator.config.settings import Settings
+from everstep_operator.config.settings import Settings, SettingsError, read
 from everstep_operator.job_metrics import JobSeries
-from everstep_operator.kube import JOBS, ApiError, Kube
+from everstep_operator.kube import JOBS, ApiError, Kube, NoClusterError
 from everstep_operator.lease import Elector, Leadership, Timing
 from everstep_operator.leases import KubeLease
 from everstep_operator.memory import Key, Memories
@@ -51,30 +49,20 @@ class EndedError(Exception):
     """A part of the process that runs for ever has ended."""
 
 
+KNOWN = (EndedError, NoClusterError, health.CannotListenError)
+"""Ends that their message explains."""
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """The console script."""
     try:
-        settings = _settings(sys.argv[1:] if arguments is None else arguments)
-    except ValidationError as error:
-        for problem in error.errors(include_url=False):
-            name = "_".join(map(str, problem["loc"])) or "settings"
-            print(f"everstep-operator: {name}: {problem['msg']} (got {problem['input']!r})", file=sys.stderr)
+        settings = read(sys.argv[1:] if arguments is None else arguments)
+    except SettingsError as error:
+        for line in str(error).splitlines():
+            print(f"everstep-operator: {line}", file=sys.stderr)
         raise SystemExit(2) from error
     logs.configure(settings.log_format, settings.log_level)
     raise SystemExit(asyncio.run(run(settings)))
-
-
-def _settings(arguments: Sequence[str]) -> Settings:
-    """Settings from the environment, overridden by flags; each setting has a flag of its name."""
-    parser = argparse.ArgumentParser(
-        prog="everstep-operator",
-        description="Runs TrainingJobs. Every flag can also be set as a variable with the prefix EVERSTEP_OPERATOR_.",
-    )
-    for name, field in Settings.model_fields.items():
-        about = " ".join((field.description or "").split()).replace("%", "%%")
-        parser.add_argument(f"--{name.replace('_', '-')}", dest=name, metavar="VALUE", default=None, help=about)
-    given = {name: value for name, value in vars(parser.parse_args(arguments)).items() if value is not None}
-    return Settings(**given)
 
 
 async def run(settings: Settings) -> int:
@@ -87,7 +75,7 @@ async def run(settings: Settings) -> int:
             await Operator(settings, kube, leadership, lanes).run()
     except Exception as failure:
         for error in _leaves(failure):
-            log.error("ending: %s", error, exc_info=None if isinstance(error, EndedError) else error)
+            log.error("ending: %s", error, exc_info=None if isinstance(error, KNOWN) else error)
         return 1
     finally:
         lanes.close()

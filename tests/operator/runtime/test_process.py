@@ -157,12 +157,3 @@ def test_one_dead_endpoint_delays_no_other_job(make_rig: Callable[..., Rig]) -> 
 def get(url: str) -> str:
     with urllib.request.urlopen(url, timeout=5) as answer:
         return str(answer.read().decode())
-
-
-def test_a_wrong_setting_is_named(tmp_path: object, capfd: pytest.CaptureFixture[str]) -> None:
-    from everstep_operator.main import main
-
-    with pytest.raises(SystemExit) as ended:
-        main(["--lease-seconds", "1"])
-    assert ended.value.code == 2
-    assert "lease_seconds" in capfd.readouterr().err

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import argparse
+import difflib
+import os
+import re
 import socket
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 from uuid import uuid4
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, FilePath, StringConstraints, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+PREFIX = "EVERSTEP_OPERATOR_"
+_DNS_LABEL = r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$"
+_DNS_NAME = r"^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$"
+_SERVICE_LINK = re.compile(r".*(_SERVICE_(HOST|PORT)(_.*)?|_PORT(_\d+_.*)?)|PORT(_\d+_.*)?|SERVICE_(HOST|PORT)(_.*)?")
+"""Variables that the kubelet makes for a Service whose name begins with everstep-operator."""
 _SERVICE_ACCOUNT_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
 
@@ -29,20 +39,18 @@ def _own_identity() -> str:
 class Settings(BaseSettings):
     """Everything that can be set about a running operator."""
 
-    model_config = SettingsConfigDict(
-        env_prefix="EVERSTEP_OPERATOR_", extra="ignore", frozen=True, use_attribute_docstrings=True
-    )
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore", frozen=True, use_attribute_docstrings=True)
 
-    kubeconfig: Path | None = None
+    kubeconfig: FilePath | None = None
     """Kubeconfig file; absent: the pod's service account."""
-    watch_namespaces: Annotated[tuple[str, ...], NoDecode] = ()
+    watch_namespaces: Annotated[tuple[Annotated[str, StringConstraints(pattern=_DNS_LABEL)], ...], NoDecode] = ()
     """Namespaces to watch, separated by commas; empty: all."""
     profiles_file: Path = Path("/etc/everstep/profiles.yaml")
     """Storage profiles, see `everstep_operator.config.profiles`."""
 
-    lease_name: str = "everstep-operator"
+    lease_name: Annotated[str, StringConstraints(pattern=_DNS_NAME)] = "everstep-operator"
     """Name of the Lease whose holder acts."""
-    lease_namespace: str = Field(default_factory=_own_namespace)
+    lease_namespace: Annotated[str, StringConstraints(pattern=_DNS_LABEL)] = Field(default_factory=_own_namespace)
     """Namespace of that Lease; the operator's own."""
     identity: Annotated[str, Field(min_length=1, max_length=320)] = Field(default_factory=_own_identity)
     """Name of this process as the Lease's holder. The chart gives the pod's name and uid: a restarted container, whose
@@ -94,11 +102,68 @@ class Settings(BaseSettings):
     def _in_order(self) -> Self:
         if self.lease_renew_seconds * 2 > self.lease_seconds:
             raise ValueError(
-                f"lease_renew_seconds ({self.lease_renew_seconds:g}) must be at most half of lease_seconds "
-                f"({self.lease_seconds:g}): one renewal that is lost must not end the leadership"
+                f"{PREFIX}LEASE_RENEW_SECONDS ({self.lease_renew_seconds:g}) must be at most half of "
+                f"{PREFIX}LEASE_SECONDS ({self.lease_seconds:g}): one renewal that is lost must not end the leadership"
             )
         if self.poll_seconds > self.poll_max_seconds:
             raise ValueError(
-                f"poll_seconds ({self.poll_seconds:g}) must not exceed poll_max_seconds ({self.poll_max_seconds:g})"
+                f"{PREFIX}POLL_SECONDS ({self.poll_seconds:g}) must not exceed "
+                f"{PREFIX}POLL_MAX_SECONDS ({self.poll_max_seconds:g})"
             )
         return self
+
+
+class SettingsError(Exception):
+    """What is wrong with the settings, one line each."""
+
+    def __init__(self, lines: Iterable[str]) -> None:
+        super().__init__("\n".join(lines))
+
+
+def read(arguments: Sequence[str], environment: Mapping[str, str] = os.environ) -> Settings:
+    """Settings from the environment, overridden by flags; each setting has a flag of its name. Raises SettingsError."""
+    parser = argparse.ArgumentParser(
+        prog="everstep-operator",
+        description=f"Runs TrainingJobs. Every flag can also be set as a variable with the prefix {PREFIX}.",
+    )
+    for name, field in Settings.model_fields.items():
+        about = " ".join((field.description or "").split()).replace("%", "%%")
+        parser.add_argument(f"--{name.replace('_', '-')}", dest=name, metavar="VALUE", default=None, help=about)
+    given = {name: value for name, value in vars(parser.parse_args(arguments)).items() if value is not None}
+    unknown = [_unknown(name) for name in sorted(environment) if _is_unknown(name)]
+    if unknown:
+        raise SettingsError(unknown)
+    try:
+        return Settings(**given)
+    except ValidationError as error:
+        raise SettingsError(_line(problem) for problem in error.errors(include_url=False)) from None
+
+
+def _is_unknown(name: str) -> bool:
+    setting = name.removeprefix(PREFIX)
+    return setting != name and setting.lower() not in Settings.model_fields and not _SERVICE_LINK.fullmatch(setting)
+
+
+def _unknown(name: str) -> str:
+    close = difflib.get_close_matches(name.removeprefix(PREFIX).lower(), Settings.model_fields, 1)
+    hint = f"did you mean {PREFIX}{close[0].upper()}?" if close else "see everstep-operator --help"
+    return f"{name} is no setting: {hint}"
+
+
+_PLAIN_WORDS = {
+    "Input should": "it should",
+    "String should": "it should",
+    "Path does not point to a file": "there is no such file",
+    f"match pattern '{_DNS_LABEL}'": "be the name of a namespace: lower-case letters, digits and -",
+    f"match pattern '{_DNS_NAME}'": "be a name of Kubernetes: lower-case letters, digits, - and .",
+}
+
+
+def _line(problem: Mapping[str, Any]) -> str:
+    message = str(problem["msg"]).removeprefix("Value error, ")
+    for technical, plain in _PLAIN_WORDS.items():
+        message = message.replace(technical, plain)
+    if not problem["loc"]:
+        return message
+    setting = str(problem["loc"][0])
+    return f"{PREFIX}{setting.upper()} (--{setting.replace('_', '-')}) is {problem['input']!r}: {message}"
