@@ -16,6 +16,8 @@ from everstep.checkpoint.targets import Range
 
 PIECE = 8 << 20
 """Bytes that are fetched, and handed on, at a time."""
+SHARE = 1 << 20
+"""What several ranks need is cut no smaller than this to share the fetching out among them."""
 ROUND = 128 << 20
 """Bytes that one rank may hold for others: then they are handed round before the next are fetched."""
 
@@ -55,14 +57,15 @@ def blocks(ranges: Iterable[Range], size: int) -> list[Range]:
 
 
 def divide(needs: Sequence[Needs], rank: int, piece: int = PIECE, most: int = ROUND) -> Division:
-    """`needs` by rank."""
+    """`needs` by rank; `piece` and `most` in bytes, whole blocks."""
     own: list[Piece] = []
     shared: list[tuple[int, int, int, tuple[int, ...]]] = []
     load = [0] * len(needs)
     for file in sorted(set().union(*needs)):
         for start, end, members in _segments([each.get(file, ()) for each in needs]):
             if len(members) > 1:
-                shared += [(file, at, min(at + piece, end), members) for at in range(start, end, piece)]
+                step = min(piece, max(SHARE, -(-(end - start) // (len(members) * BLOCK)) * BLOCK))
+                shared += [(file, at, min(at + step, end), members) for at in range(start, end, step)]
                 continue
             load[members[0]] += end - start
             if members[0] == rank:

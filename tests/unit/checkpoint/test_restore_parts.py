@@ -1,0 +1,142 @@
+"""What a restore is computed from: which bytes a part of a tensor is, who fetches them, and where they go."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from everstep.catalog.manifest import BLOCK
+from everstep.checkpoint.dividing import Needs, Piece, blocks, divide
+from everstep.checkpoint.targets import FileTargets, Range, Rows, Whole
+
+
+@st.composite
+def parts(draw: st.DrawFn) -> tuple[list[int], list[int], list[int]]:
+    """Shape of a tensor, and offsets and lengths of a part of it."""
+    shape = draw(st.lists(st.integers(1, 5), max_size=4))
+    offsets = [draw(st.integers(0, size - 1)) for size in shape]
+    return shape, offsets, [draw(st.integers(1, size - at)) for size, at in zip(shape, offsets, strict=True)]
+
+
+@settings(deadline=None, max_examples=300)
+@given(
+    part=parts(),
+    base=st.integers(0, 50),
+    dtype=st.sampled_from([torch.float32, torch.bfloat16, torch.int64, torch.bool, torch.complex64]),
+    strided=st.booleans(),
+    cuts=st.lists(st.integers(1, 700), max_size=5),
+    data=st.data(),
+)
+def test_a_part_of_a_tensor_comes_from_pieces_cut_anywhere(
+    part: tuple[list[int], list[int], list[int]],
+    base: int,
+    dtype: torch.dtype,
+    strided: bool,
+    cuts: list[int],
+    data: st.DataObject,
+) -> None:
+    shape, offsets, lengths = part
+    stored = torch.randint(0, 2 if dtype is torch.bool else 100, shape).to(dtype)
+    body = torch.cat([torch.zeros(base, dtype=torch.uint8), stored.reshape(-1).view(torch.uint8)])
+    into = torch.zeros([*lengths, 2], dtype=dtype)[..., 0] if strided else torch.zeros(lengths, dtype=dtype)
+    rows = Rows(base, shape, offsets, lengths, into)
+    wanted = stored[tuple(slice(at, at + size) for at, size in zip(offsets, lengths, strict=True))]
+    ends = [0, *sorted({cut for cut in cuts if cut < len(body)}), len(body)]
+    for start, end in data.draw(st.permutations(list(pairwise(ends)))):
+        straight = rows.memory(start, end)
+        if straight is None:
+            rows.take(start, body[start:end])
+        else:
+            straight.copy_(body[start:end])
+            rows.count(end - start)
+    assert rows.left == 0
+    assert torch.equal(into, wanted)
+
+
+def test_distant_rows_are_ranges_of_their_own() -> None:
+    """The first columns of a matrix whose rows are long."""
+    rows = Rows(100, (4, BLOCK), (1, 0), (2, 10), torch.zeros(2, 10))
+    assert rows.ranges == [(100 + 4 * BLOCK, 100 + 4 * BLOCK + 40), (100 + 8 * BLOCK, 100 + 8 * BLOCK + 40)]
+    near = Rows(0, (4, 1000), (1, 0), (2, 10), torch.zeros(2, 10))
+    assert near.ranges == [(4000, 8040)]
+
+
+def test_what_is_wanted_whole_is_handed_over_once() -> None:
+    body = torch.arange(100, dtype=torch.uint8)
+    seen: list[torch.Tensor] = []
+    whole = Whole(10, 90, seen.append)
+    files = FileTargets([whole, Rows(20, (10,), (0,), (10,), torch.zeros(10, dtype=torch.uint8))])
+    assert len(files.at(15, 25)) == 2
+    assert files.at(90, 100) == []
+    files.take(50, body[50:])
+    assert not seen
+    files.take(0, body[:50])
+    assert torch.equal(seen[0], body[10:90])
+    assert [target.left for target in files.targets] == [0, 0]
+
+
+def test_whole_blocks_are_needed() -> None:
+    size = 3 * BLOCK + 10
+    assert blocks([(5, 15)], size) == [(0, BLOCK)]
+    assert blocks([(BLOCK - 1, BLOCK + 1), (3 * BLOCK, size)], size) == [(0, 2 * BLOCK), (3 * BLOCK, size)]
+    assert blocks([(2 * BLOCK, 2 * BLOCK + 1), (0, 2 * BLOCK)], size) == [(0, 3 * BLOCK)]
+
+
+def runs(members: list[list[bool]], file: int) -> list[Range]:
+    flags = members[file]
+    return blocks([(at * BLOCK, at * BLOCK + 1) for at, wanted in enumerate(flags) if wanted], len(flags) * BLOCK)
+
+
+@settings(deadline=None)
+@given(
+    wanted=st.integers(1, 5).flatmap(
+        lambda ranks: st.lists(
+            st.lists(st.lists(st.booleans(), min_size=12, max_size=12), min_size=2, max_size=2),
+            min_size=ranks,
+            max_size=ranks,
+        )
+    ),
+    most=st.integers(1, 6),
+)
+def test_every_block_is_fetched_once_and_reaches_all_who_need_it(wanted: list[list[list[bool]]], most: int) -> None:
+    needs: list[Needs] = [{file: runs(of_rank, file) for file in range(2)} for of_rank in wanted]
+    divisions = [divide(needs, rank, 2 * BLOCK, most * BLOCK) for rank in range(len(needs))]
+    assert all(division.rounds == divisions[0].rounds for division in divisions)
+    fetched: dict[tuple[int, int], Piece] = {}
+    for rank, division in enumerate(divisions):
+        mine = [piece for pieces in division.rounds for piece in pieces if piece.reader == rank]
+        for piece in [*division.own, *mine]:
+            for at in range(piece.start, piece.end, BLOCK):
+                assert fetched.setdefault((piece.file, at), piece) is piece
+    for file in range(2):
+        for block in range(12):
+            members = tuple(rank for rank, of_rank in enumerate(wanted) if of_rank[file][block])
+            found = fetched.get((file, block * BLOCK))
+            assert (found.members if found else ()) == members
+    for pieces in divisions[0].rounds:
+        for rank in range(len(needs)):
+            held = [piece.end - piece.start for piece in pieces if piece.reader == rank]
+            assert sum(held) <= max(most, 2) * BLOCK
+
+
+def test_what_all_need_is_shared_out_evenly() -> None:
+    division = divide([{0: [(0, 64 * BLOCK)]}] * 4, 0, 2 * BLOCK)
+    shares = [sum(p.end - p.start for p in division.rounds[0] if p.reader == rank) for rank in range(4)]
+    assert shares == [16 * BLOCK] * 4
+    assert division.own == []
+
+
+@pytest.mark.parametrize("shape", [(), (0, 3), (1,)])
+def test_scalars_and_nothing(shape: tuple[int, ...]) -> None:
+    into = torch.zeros(shape)
+    if math.prod(shape):
+        rows = Rows(7, shape, [0] * len(shape), shape, into)
+        memory = rows.memory(7, 11)
+        assert memory is not None
+        memory.copy_(torch.tensor([2.5]).view(torch.uint8))
+        assert into.sum() == 2.5
