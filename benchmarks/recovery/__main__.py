@@ -7,19 +7,17 @@ tables of each workload as it was measured last.
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import asdict
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
+from benchmarks import page
+from benchmarks.about import machine
 from benchmarks.recovery import report
 from benchmarks.recovery.trial import Patient, Result, Workload
 from dev import cluster, images
@@ -61,7 +59,7 @@ def main(
     generated = report.tables(document)
     console.print(generated, markup=False)
     if results == RESULTS:
-        PAGE.write_text(report.put(PAGE.read_text(), generated))
+        PAGE.write_text(page.put(PAGE.read_text(), report.BEGIN, report.END, generated))
 
 
 def measure(trials: int, instance: str, workloads: list[Workload], path: Path) -> None:
@@ -106,20 +104,8 @@ def treat(site: Site, workload: Workload, image: str, trials: int) -> Iterator[R
 
 def about(site: Site) -> dict[str, object]:
     """Where and of what it was measured."""
-    model = next((line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")), "")
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, cwd=REPOSITORY)
     server = json.loads(site.cluster.kubectl("version", "--output=json"))["serverVersion"]["gitVersion"]
-    return {
-        "began": datetime.now(UTC).isoformat(timespec="seconds"),
-        "cpus": os.cpu_count(),
-        "cpu": model.partition(":")[2].strip(),
-        "memory_gib": round(memory),
-        "load_average": os.getloadavg(),
-        "kubernetes": server,
-        "torch": version("torch"),
-        "commit": commit.stdout.strip(),
-    }
+    return {**machine(), "kubernetes": server}
 
 
 if __name__ == "__main__":

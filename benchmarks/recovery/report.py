@@ -73,15 +73,6 @@ def _run(about: Json, results: list[Json]) -> str:
     return "\n\n".join(parts)
 
 
-def put(page: str, generated: str) -> str:
-    """The page with its generated part replaced. Raises ValueError where its marks are missing."""
-    head, begin, rest = page.partition(BEGIN)
-    _, end, tail = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f"the page has no part between {BEGIN} and {END}")
-    return f"{head}{BEGIN}\n\n{generated}\n\n{END}{tail}"
-
-
 def _given(values: Iterable[float | None]) -> list[float]:
     return [value for value in values if value is not None]
 

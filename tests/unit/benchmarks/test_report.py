@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
-
 from benchmarks.recovery import report
 
 ABOUT = {"began": "2030-01-01T00:00:00+00:00", "cpus": 2, "cpu": "a CPU", "memory_gib": 4}
@@ -35,15 +33,3 @@ def test_the_last_run_of_a_workload_counts() -> None:
     assert (
         made.index("**7.00**") < made.index("everstep at def") < made.index("**1.00** (1.00–1.00)", made.index("def"))
     )
-
-
-def test_only_the_generated_part_of_the_page_changes() -> None:
-    page = f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n"
-    made = report.put(page, "new")
-    assert made == f"before\n{report.BEGIN}\n\nnew\n\n{report.END}\nafter\n"
-    assert report.put(made, "new") == made
-
-
-def test_a_page_without_marks_is_refused() -> None:
-    with pytest.raises(ValueError, match="no part between"):
-        report.put("page", "new")
