@@ -66,6 +66,10 @@ class Heartbeat(BaseModel):
     saves_failed: Count = 0
     last_save_error: str | None = None
     last_save: SaveTimes | None = None
+    saving_step: Step | None = None
+    """The step that is being saved beside training."""
+    saves_waited: Count = 0
+    """Saves that had to wait for the one before: storage is slower than the interval."""
     fatal: str | None = None
     """The failure that ends this attempt, in one line."""
 

@@ -29,6 +29,10 @@ log = logging.getLogger("everstep")
 FINAL_SAVE_TRIES = 3
 FINAL_SAVE_PAUSE = 2.0
 """Seconds before the second try; doubles."""
+LONG_WAIT = 0.1
+"""Seconds beyond which it is told of that a save has waited for the one before."""
+FAREWELL = 20.0
+"""Seconds for which a rank that ends by an error waits for the save under way: torchrun allows 30 after SIGTERM."""
 
 
 class Checkpointer(Transactions):
@@ -37,8 +41,9 @@ class Checkpointer(Transactions):
     `model` and `optimizer` (one or several) go through torch.distributed.checkpoint: FSDP2, DTensor, plain modules.
     `scheduler`, `data` and further named objects need state_dict()/load_state_dict() or get_state()/set_state().
     `root` is a URI or path (default: EVERSTEP_ROOT); `interval_steps` and `interval_seconds` together take the place of
-    the interval in EVERSTEP_POLICY. `config` (JSON-like) is digested into the manifest. `resume_step`: train on from
-    this committed step instead of the latest; later ones are set aside. Errors: see `everstep.errors`.
+    the interval in EVERSTEP_POLICY, and `asynchronous` that of its `async`. `config` (JSON-like) is digested into the
+    manifest. `resume_step`: train on from this committed step instead of the latest; later ones are set aside. Errors:
+    see `everstep.errors`.
     """
 
     def __init__(self, **objects: Any) -> None:
@@ -46,7 +51,8 @@ class Checkpointer(Transactions):
         self._termination = TerminationFlag()
         self._agreement = Agreement(self._gang)
         self._total: int | None = None
-        self._saves_failed = 0
+        self._saves_waited = 0
+        self._fenced: FencedError | None = None
         self._last_save = time.monotonic()
         self._published = 0.0
         self._first_step: datetime | None = None
@@ -96,10 +102,31 @@ class Checkpointer(Transactions):
     def close(self, error: BaseException | None = None) -> None:
         """End the heartbeat, give the signal handler back and, where the other ranks do the same, the process group."""
         self._termination.uninstall()
+        together = exit_code(error) in (0, exits.TERMINATED, exits.FENCED) and not self._peers_gone
+        landed = self._await_flight(None if exit_code(error) == 0 else FAREWELL)
         self._end_heartbeat(error)
-        if exit_code(error) in (0, exits.TERMINATED, exits.FENCED) and not self._peers_gone:
+        self._beside.close(together and landed)
+        if landed:
+            self._shards.close()
+        if together:
             self._settle()
             self._gang.close()
+
+    def _await_flight(self, seconds: float | None) -> bool:
+        """Whether no save is under way any more. One that is abandoned can still be committed, or never will be."""
+        flight = self._beside.take()
+        if flight is None:
+            return True
+        try:
+            flight.wait(seconds)
+        except TimeoutError:
+            log.warning("step %d: its save was given up: it was still under way after %.0f s", flight.step, FAREWELL)
+            return False
+        except CheckpointError as failure:
+            self._count_failure(flight.step, failure)
+        except Exception:
+            log.debug("the save of step %d ended with its gang", flight.step, exc_info=True)
+        return True
 
     def _end_heartbeat(self, error: BaseException | None) -> None:
         if self._heartbeat is None:
@@ -167,7 +194,9 @@ class Checkpointer(Transactions):
             self._first_step = datetime.now(UTC)
         agreed = self._settle()
         if agreed.fenced:
-            raise self._session.fenced() or FencedError("another worker group has taken over")
+            raise self._fenced or self._session.fenced() or FencedError("another worker group has taken over")
+        if self._beside.landed:
+            self._hear()
         if agreed.finish:
             self._total = step
             self._tell(total_steps=step)
@@ -178,15 +207,16 @@ class Checkpointer(Transactions):
         saved = False
         if wanted:
             self._settle()  # the counters of this step belong to its checkpoint
-            saved = self._save(step, last)
+            saved = self._save(step, last, agreed.terminate)
         self._publish(step)
         if agreed.terminate and not last:
             self._end_by_sigterm(step, saved)
 
     def _vote(self, saving: bool) -> None:
         seconds = self._policy.interval.seconds
-        due = self._gang.leads and not saving and seconds is not None and time.monotonic() - self._last_save >= seconds
-        fenced = self._heartbeat is not None and self._heartbeat.fenced is not None
+        idle = self._gang.leads and not saving and not self._beside.busy
+        due = idle and seconds is not None and time.monotonic() - self._last_save >= seconds
+        fenced = self._fenced is not None or (self._heartbeat is not None and self._heartbeat.fenced is not None)
         self._agreement.vote(Agreed(self._termination.raised, due, fenced, self._finish), self._progress.take())
 
     def _settle(self) -> Agreed:
@@ -194,19 +224,42 @@ class Checkpointer(Transactions):
         self._progress.add(*counts)
         return agreed
 
-    def _save(self, step: int, last: bool) -> bool:
-        """Save within the loop: a failure is counted and training goes on, but the final checkpoint must stand."""
+    def _hear(self) -> None:
+        """The outcome of a save beside training. The ranks hear of it at different steps, so a fence is voted on."""
+        try:
+            self._land()
+        except FencedError as error:
+            self._fenced = error
+
+    def _save(self, step: int, last: bool, ending: bool) -> bool:
+        """Save within the loop; returns whether `step` stands. A failure is counted and training goes on, but the final
+        checkpoint must stand.
+
+        A save waits for the one before: every interval is saved, and where storage is slower than the interval training
+        slows down to it, rather than be told that it is safe when it is not.
+        """
+        waited = self._land()
+        if waited > LONG_WAIT:
+            self._saves_waited += 1
+            self._tell(saves_waited=self._saves_waited)
+            if self._gang.leads:
+                log.warning(
+                    "step %d waited %.1f s for the save before: storage is slower than the interval", step, waited
+                )
         for turn in range(FINAL_SAVE_TRIES if last else 1):
             try:
-                if turn and self._session.stands(step):
+                if turn and self._saves.stands(step):
                     return True  # the answer was lost, the commit was not
+                if self._policy.asynchronous and not last and not ending:
+                    self._launch(step, waited)
+                    return False
                 self.begin(step)
                 self.save_state()
                 self.commit()
             except FencedError:
                 raise
             except CheckpointError as error:
-                if isinstance(error, InvalidOperationError) and not self._session.written:
+                if isinstance(error, InvalidOperationError) and not self._saves.written:
                     raise  # state that cannot be kept: it will be the same at each save
                 self._count_failure(step, error)
                 if last and turn == FINAL_SAVE_TRIES - 1:
@@ -219,12 +272,6 @@ class Checkpointer(Transactions):
                 self._last_save = time.monotonic()
                 self._progress.pause()
         return False
-
-    def _count_failure(self, step: int, error: CheckpointError) -> None:
-        self._saves_failed += 1
-        if self._gang.leads:
-            log.error("step %d was not saved: %s", step, error)
-        self._tell(saves_failed=self._saves_failed, last_save_error=f"step {step}: {error}"[:500], phase="training")
 
     def _end_by_sigterm(self, step: int, saved: bool) -> None:
         message = f"SIGTERM: stopped after step {step}, which was {'saved' if saved else 'not saved'}"

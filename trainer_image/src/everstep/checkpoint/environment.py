@@ -35,6 +35,8 @@ class Policy(_Section):
     """The part of a TrainingJob's `checkpoint` section that concerns the trainer."""
 
     interval: Interval = Interval(seconds=DEFAULT_INTERVAL_SECONDS)
+    asynchronous: bool = Field(default=True, alias="async")
+    """Whether training goes on while a save is copied, stored and committed."""
     keep_last: int | None = Field(default=None, ge=1)
     keep_best: KeepBest | None = None
     keep_every: int | None = Field(default=None, ge=1)

@@ -26,6 +26,7 @@ from everstep.errors import (
 )
 
 T = TypeVar("T")
+S = TypeVar("S")
 
 LEAST_PATIENCE = timedelta(minutes=30)
 """How long a rank waits for the others, who may be waiting for storage."""
@@ -155,6 +156,49 @@ class Gang:
         if outcome[1] is not None:
             raise outcome[1].error
         return outcome[0]  # type: ignore[return-value]
+
+    def compare(self, action: Callable[[], tuple[T, S]]) -> tuple[T, list[S]]:
+        """Run on each rank; returns the rank's own result and, by rank, what each of them tells. Where one fails, all
+        raise."""
+        result, failure = self._attempt(action)
+        told = self.all_gather((None if result is None else result[1], failure))
+        failures = [found for _, found in told if found is not None]
+        if failures or result is None:
+            raise worst(failures)
+        return result[0], [each for each, _ in told]  # type: ignore[misc]
+
+    def collect(self, action: Callable[[], T]) -> list[T]:
+        """Run on each rank; rank 0 gets the results by rank, the others none. Where one fails, all raise."""
+        found = self._attempt(action)
+        box: list[Any] = [None] * self.world_size if self.leads else []
+        if self.distributed:
+            dist.gather_object(found, box if self.leads else None, dst=0, group=self.group)
+        else:
+            box = [found]
+        failures = [failure for _, failure in box if failure is not None]
+        error: CheckpointError | None = self.broadcast(worst(failures) if failures else None)
+        if error is not None:
+            raise error
+        return [result for result, _ in box]
+
+    def hand_out(self, action: Callable[[], Sequence[T]]) -> T:
+        """Run on rank 0, whose result has an element for each rank. Where it fails, all raise."""
+        parts, failure = self._attempt(action) if self.leads else (None, None)
+        if not self.distributed:
+            each: Any = (None if parts is None else parts[0], failure)
+        else:
+            box: list[Any] = [None]
+            shares = [(None, failure)] * self.world_size if parts is None else [(part, None) for part in parts]
+            dist.scatter_object_list(box, shares if self.leads else None, src=0, group=self.group)
+            each = box[0]
+        if each[1] is not None:
+            raise each[1].error
+        return each[0]  # type: ignore[no-any-return]
+
+    def twin(self) -> Gang:
+        """Collective. The same ranks with a group of their own, for another thread: what it exchanges never mixes with
+        what this one does."""
+        return Gang()
 
     def _attempt(self, action: Callable[[], T]) -> tuple[T | None, Failure | None]:
         try:

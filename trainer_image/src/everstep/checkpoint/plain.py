@@ -7,6 +7,7 @@ not when somebody needs it back.
 from __future__ import annotations
 
 import io
+import struct
 from collections import Counter, OrderedDict
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -17,6 +18,8 @@ import torch
 from everstep.errors import CheckpointCorruptError, InvalidOperationError
 
 _ARRAY = "everstep:ndarray"
+_LENGTH = struct.Struct("<Q")
+_PAGE = 4096
 _SCALARS = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, torch.Size)
 
 
@@ -100,14 +103,24 @@ def from_plain(value: Any) -> Any:
 
 
 def pack(value: Any, where: str) -> torch.Tensor:
-    """One flat uint8 tensor, so that a whole tree is one item of a checkpoint."""
-    stream = io.BytesIO()
+    """One flat uint8 tensor, so that a whole tree is one item of a checkpoint: its length, the tree, zeros.
+
+    The zeros fill up a page, so that a number that grows by a digit changes nothing about how a save is laid out.
+    """
+    stream = io.BytesIO(bytes(_LENGTH.size))
+    stream.seek(0, io.SEEK_END)
     torch.save(to_plain(value, where), stream)
-    return torch.frombuffer(bytearray(stream.getbuffer()), dtype=torch.uint8)
+    end = stream.tell()
+    packed = bytearray(-(-end // _PAGE) * _PAGE)
+    packed[:end] = stream.getbuffer()
+    _LENGTH.pack_into(packed, 0, end - _LENGTH.size)
+    return torch.frombuffer(packed, dtype=torch.uint8)
 
 
 def unpack(tensor: torch.Tensor) -> Any:
     try:
-        return from_plain(torch.load(io.BytesIO(tensor.numpy().tobytes()), map_location="cpu", weights_only=True))
+        packed = tensor.numpy().tobytes()
+        body = packed[_LENGTH.size :][: _LENGTH.unpack_from(packed)[0]]
+        return from_plain(torch.load(io.BytesIO(body), map_location="cpu", weights_only=True))
     except Exception as error:
         raise CheckpointCorruptError(f"packed state cannot be read: {error}") from error

@@ -1,27 +1,148 @@
-"""One save, from live tensors to stored shards, on all ranks; the commit is the caller's."""
+"""One rank's part of each save, from live tensors to stored shards; the commit is the caller's.
+
+`prepare` runs at the step boundary, in training's thread; `finish` copies the rest and stores the files, in that thread
+or another; `gather` brings the ranks' reports together on rank 0.
+"""
 
 from __future__ import annotations
 
+import io
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
-from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
-from torch.distributed.checkpoint.state_dict_saver import save
+import torch
+from torch.distributed.checkpoint.metadata import MetadataIndex
 
 from everstep.catalog import File, Location, Store
-from everstep.checkpoint import dcp
+from everstep.catalog.keys import METADATA
+from everstep.checkpoint import metadata as metadata_format
+from everstep.checkpoint.blocks import describe_file
 from everstep.checkpoint.gang import Gang
-from everstep.checkpoint.writer import ShardWriter
+from everstep.checkpoint.layout import FileLayout, arrange, piece
+from everstep.checkpoint.planning import Outline, Plan, Plans, outline
+from everstep.checkpoint.staging import Buffers, Source, Sources, StagedFile, Staging
+from everstep.checkpoint.state import Application, capture
+from everstep.checkpoint.uploading import Upload
 
 
-def write_shards(store: Store, gang: Gang, location: Location, state: dict[str, Any]) -> tuple[File, ...]:
-    """Collective. Returns on rank 0 the files of all ranks, else nothing. Where one rank fails, all raise its error."""
-    writer = ShardWriter(store, location)
-    with dcp.one_error():
-        save(
-            state,
-            storage_writer=writer,
-            planner=DefaultSavePlanner(),
-            process_group=gang.group,
-            no_dist=not gang.distributed,
-        )
-    return writer.files
+@dataclass(frozen=True, slots=True)
+class Times:
+    """Seconds of one rank's part. `blocked`: how long training stood still for it."""
+
+    bytes: int = 0
+    staged: float = 0.0
+    uploaded: float = 0.0
+    blocked: float = 0.0
+    retries: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a rank has stored. `places`: where its items lie in its files."""
+
+    files: tuple[File, ...]
+    places: Mapping[MetadataIndex, Any]
+    times: Times
+
+    def blocked_for(self, seconds: float) -> Report:
+        return replace(self, times=replace(self.times, blocked=seconds))
+
+
+@dataclass
+class Prepared:
+    """A save whose boundary is over."""
+
+    plan: Plan
+    staging: Staging
+    began: float
+    staged: Callable[[], None] = lambda: None
+    """Called once nothing live is read any more, whether that worked or not."""
+
+
+class Shards:
+    """What is kept from one save to the next: the plan, the layout, the buffers and the way to storage."""
+
+    def __init__(self, app: Application, gang: Gang, upload: Upload) -> None:
+        self.plans = Plans()
+        self.buffers = Buffers()
+        self._app = app
+        self._gang = gang
+        self._upload = upload
+        self._layouts: tuple[FileLayout, ...] = ()
+        self._laid_out: Plan | None = None
+        self._rooms: dict[MetadataIndex, int] = {}
+
+    def prepare(self, counters: Mapping[str, int], late: Callable[[torch.Tensor], bool]) -> Prepared:
+        """Collective. `late` tells which tensors do not change before `finish` is through; all others are copied now.
+        The last save must be over."""
+        began = time.monotonic()
+        found, fits = capture(self._app, self._gang, counters, self._outline)
+        plan = self.plans.plan(found, self._gang, all(fits))
+        staging = self._gang.everywhere(lambda: self._take(found, plan, late))
+        return Prepared(plan, staging, began)
+
+    def _outline(self, state: dict[str, Any]) -> tuple[Outline, bool]:
+        found = outline(state, self._gang.rank)
+        return found, self.plans.fits(found)
+
+    def _take(self, found: Outline, plan: Plan, late: Callable[[torch.Tensor], bool]) -> Staging:
+        sources: dict[MetadataIndex, Source] = {item.index: found.planner.resolve_data(item) for item in plan.items}
+        layouts = self._layout(plan, sources)
+        staging = Staging(layouts, self.buffers.fit(layouts), sources, late)
+        staging.take()
+        return staging
+
+    def _layout(self, plan: Plan, sources: Sources) -> tuple[FileLayout, ...]:
+        """The last one, unless the plan is new or a value has outgrown its place."""
+        lengths = {index: _archive_bytes(source) for index, source in sources.items()}
+        known = self._laid_out is plan and all(lengths[index] <= room for index, room in self._rooms.items())
+        if not known:
+            pieces = [piece(item, lengths[item.index]) for item in plan.items]
+            self._layouts = arrange(pieces, self._gang.rank)
+            self._rooms = {found.index: found.room for found in pieces if found.envelope is None}
+            self._laid_out = plan
+        return self._layouts
+
+    def finish(self, prepared: Prepared, location: Location) -> Report:
+        """Not collective. Returns once storage has acknowledged every file."""
+        try:
+            staged = prepared.staging.finish()
+        finally:
+            done = time.monotonic()
+            prepared.staged()
+        retries = self._upload.put([(location.key(file.layout.name), file) for file in staged])
+        size = sum(file.layout.size for file in staged)
+        times = Times(size, done - prepared.began, time.monotonic() - done, retries=retries)
+        return _report(staged, self._gang.rank, times)
+
+    def close(self) -> None:
+        self._upload.close()
+        self.buffers.close()
+
+
+def _archive_bytes(source: Source) -> int:
+    return len(source.getbuffer()) if isinstance(source, io.BytesIO) else 0
+
+
+def _report(staged: list[StagedFile], rank: int, times: Times) -> Report:
+    files: list[File] = []
+    places: dict[MetadataIndex, Any] = {}
+    for file in staged:
+        name = file.layout.name
+        files.append(File(name=name, size=file.layout.size, blocks=file.sums, rank=rank))
+        for slot in file.layout.slots:
+            length = file.archives.get(slot.index, slot.room)
+            payload = slot.payload if slot.envelope is not None and slot.envelope.payload else None
+            places[slot.index] = metadata_format.stored_at(name, slot.offset, length, payload)
+    return Report(tuple(files), places, times)
+
+
+def store_metadata(store: Store, location: Location, plan: Plan, reports: list[Report]) -> tuple[File, ...]:
+    """On rank 0, once all ranks have stored their files. Returns the files of the whole save."""
+    metadata = plan.own_metadata()
+    metadata.storage_data = {index: place for report in reports for index, place in report.places.items()}
+    body = metadata_format.encode(metadata, str(location))
+    store.put(location.key(METADATA), body)
+    return (*(file for report in reports for file in report.files), describe_file(METADATA, body, 0))

@@ -1,4 +1,4 @@
-"""One worker group's dealings with its job's root: the claim, saves as transactions, restores with their fallback.
+"""One worker group's dealings with its job's root: the claim, retention, restores with their fallback.
 
 All public methods are collective: every rank calls them in the same order, and all return or all raise the same error.
 """
@@ -6,24 +6,13 @@ All public methods are collective: every rank calls them in the same order, and 
 from __future__ import annotations
 
 import logging
-import platform
-from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
-from typing import Any
-
-from torch.distributed.tensor import DTensor
 
 from everstep.catalog import (
     AUTO,
     Claimed,
     Entry,
-    File,
     JobCatalog,
-    Location,
-    Manifest,
-    Progress,
     Resume,
     ResumePoint,
     Retention,
@@ -34,8 +23,7 @@ from everstep.checkpoint.blocks import patiently
 from everstep.checkpoint.environment import JobEnvironment
 from everstep.checkpoint.gang import Gang
 from everstep.checkpoint.restoring import Loaded, Restoration
-from everstep.checkpoint.saving import write_shards
-from everstep.checkpoint.state import Application, capture
+from everstep.checkpoint.state import Application
 from everstep.errors import (
     CheckpointCorruptError,
     CheckpointError,
@@ -45,16 +33,6 @@ from everstep.errors import (
 )
 
 log = logging.getLogger("everstep")
-
-
-@dataclass
-class Draft:
-    """A save under way. `files` is filled on rank 0."""
-
-    step: int
-    location: Location
-    started: datetime
-    files: tuple[File, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -74,9 +52,6 @@ class Session:
         self.app = app
         self.job = JobCatalog(store)
         self.identity: Identity | None = None
-        self.draft: Draft | None = None
-        self.written = False
-        """Whether all ranks' shards of the last save were stored."""
         self._environment = environment
         self._claimed: Claimed | None = None
 
@@ -118,105 +93,24 @@ class Session:
             raise CheckpointNotFoundError(f"step {step} is not committed in {self.store.uri}; committed steps: {steps}")
         return found
 
-    # saves
-
-    def begin(self, step: int) -> None:
-        if self.draft is not None:
-            raise InvalidOperationError(
-                f"begin({step}): the save of step {self.draft.step} is still open; commit() or abort() it"
-            )
-        self.written = False
-        steps = sorted(set(self.gang.all_gather(step)))
-        if len(steps) > 1:
-            raise InvalidOperationError(
-                f"begin: a save has one step, but the ranks are at {', '.join(map(str, steps))}"
-            )
-        self.claim()
-        location = self.gang.lead(lambda: self._require_claimed().new_location(step))
-        self.draft = Draft(step, location, datetime.now(UTC))
-
-    def write(self, counters: Mapping[str, int]) -> None:
-        """Write every rank's shards. Where one rank fails, the save is given up on all."""
-        draft = self._open_draft("save_state")
-        if draft.files is not None:
-            raise InvalidOperationError(f"save_state: the state of step {draft.step} is already written")
-        try:
-            state = capture(self.app, self.gang, counters)
-            draft.files = write_shards(self.store, self.gang, draft.location, state)
-            self.written = True
-        except BaseException:
-            self.draft = None
-            raise
-
-    def commit(
-        self,
-        progress: Progress,
-        metrics: Mapping[str, float],
-        score: float | None,
-        config_digest: str | None,
-        custom: Mapping[str, Any],
-    ) -> Entry:
-        draft = self._open_draft("commit")
-        files = draft.files
-        if files is None:
-            raise InvalidOperationError(f"commit: step {draft.step} has no state yet; call save_state() first")
-        self.draft = None  # whatever comes: a save is committed once or never
-
-        def commit() -> Entry:
-            claimed = self._require_claimed()
-            manifest = Manifest(
-                location=str(draft.location),
-                step=draft.step,
-                epoch=claimed.epoch,
-                attempt=claimed.attempt,
-                world_size=self.gang.world_size,
-                mesh=mesh_of(self.app),
-                files=files,
-                progress=progress,
-                metrics=dict(metrics),
-                score=score,
-                started=draft.started,
-                written=datetime.now(UTC),
-                versions=versions(),
-                config_digest=config_digest,
-                custom=dict(custom),
-            )
-            return claimed.commit(manifest)
-
-        return self.gang.lead(commit)
-
-    def stands(self, step: int) -> bool:
-        """Whether this worker group has committed `step` after all, in a swap whose answer never came."""
-
-        def ask() -> bool:
-            latest = self.job.require().latest()
-            return latest is not None and (latest.step, latest.epoch) == (step, self._require_claimed().epoch)
-
-        return self.gang.lead(ask)
-
-    def abort(self) -> None:
-        """Give the open save up; what was written is swept later."""
-        self.draft = None
+    # what is kept
 
     def retain(self, policy: Retention) -> None:
         """Remove what nothing keeps. A failure to remove costs space, not the run."""
 
-        def retain() -> None:
-            try:
-                self.job.retire(policy)
-                self.job.finish_removals()
-                self.job.sweep()
-            except CheckpointError as error:
-                log.warning("old checkpoints were not removed: %s", error)
+        self.gang.lead(lambda: self.remove_expendable(policy))
 
-        self.gang.lead(retain)
+    def remove_expendable(self, policy: Retention) -> None:
+        """`retain`, for rank 0 alone."""
+        try:
+            self.job.retire(policy)
+            self.job.finish_removals()
+            self.job.sweep()
+        except CheckpointError as error:
+            log.warning("old checkpoints were not removed: %s", error)
 
-    def _open_draft(self, call: str) -> Draft:
-        if self.draft is None:
-            raise InvalidOperationError(f"{call}: no save is open; call begin(step) first")
-        return self.draft
-
-    def _require_claimed(self) -> Claimed:
+    def claimed(self) -> Claimed:
+        """On rank 0, after `claim`."""
         if self._claimed is None:  # pragma: no cover - rank 0 claims before it gets here
             raise InvalidOperationError("nothing was claimed")
         return self._claimed
@@ -243,7 +137,7 @@ class Session:
                 f"the checkpoint to start from, {point.uri('')}, is damaged: {error}"
             ) from error
         reason = str(error)
-        before = self.gang.lead(lambda: self._require_claimed().quarantine(point.location, reason))
+        before = self.gang.lead(lambda: self.claimed().quarantine(point.location, reason))
         if self.gang.leads:
             log.warning(
                 "step %d is damaged and set aside (%s); falling back to %s",
@@ -257,25 +151,3 @@ class Session:
                 "was loaded already: start again for a fresh run"
             ) from error
         return before
-
-
-def mesh_of(app: Application) -> dict[str, Any]:
-    """Names and sizes of the dimensions of the mesh that the model is sharded over; empty without one."""
-    if app.model is None:
-        return {}
-    for parameter in app.model.parameters():
-        if isinstance(parameter, DTensor):
-            mesh = parameter.device_mesh
-            names = mesh.mesh_dim_names or tuple(f"dim{i}" for i in range(mesh.ndim))
-            return {name: mesh.size(i) for i, name in enumerate(names)}
-    return {}
-
-
-def versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for name in ("everstep", "torch", "numpy"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found

@@ -1,96 +1,234 @@
-"""One rank's part of a save, laid out as files in memory: what a stock DCP reader expects, small items first.
+"""Copies one rank's part of a save into shared memory, as the bytes of its files, and sums them on the way.
 
-Each item is a `torch.save` archive at the offset that the metadata names. Small items lie together at the front, so
-that a reader gets all scalars of an optimizer in one request.
+What may change as soon as training goes on is copied at the step boundary by `Staging.take`; what only the next
+optimizer step changes, and it waits for this, by `Staging.finish`, which may run in another thread. The buffers are
+kept from one save to the next: a fresh page costs more than the copy into it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from awscrt import checksums
 from torch.distributed.checkpoint.metadata import MetadataIndex
-from torch.distributed.checkpoint.planner import SavePlan, SavePlanner, WriteItem, WriteItemType
 
-MAX_FILE_BYTES = 512 << 20
-"""A rank's items are spread over files of about this size; one item is never split."""
+from everstep.catalog.sums import BLOCK
+from everstep.checkpoint.layout import FileLayout, Slot
+from everstep.errors import InvalidOperationError
+from everstep.transfer import Segment, SharedBuffer
+
+Source = torch.Tensor | io.BytesIO
+Sources = Mapping[MetadataIndex, Source]
+_GRAIN = 2 << 20
+"""Buffers are a multiple of this, so that a file that grows a little still fits."""
 
 
-@dataclass(frozen=True, slots=True)
-class Placed:
-    """Where one item lies in its file."""
+class Buffers:
+    """One buffer a file, reused while the file fits; never more than the newest layout needs, but for the grain."""
 
-    index: MetadataIndex
-    offset: int
-    length: int
-    payload: int
-    """Bytes of data alone, without the archive around them."""
-    start: int | None = None
-    """Where in the file the data begin, if they are a tensor's in row-major order: readers go straight to its rows."""
+    def __init__(self) -> None:
+        self._kept: list[SharedBuffer] = []
+        self._written: list[FileLayout | None] = []
+
+    @property
+    def bytes(self) -> int:
+        return sum(buffer.size for buffer in self._kept)
+
+    def fit(self, layouts: tuple[FileLayout, ...]) -> list[SharedBuffer]:
+        """Buffers with the archives' heads and tails in place. Nothing may read those of the last save any more."""
+        for buffer in self._kept[len(layouts) :]:
+            _let_go(buffer)
+        del self._kept[len(layouts) :], self._written[len(layouts) :]
+        for number, layout in enumerate(layouts):
+            wanted = -(-layout.size // _GRAIN) * _GRAIN
+            if number == len(self._kept):
+                self._kept.append(SharedBuffer(wanted))
+                self._written.append(None)
+            elif not layout.size <= self._kept[number].size <= wanted + 4 * _GRAIN:
+                _let_go(self._kept[number])  # before the new one is asked for: there is never room for both
+                self._kept[number] = SharedBuffer(wanted)
+                self._written[number] = None
+            if self._written[number] != layout:
+                _write_envelopes(layout, self._kept[number].view)
+                self._written[number] = layout
+        return list(self._kept)
+
+    def close(self) -> None:
+        for buffer in self._kept:
+            _let_go(buffer)
+        self._kept.clear()
+        self._written.clear()
+
+
+def _let_go(buffer: SharedBuffer) -> None:
+    with contextlib.suppress(BufferError):  # the traceback of a failed save still looks at it: it goes with that
+        buffer.close()
 
 
 @dataclass(frozen=True, slots=True)
 class StagedFile:
-    name: str
-    body: bytes
-    items: tuple[Placed, ...]
+    layout: FileLayout
+    segment: Segment
+    sums: tuple[int, ...]
+    archives: Mapping[MetadataIndex, int]
+    """Lengths of the archives of values that are no tensors; all others are as the layout says."""
 
 
-def item_bytes(item: WriteItem) -> int:
-    if item.type == WriteItemType.BYTE_IO or item.tensor_data is None:
-        return 0
-    count = 1
-    for size in item.tensor_data.chunk.sizes:
-        count *= size
-    return count * item.tensor_data.properties.dtype.itemsize
+class Staging:
+    """One save's copy. `late` tells of which tensors the copy may wait for `finish`."""
+
+    def __init__(
+        self,
+        layouts: tuple[FileLayout, ...],
+        buffers: list[SharedBuffer],
+        sources: Sources,
+        late: Callable[[torch.Tensor], bool],
+    ) -> None:
+        self._layouts = layouts
+        self._buffers = buffers
+        self._sources = sources
+        self._late = {index for index, source in sources.items() if isinstance(source, torch.Tensor) and late(source)}
+        self._versions = {index: _tensor(sources[index])._version for index in self._late}
+        self._streams = _Streams(_tensor(sources[index]) for index in self._late)
+
+    def take(self) -> None:
+        """Copy what does not wait."""
+        for layout, buffer in zip(self._layouts, self._buffers, strict=True):
+            for slot in layout.slots:
+                if slot.index not in self._late:
+                    _fill(slot, self._sources[slot.index], buffer.view)
+
+    def finish(self) -> list[StagedFile]:
+        """Copy the rest, with the sums of all.
+
+        Raises InvalidOperationError where a tensor was changed before it was copied.
+        """
+        return [self._finish_file(layout, buffer) for layout, buffer in zip(self._layouts, self._buffers, strict=True)]
+
+    def _finish_file(self, layout: FileLayout, buffer: SharedBuffer) -> StagedFile:
+        sums = _Sums(buffer.view, layout.size)
+        for slot in layout.slots:
+            if slot.index not in self._late:
+                continue
+            tensor = _tensor(self._sources[slot.index])
+            sums.advance(slot.payload)
+            if tensor.device.type == "cpu":
+                sums.copy(_bytes_of(tensor), slot.payload)
+            else:
+                self._streams.copy(tensor, _room_of(slot, buffer.view))
+            if tensor._version != self._versions[slot.index]:
+                raise InvalidOperationError(
+                    f"{slot.index.fqn} was changed after its step had ended and before the next optimizer step, while "
+                    "it was being saved: change parameters before the step ends, or set checkpoint.async: false"
+                )
+        archives = {
+            slot.index: len(source.getbuffer())
+            for slot in layout.slots
+            if isinstance(source := self._sources[slot.index], io.BytesIO)
+        }
+        return StagedFile(layout, Segment(buffer, 0, layout.size), sums.done(), archives)
 
 
-def arrange(items: list[WriteItem], most: int = MAX_FILE_BYTES) -> list[list[WriteItem]]:
-    """Items by file, smallest first; ties keep the plan's order."""
-    files: list[list[WriteItem]] = []
-    filled = 0
-    for item in sorted(items, key=item_bytes):
-        size = item_bytes(item)
-        if not files or (filled and filled + size > most):
-            files.append([])
-            filled = 0
-        files[-1].append(item)
-        filled += size
-    return files
+class _Sums:
+    """CRC32C of each block of a file, made from its front to its end, in the copy where there is one."""
+
+    def __init__(self, view: memoryview, size: int) -> None:
+        self._view = view
+        self._target = np.frombuffer(view, dtype=np.uint8)
+        self._size = size
+        self._at = 0
+        self._current = 0
+        self._sums: list[int] = []
+
+    def advance(self, end: int) -> None:
+        """Sum what stands in the buffer up to `end`."""
+        while self._at < end:
+            stop = min(end, self._at - self._at % BLOCK + BLOCK)
+            self._current = checksums.crc32c(self._view[self._at : stop], self._current)
+            self._pass(stop)
+
+    def copy(self, source: np.ndarray[tuple[int], np.dtype[np.uint8]], start: int) -> None:
+        """Copy `source` to `start`, which is where the sums have come to, block by block: the sum finds the bytes in
+        the processor's cache."""
+        end = start + len(source)
+        while self._at < end:
+            stop = min(end, self._at - self._at % BLOCK + BLOCK)
+            self._target[self._at : stop] = source[self._at - start : stop - start]
+            self._current = checksums.crc32c(self._view[self._at : stop], self._current)
+            self._pass(stop)
+
+    def _pass(self, stop: int) -> None:
+        self._at = stop
+        if stop % BLOCK == 0 or stop == self._size:
+            self._sums.append(self._current)
+            self._current = 0
+
+    def done(self) -> tuple[int, ...]:
+        self.advance(self._size)
+        return tuple(self._sums)
 
 
-def stage(plan: SavePlan, planner: SavePlanner, rank: int) -> Iterator[StagedFile]:
-    """One file at a time, so that no more than one is in memory where the caller lets go of it."""
-    for number, items in enumerate(arrange(list(plan.items))):
-        yield _stage_file(f"__{rank}_{number}.distcp", items, planner)
+class _Streams:
+    """Copies from an accelerator beside the training's own work, but not before what was under way at the boundary."""
+
+    def __init__(self, tensors: object) -> None:
+        devices = {tensor.device for tensor in tensors if tensor.device.type == "cuda"}  # type: ignore[attr-defined]
+        self._side = {
+            device: torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+            for device in devices
+        }
+        for device, stream in self._side.items():
+            stream.wait_stream(torch.cuda.current_stream(device))
+
+    def copy(self, tensor: torch.Tensor, target: torch.Tensor) -> None:
+        stream = self._side.get(tensor.device)
+        if stream is None:
+            target.copy_(_flat(tensor))
+            return
+        with torch.cuda.stream(stream):
+            target.copy_(_flat(tensor), non_blocking=True)
+        stream.synchronize()
 
 
-def _stage_file(name: str, items: list[WriteItem], planner: SavePlanner) -> StagedFile:
-    stream = io.BytesIO()
-    placed = [_append(stream, item, planner) for item in items]
-    body = stream.getvalue()  # no copy, and no view that a failed upload's traceback would keep the stream open by
-    return StagedFile(name, body, tuple(placed))
+def _tensor(source: Source) -> torch.Tensor:
+    assert isinstance(source, torch.Tensor)
+    return source
 
 
-def _append(stream: io.BytesIO, item: WriteItem, planner: SavePlanner) -> Placed:
-    offset = stream.tell()
-    data = planner.resolve_data(item)
-    if isinstance(data, torch.Tensor):
-        tensor = data.detach().cpu()
-        if tensor.untyped_storage().nbytes() != tensor.nbytes:
-            tensor = tensor.clone()  # a view of padded storage would drag the whole of it along
-        torch.save(tensor, stream)
-        payload = tensor.nbytes
-        start = _start(stream, offset) if payload and tensor.is_contiguous() else None
-    else:
-        payload = stream.write(data.getbuffer())
-        start = None
-    return Placed(item.index, offset, stream.tell() - offset, payload, start)
+def _flat(tensor: torch.Tensor) -> torch.Tensor:
+    """Its bytes in row-major order; a copy only where it is not laid out so."""
+    return tensor.detach().resolve_conj().resolve_neg().contiguous().reshape(-1).view(torch.uint8)
 
 
-def _start(stream: io.BytesIO, offset: int) -> int:
-    with stream.getbuffer() as written:
-        archive = torch._C.PyTorchFileReader(io.BytesIO(written[offset:]))
-    return offset + int(archive.get_record_offset("data/0"))  # type: ignore[attr-defined]
+def _bytes_of(tensor: torch.Tensor) -> np.ndarray[tuple[int], np.dtype[np.uint8]]:
+    return _flat(tensor).numpy()
+
+
+def _room_of(slot: Slot, view: memoryview) -> torch.Tensor:
+    assert slot.envelope is not None
+    return torch.frombuffer(view, dtype=torch.uint8, offset=slot.payload, count=slot.envelope.payload)
+
+
+def _fill(slot: Slot, source: Source, view: memoryview) -> None:
+    if isinstance(source, io.BytesIO):
+        body = source.getbuffer()
+        view[slot.offset : slot.offset + len(body)] = body
+        view[slot.offset + len(body) : slot.offset + slot.room] = bytes(slot.room - len(body))
+    elif source.numel():
+        _room_of(slot, view).copy_(_flat(source))
+
+
+def _write_envelopes(layout: FileLayout, view: memoryview) -> None:
+    """Everything that is the same in each save: heads, tails, and zeros between the archives."""
+    end = 0
+    for slot in layout.slots:
+        view[end : slot.offset] = bytes(slot.offset - end)
+        end = slot.offset + slot.room
+        if slot.envelope is not None:
+            view[slot.offset : slot.payload] = slot.envelope.head
+            view[end - len(slot.envelope.tail) : end] = slot.envelope.tail

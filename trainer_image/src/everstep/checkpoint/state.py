@@ -9,9 +9,9 @@ everstep.objects.*       tensors of other objects
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -22,6 +22,9 @@ from everstep.checkpoint import objects, optimizers, plain, rng
 from everstep.checkpoint.gang import Gang
 from everstep.checkpoint.objects import accessors
 from everstep.errors import CheckpointCorruptError, InvalidOperationError
+
+T = TypeVar("T")
+S = TypeVar("S")
 
 COMMON = "everstep.common"
 RANK = "everstep.rank."
@@ -64,11 +67,19 @@ class _Local:
     digests: dict[str, bytes]
 
 
-def capture(app: Application, gang: Gang, counters: Mapping[str, int]) -> dict[str, Any]:
-    """Collective: all return or raise. A nested state dict for DCP whose tensors are the live ones, not copies."""
-    local = gang.everywhere(lambda: _look(app, gang))
-    differing = _differing([local.digests] if not gang.distributed else gang.all_gather(local.digests))
-    return gang.everywhere(lambda: _arrange(app, gang, counters, local, differing))
+def capture(
+    app: Application, gang: Gang, counters: Mapping[str, int], then: Callable[[dict[str, Any]], tuple[T, S]]
+) -> tuple[T, list[S]]:
+    """Collective: all return or raise. `then` gets a nested state dict for DCP whose tensors are the live ones, not
+    copies; returned are its own first result, and by rank the second of each."""
+
+    def look() -> tuple[_Local, dict[str, bytes]]:
+        local = _look(app, gang)
+        return local, local.digests
+
+    local, digests = gang.compare(look)
+    differing = _differing(digests)
+    return gang.compare(lambda: then(_arrange(app, gang, counters, local, differing)))
 
 
 def _look(app: Application, gang: Gang) -> _Local:

@@ -5,27 +5,31 @@ Every method but `report` is collective.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import math
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from pydantic import ValidationError
 
-from everstep.catalog import Entry, Progress, Resume, Retention, Store, open_store
+from everstep.catalog import Entry, Progress, Resume, Store, open_store
+from everstep.catalog.progress import SaveTimes
 from everstep.catalog.retention import Best
-from everstep.checkpoint.environment import Interval, JobEnvironment, Policy, read_environment
+from everstep.checkpoint.beside import Beside
+from everstep.checkpoint.environment import JobEnvironment, read_environment
 from everstep.checkpoint.gang import Gang
 from everstep.checkpoint.heartbeat import HeartbeatThread
+from everstep.checkpoint.options import check_custom, digest_of, policy_of, retention_of
 from everstep.checkpoint.progress import RunProgress
 from everstep.checkpoint.restoring import Loaded
+from everstep.checkpoint.saves import Done, Record, Saves
+from everstep.checkpoint.saving import Shards
 from everstep.checkpoint.session import Identity, Session
 from everstep.checkpoint.state import Application
-from everstep.errors import InvalidOperationError
+from everstep.checkpoint.uploading import DirectUpload, ProcessUpload
+from everstep.errors import CheckpointError, FencedError, InvalidOperationError
 
 log = logging.getLogger("everstep")
 
@@ -41,6 +45,8 @@ class Committed:
     progress: Progress | None = None
     metrics: Mapping[str, float] | None = None
     custom: Mapping[str, Any] | None = None
+    times: SaveTimes | None = None
+    """What saving it has cost; of a checkpoint that was loaded it is not known."""
 
 
 class Transactions:
@@ -60,6 +66,7 @@ class Transactions:
         store: Store | None = None,
         interval_steps: int | None = None,
         interval_seconds: float | None = None,
+        asynchronous: bool | None = None,
         heartbeat_seconds: float | None = None,
         resume_step: int | None = None,
         config: Any = None,
@@ -70,15 +77,21 @@ class Transactions:
         uri = root or environment.root
         if store is None and not uri:
             raise InvalidOperationError("no root: set EVERSTEP_ROOT or pass root=, an s3:// URI or a path")
-        self._policy = _policy(environment, interval_steps, interval_seconds)
+        self._policy = policy_of(environment, interval_steps, interval_seconds, asynchronous)
         several = (optimizer,) if isinstance(optimizer, torch.optim.Optimizer) else tuple(optimizer or ())
         app = Application(model, several, scheduler, data, others)
         self._gang = Gang()
         self._environment = environment
-        self._retention = _retention(self._policy)
-        self._session = Session(store or open_store(str(uri)), self._gang, app, environment)
+        self._retention = retention_of(self._policy)
+        remote = store is None and str(uri).startswith("s3://")
+        store = store or open_store(str(uri))
+        self._session = Session(store, self._gang, app, environment)
+        self._shards = Shards(app, self._gang, ProcessUpload(str(uri)) if remote else DirectUpload(store))
+        self._saves = Saves(self._session, self._shards)
+        self._beside = Beside(self._saves, self._gang, several)
+        self._saves_failed = 0
         self._resume_step = resume_step
-        self._config_digest = None if config is None else _digest(config)
+        self._config_digest = None if config is None else digest_of(config)
         self._on_commit: Callable[[Committed], None] | None = None
         self._heartbeat_seconds = heartbeat_seconds or environment.heartbeat_seconds
         self._heartbeat: HeartbeatThread | None = None
@@ -116,7 +129,8 @@ class Transactions:
         return self._loaded
 
     def on_commit(self, hook: Callable[[Committed], None]) -> None:
-        """Run `hook` on rank 0 after each commit; an exception of its own is logged and costs nothing else."""
+        """Run `hook` on rank 0 after each commit, in the thread that saves beside training where there is one; an
+        exception of its own is logged and costs nothing else."""
         self._on_commit = hook
 
     def report(
@@ -133,49 +147,103 @@ class Transactions:
 
     def begin(self, step: int) -> None:
         """Open a save. Raises InvalidOperationError where one is open, or where the ranks are at different steps."""
-        self._session.begin(step)
-        self._current = step
+        self._land()
+        self._open(step)
         self._progress.add(*self._gang.start_sum(self._progress.take()).wait())
-        self._score = self._progress.score_at(step, self._policy.keep_best.metric if self._policy.keep_best else None)
-        self._custom = {}
-        self._start_heartbeat()
         self._tell(phase="saving", step=step)
 
     def save_state(self, **custom: Any) -> None:
         """Write every rank's shards; `custom` (JSON-like) is kept in the manifest. Nothing is committed yet."""
-        draft = self._session.draft
+        draft = self._saves.draft
         if draft is not None:
             self._progress.step = draft.step
-        _check_custom(custom)
-        self._session.write(self._progress.counters())
+        check_custom(custom)
+        self._saves.write(self._progress.counters())
         self._custom = custom
 
     def save_score(self, score: float) -> None:
         """What keep_best compares."""
-        if self._session.draft is None:
+        if self._saves.draft is None:
             raise InvalidOperationError("save_score: no save is open; call begin(step) first")
         self._score = float(score)
 
     def commit(self) -> Committed:
         """Make the open save the latest committed step. Raises FencedError where another group has taken over."""
-        metrics = self._progress.metrics()
-        entry = self._session.commit(
-            self._progress.as_document(), metrics, self._score, self._config_digest, self._custom
-        )
-        committed = Committed(
-            entry.step, entry.location, entry.bytes, entry.score, self.progress, metrics, self._custom
-        )
+        record = self._record()
+        committed = _stood(self._saves.commit(record), record)
         if self._gang.leads:
-            log.info("committed step %d: %s, %.1f MiB", entry.step, entry.location, entry.bytes / 2**20)
-            self._run_hook(committed)
+            self._announce(committed)
         self._tell(phase="training")
-        if not self._environment.has_operator and not self._retention.keeps_everything:
+        if self._retains:
             self._session.retain(self._retention)
         return committed
 
     def abort(self) -> None:
         """Give the open save up."""
-        self._session.abort()
+        self._saves.abort()
+
+    def _open(self, step: int, waited: float = 0.0) -> None:
+        self._saves.begin(step, waited)
+        self._current = step
+        self._score = self._progress.score_at(step, self._policy.keep_best.metric if self._policy.keep_best else None)
+        self._custom = {}
+        self._start_heartbeat()
+
+    def _record(self) -> Record:
+        return Record(
+            self._progress.as_document(), self._progress.metrics(), self._score, self._config_digest, self._custom
+        )
+
+    def _launch(self, step: int, waited: float) -> None:
+        """Save what is now `step`, and go on training while it is stored."""
+        self._open(step, waited)
+        self._progress.step = step
+        record = self._record()
+
+        def stood(done: Done) -> None:
+            self._announce(_stood(done, record))
+            if self._retains:
+                self._session.remove_expendable(self._retention)
+
+        self._beside.launch(self._progress.counters(), record, stood)
+        self._tell(saving_step=step)
+
+    def _land(self) -> float:
+        """Wait for the save under way, if there is one; returns for how long. A failure is counted, not raised: but
+        FencedError is."""
+        began = time.monotonic()
+        flight = self._beside.take()
+        if flight is None:
+            return 0.0
+        try:
+            flight.wait()
+        except FencedError:
+            raise
+        except CheckpointError as error:
+            self._count_failure(flight.step, error)
+        self._tell(saving_step=None)
+        return time.monotonic() - began
+
+    def _count_failure(self, step: int, error: CheckpointError) -> None:
+        self._saves_failed += 1
+        if self._gang.leads:
+            log.error("step %d was not saved: %s", step, error)
+        self._tell(saves_failed=self._saves_failed, last_save_error=f"step {step}: {error}"[:500], phase="training")
+
+    @property
+    def _retains(self) -> bool:
+        return not self._environment.has_operator and not self._retention.keeps_everything
+
+    def _announce(self, committed: Committed) -> None:
+        times = committed.times
+        assert times is not None
+        log.info(
+            "committed step %d: %s, %.1f MiB; staged %.2f s, uploaded %.2f s, committed %.2f s, training stood %.2f s",
+            *(committed.step, committed.location, committed.bytes / 2**20),
+            *(times.staged_seconds, times.uploaded_seconds, times.committed_seconds, times.blocked_seconds),
+        )
+        self._tell(last_save=times)
+        self._run_hook(committed)
 
     # loads
 
@@ -196,6 +264,7 @@ class Transactions:
 
     def load(self, step: int) -> Committed:
         """Load a committed step, e.g. for evaluation. To train on from it, pass `resume_step=` instead."""
+        self._land()
         entry: Entry = self._gang.lead(lambda: self._session.entry_of(step))
         loaded = self._session.load_entry(entry)
         self._tried_to_load = True
@@ -278,6 +347,20 @@ class Transactions:
             self._heartbeat.update(**changes)
 
 
+def _stood(done: Done, record: Record) -> Committed:
+    entry = done.entry
+    return Committed(
+        entry.step,
+        entry.location,
+        entry.bytes,
+        entry.score,
+        record.progress,
+        record.metrics,
+        record.custom,
+        done.times,
+    )
+
+
 def _committed(loaded: Loaded) -> Committed:
     manifest = loaded.manifest
     return Committed(
@@ -289,30 +372,3 @@ def _committed(loaded: Loaded) -> Committed:
         manifest.metrics,
         manifest.custom,
     )
-
-
-def _policy(environment: JobEnvironment, steps: int | None, seconds: float | None) -> Policy:
-    policy = environment.policy or Policy()
-    if steps is None and seconds is None:
-        return policy
-    try:
-        return policy.model_copy(update={"interval": Interval(steps=steps, seconds=seconds)})
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise InvalidOperationError(f"interval_{first['loc'][0]}={first['input']!r}: {first['msg']}") from None
-
-
-def _retention(policy: Policy) -> Retention:
-    best = None if policy.keep_best is None else Best(count=policy.keep_best.count, mode=policy.keep_best.mode)
-    return Retention(last=policy.keep_last, best=best, every=policy.keep_every)
-
-
-def _check_custom(custom: Mapping[str, Any]) -> None:
-    try:
-        json.dumps(custom, allow_nan=False)
-    except (TypeError, ValueError) as error:
-        raise InvalidOperationError(f"save_state: {', '.join(custom)}: kept as JSON in the manifest: {error}") from None
-
-
-def _digest(config: Any) -> str:
-    return hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode()).hexdigest()

@@ -1,0 +1,52 @@
+"""Saves beside training: one at a time, over a process group of their own, gated at the optimizers' next steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+
+from everstep.checkpoint.flight import Flight
+from everstep.checkpoint.gang import Gang
+from everstep.checkpoint.gate import Gate
+from everstep.checkpoint.saves import Done, Record, Saves
+
+
+class Beside:
+    """Who launches takes the last flight first, and waits for it: buffers and plan are used again."""
+
+    def __init__(self, saves: Saves, gang: Gang, optimizers: Sequence[torch.optim.Optimizer]) -> None:
+        self._saves = saves
+        self._gang = gang
+        self._optimizers = optimizers
+        self._twin: Gang | None = None
+        self._gate: Gate | None = None
+        self._flight: Flight[Done] | None = None
+
+    @property
+    def busy(self) -> bool:
+        """Whether a flight was launched that nobody has taken yet."""
+        return self._flight is not None
+
+    @property
+    def landed(self) -> bool:
+        """Whether the flight is over on this rank."""
+        return self._flight is not None and self._flight.landed
+
+    def launch(self, counters: Mapping[str, int], record: Record, stood: Callable[[Done], None]) -> None:
+        """Collective."""
+        if self._twin is None or self._gate is None:
+            self._twin = self._gang.twin()
+            self._gate = Gate(self._optimizers)
+        self._flight = self._saves.launch(counters, record, self._gate, self._twin, stood)
+
+    def take(self) -> Flight[Done] | None:
+        flight, self._flight = self._flight, None
+        return flight
+
+    def close(self, together: bool) -> None:
+        """`together`: all ranks close, and no flight is under way."""
+        if self._gate is not None:
+            self._gate.remove()
+        if self._twin is not None and together:
+            self._twin.close()

@@ -1,0 +1,74 @@
+"""Holds the next optimizer step until a save has copied what that step would change.
+
+Between two steps of an optimizer its parameters and its state stand still, so that a save may copy them while the next
+forward and backward passes run. A hook before each step waits for the copy; the script needs no change. Everything else
+(buffers, averages of weights, frozen parameters that somebody may update by hand) has no such moment.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch.distributed.tensor import DTensor
+
+
+class Hold:
+    """One closing of the gate."""
+
+    def __init__(self) -> None:
+        self.waited = 0.0
+        """Seconds for which a step has waited."""
+        self._arrived: float | None = None
+        self._opened = threading.Event()
+
+    def open(self) -> None:
+        if self._arrived is not None:
+            self.waited = time.monotonic() - self._arrived
+        self._opened.set()
+
+    def wait(self) -> None:
+        if not self._opened.is_set():
+            self._arrived = time.monotonic()
+            self._opened.wait()
+
+
+class Gate:
+    def __init__(self, optimizers: Sequence[torch.optim.Optimizer]) -> None:
+        self._optimizers = optimizers
+        self._hold: Hold | None = None
+        self._hooks = [each.register_step_pre_hook(self._before_step) for each in optimizers]
+
+    def close(self) -> Hold:
+        """From now on a step waits until the returned hold is opened."""
+        self._hold = Hold()
+        return self._hold
+
+    def protects(self) -> Callable[[torch.Tensor], bool]:
+        """Whether a tensor, of those that are there now, changes in a step of these optimizers only."""
+        storages: set[int] = set()
+        for optimizer in self._optimizers:
+            for group in optimizer.param_groups:
+                storages.update(_storage(parameter) for parameter in group["params"])
+            for state in optimizer.state.values():
+                storages.update(_storage(value) for value in state.values() if isinstance(value, torch.Tensor))
+        storages.discard(0)
+        return lambda tensor: _storage(tensor) in storages
+
+    def remove(self) -> None:
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks.clear()
+
+    def _before_step(self, *_: Any) -> None:
+        hold, self._hold = self._hold, None
+        if hold is not None:
+            hold.wait()
+
+
+def _storage(tensor: torch.Tensor) -> int:
+    local: torch.Tensor = tensor._local_tensor if isinstance(tensor, DTensor) else tensor
+    return local.untyped_storage().data_ptr()

@@ -1,0 +1,89 @@
+"""Where each item of a rank's part of a save lies: planned once, from shapes and types alone, before a byte is copied.
+
+Each item is a `torch.save` archive at the offset that the metadata names, as stock DCP readers expect. Small items lie
+together at the front of a rank's first file, so that a reader gets all scalars of an optimizer in one request; the
+bytes of large tensors begin at page boundaries, so that they can be copied, summed and read without a shift.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from torch.distributed.checkpoint.metadata import MetadataIndex
+from torch.distributed.checkpoint.planner import WriteItem, WriteItemType
+
+from everstep.checkpoint.envelope import Envelope, envelope
+
+MAX_FILE_BYTES = 512 << 20
+"""A rank's items are spread over files of about this size; one item is never split."""
+PAGE = 4096
+PACKED = 64 << 10
+"""Items smaller than this are not worth a page boundary."""
+_ROOM = 512
+"""Values that are no tensors get places of a multiple of this: a counter that grows by a digit moves nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """Bytes [offset, offset + room) of a file."""
+
+    index: MetadataIndex
+    offset: int
+    room: int
+    envelope: Envelope | None
+    """None: a value that is no tensor, and comes as a whole archive of at most `room` bytes."""
+
+    @property
+    def payload(self) -> int:
+        """Where in the file the tensor's own bytes begin."""
+        return self.offset + (len(self.envelope.head) if self.envelope else 0)
+
+
+@dataclass(frozen=True, slots=True)
+class FileLayout:
+    name: str
+    size: int
+    slots: tuple[Slot, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """An item before it has its place. `room` as in Slot."""
+
+    index: MetadataIndex
+    room: int
+    envelope: Envelope | None
+
+
+def piece(item: WriteItem, archive_bytes: int) -> Piece:
+    """`archive_bytes`: how long the archive of a value that is no tensor is now."""
+    if item.type == WriteItemType.BYTE_IO or item.tensor_data is None:
+        return Piece(item.index, -(-archive_bytes // _ROOM) * _ROOM, None)
+    found = envelope(tuple(item.tensor_data.chunk.sizes), item.tensor_data.properties.dtype)
+    return Piece(item.index, found.length, found)
+
+
+def arrange(pieces: Iterable[Piece], rank: int, most: int = MAX_FILE_BYTES) -> tuple[FileLayout, ...]:
+    """Items by file, smallest first; ties keep their order."""
+    files: list[list[Slot]] = []
+    end = 0
+    for item in sorted(pieces, key=lambda found: found.room):
+        if not files or (end and end + item.room > most):
+            files.append([])
+            end = 0
+        offset = _offset(item, end)
+        files[-1].append(Slot(item.index, offset, item.room, item.envelope))
+        end = offset + item.room
+    return tuple(
+        FileLayout(f"__{rank}_{number}.distcp", slots[-1].offset + slots[-1].room, tuple(slots))
+        for number, slots in enumerate(files)
+    )
+
+
+def _offset(item: Piece, end: int) -> int:
+    """The least offset from `end` on that puts the item's bytes where they belong."""
+    if item.envelope is None or item.envelope.payload < PACKED:
+        return end
+    head = len(item.envelope.head)
+    return -(-(end + head) // PAGE) * PAGE - head

@@ -1,0 +1,47 @@
+"""What a Checkpointer is told, as what its parts want to know."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import ValidationError
+
+from everstep.catalog import Retention
+from everstep.catalog.retention import Best
+from everstep.checkpoint.environment import Interval, JobEnvironment, Policy
+from everstep.errors import InvalidOperationError
+
+
+def policy_of(
+    environment: JobEnvironment, steps: int | None, seconds: float | None, asynchronous: bool | None
+) -> Policy:
+    """The environment's, with what was passed in its place."""
+    policy = environment.policy or Policy()
+    if asynchronous is not None:
+        policy = policy.model_copy(update={"asynchronous": asynchronous})
+    if steps is None and seconds is None:
+        return policy
+    try:
+        return policy.model_copy(update={"interval": Interval(steps=steps, seconds=seconds)})
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise InvalidOperationError(f"interval_{first['loc'][0]}={first['input']!r}: {first['msg']}") from None
+
+
+def retention_of(policy: Policy) -> Retention:
+    best = None if policy.keep_best is None else Best(count=policy.keep_best.count, mode=policy.keep_best.mode)
+    return Retention(last=policy.keep_last, best=best, every=policy.keep_every)
+
+
+def check_custom(custom: Mapping[str, Any]) -> None:
+    try:
+        json.dumps(custom, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise InvalidOperationError(f"save_state: {', '.join(custom)}: kept as JSON in the manifest: {error}") from None
+
+
+def digest_of(config: Any) -> str:
+    return hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode()).hexdigest()

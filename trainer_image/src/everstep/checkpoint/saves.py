@@ -1,0 +1,229 @@
+"""Saves of one worker group: a transaction on the training's thread, or a flight that goes on beside it.
+
+Both are the same steps: pick a location, look at the state and copy it, store the files, gather what the ranks have
+stored, write the metadata and commit. All public methods but those of a flight are collective.
+"""
+
+from __future__ import annotations
+
+import logging
+import platform
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from torch.distributed.tensor import DTensor
+
+from everstep.catalog import Entry, File, Location, Manifest, Progress
+from everstep.catalog.progress import SaveTimes
+from everstep.checkpoint.flight import Flight
+from everstep.checkpoint.gang import Gang
+from everstep.checkpoint.gate import Gate
+from everstep.checkpoint.planning import Plan
+from everstep.checkpoint.saving import Report, Shards, store_metadata
+from everstep.checkpoint.session import Session
+from everstep.checkpoint.state import Application
+from everstep.errors import InvalidOperationError
+
+log = logging.getLogger("everstep")
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a manifest says beside the files."""
+
+    progress: Progress
+    metrics: Mapping[str, float]
+    score: float | None
+    config_digest: str | None
+    custom: Mapping[str, Any]
+
+
+@dataclass
+class Draft:
+    """A save under way. `reports`: on rank 0 those of all ranks, once their files are stored."""
+
+    step: int
+    location: Location
+    started: datetime
+    began: float
+    plan: Plan | None = None
+    reports: list[Report] | None = None
+
+
+@dataclass(frozen=True)
+class Done:
+    """A save that stands. `times` is rank 0's; the slowest rank counts."""
+
+    entry: Entry
+    times: SaveTimes
+
+
+class Saves:
+    def __init__(self, session: Session, shards: Shards) -> None:
+        self.draft: Draft | None = None
+        self.written = False
+        """Whether the state of the last save could be captured and stored by all ranks."""
+        self._session = session
+        self._shards = shards
+        self._gang = session.gang
+
+    def begin(self, step: int, waited: float = 0.0) -> None:
+        """`waited`: for how many seconds training has stood still already."""
+        if self.draft is not None:
+            raise InvalidOperationError(
+                f"begin({step}): the save of step {self.draft.step} is still open; commit() or abort() it"
+            )
+        self.written = False
+        began = time.monotonic() - waited
+        self._session.claim()
+
+        def pick() -> tuple[None, tuple[int, Location | None]]:
+            return None, (step, self._session.claimed().new_location(step) if self._gang.leads else None)
+
+        _, told = self._gang.compare(pick)
+        steps = sorted({each for each, _ in told})
+        if len(steps) > 1:
+            raise InvalidOperationError(
+                f"begin: a save has one step, but the ranks are at {', '.join(map(str, steps))}"
+            )
+        location = told[0][1]
+        assert location is not None
+        self.draft = Draft(step, location, datetime.now(UTC), began)
+
+    def write(self, counters: Mapping[str, int]) -> None:
+        """Write every rank's shards. Where one rank fails, the save is given up on all."""
+        draft = self._open_draft("save_state")
+        if draft.reports is not None:
+            raise InvalidOperationError(f"save_state: the state of step {draft.step} is already written")
+        try:
+            prepared = self._shards.prepare(counters, late=lambda _: True)
+            draft.plan = prepared.plan
+            draft.reports = self._gang.collect(lambda: self._shards.finish(prepared, draft.location))
+            self.written = True
+        except BaseException:
+            self.draft = None
+            raise
+
+    def commit(self, record: Record) -> Done:
+        draft = self._open_draft("commit")
+        if draft.reports is None:
+            raise InvalidOperationError(f"commit: step {draft.step} has no state yet; call save_state() first")
+        self.draft = None  # whatever comes: a save is committed once or never
+        return self._gang.lead(lambda: self._commit(draft, record, None))
+
+    def launch(
+        self,
+        counters: Mapping[str, int],
+        record: Record,
+        gate: Gate,
+        beside: Gang,
+        stood: Callable[[Done], None],
+    ) -> Flight[Done]:
+        """Look at the state and copy what cannot wait; the rest goes on in another thread, over the group `beside`.
+        `stood` runs there, on rank 0, once the save is committed."""
+        draft = self._open_draft("launch")
+        self.draft = None
+        prepared = self._shards.prepare(counters, late=gate.protects())
+        self.written = True
+        hold = gate.close()
+        prepared.staged = hold.open
+        draft.plan = prepared.plan
+        boundary = time.monotonic() - draft.began
+
+        def store() -> Report:
+            report = self._shards.finish(prepared, draft.location)
+            return report.blocked_for(boundary + hold.waited)
+
+        def commit() -> Done:
+            done = self._commit(draft, record, max(report.times.blocked for report in draft.reports or ()))
+            stood(done)
+            return done
+
+        def fly() -> Done:
+            draft.reports = beside.collect(store)
+            return beside.lead(commit)
+
+        return Flight(draft.step, fly)
+
+    def stands(self, step: int) -> bool:
+        """Whether this worker group has committed `step` after all, in a swap whose answer never came."""
+
+        def ask() -> bool:
+            latest = self._session.job.require().latest()
+            return latest is not None and (latest.step, latest.epoch) == (step, self._session.claimed().epoch)
+
+        return self._gang.lead(ask)
+
+    def abort(self) -> None:
+        """Give the open save up; what was written is swept later."""
+        self.draft = None
+
+    def _open_draft(self, call: str) -> Draft:
+        if self.draft is None:
+            raise InvalidOperationError(f"{call}: no save is open; call begin(step) first")
+        return self.draft
+
+    def _commit(self, draft: Draft, record: Record, blocked: float | None) -> Done:
+        """`blocked`: None where training waits to the end."""
+        assert draft.plan is not None
+        reports = draft.reports or []
+        began = time.monotonic()
+        files = store_metadata(self._session.store, draft.location, draft.plan, reports)
+        entry = self._session.claimed().commit(self._manifest(draft, record, files))
+        ended = time.monotonic()
+        times = SaveTimes(
+            step=entry.step,
+            bytes=entry.bytes,
+            staged_seconds=max(report.times.staged for report in reports),
+            uploaded_seconds=max(report.times.uploaded for report in reports),
+            committed_seconds=ended - began,
+            blocked_seconds=ended - draft.began if blocked is None else blocked,
+            retries=sum(report.times.retries for report in reports),
+        )
+        return Done(entry, times)
+
+    def _manifest(self, draft: Draft, record: Record, files: tuple[File, ...]) -> Manifest:
+        claimed = self._session.claimed()
+        return Manifest(
+            location=str(draft.location),
+            step=draft.step,
+            epoch=claimed.epoch,
+            attempt=claimed.attempt,
+            world_size=self._gang.world_size,
+            mesh=mesh_of(self._session.app),
+            files=files,
+            progress=record.progress,
+            metrics=dict(record.metrics),
+            score=record.score,
+            started=draft.started,
+            written=datetime.now(UTC),
+            versions=versions(),
+            config_digest=record.config_digest,
+            custom=dict(record.custom),
+        )
+
+
+def mesh_of(app: Application) -> dict[str, Any]:
+    """Names and sizes of the dimensions of the mesh that the model is sharded over; empty without one."""
+    if app.model is None:
+        return {}
+    for parameter in app.model.parameters():
+        if isinstance(parameter, DTensor):
+            mesh = parameter.device_mesh
+            names = mesh.mesh_dim_names or tuple(f"dim{i}" for i in range(mesh.ndim))
+            return {name: mesh.size(i) for i, name in enumerate(names)}
+    return {}
+
+
+def versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in ("everstep", "torch", "numpy"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
