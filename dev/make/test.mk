@@ -43,3 +43,8 @@ test-e2e: env  ## pods on a real node, killed for real
 
 test-faults: env  ## seeded kill trials and zombies with real torch; EVERSTEP_FAULT_SEED=7 repeats one
 	$(call TIER,$(PYTEST) tests/faults)
+
+# Half an hour and more: not for every change.
+.PHONY: trials
+trials: env cluster-build images-build  ## seeded trials of everything at once: 100 without torch, 20 with; EVERSTEP_MIXED_SEED=7 repeats one
+	$(call TIER,EVERSTEP_MIXED_TRIALS=$${EVERSTEP_MIXED_TRIALS:-100} EVERSTEP_MIXED_TORCH_TRIALS=$${EVERSTEP_MIXED_TORCH_TRIALS:-20} $(PYTEST) -s tests/faults/test_mixed_trials.py)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from dev.s3 import S3Endpoint
+from tests.faults import evidence
 from tests.faults.trials import SAVE_EVERY, STEPS
 from tests.plugins.cluster import RunningCluster
 from tests.support.followers import Followers
@@ -28,16 +29,13 @@ class Range:
     image: str
     directory: Path
 
-    def apply(self, job: str) -> str:
+    def apply(self, job: str, **spec: Any) -> str:
         """Create a job of the recipe; returns its uid."""
         args = ["torchrun", "-m", "everstep.train", f"--steps={STEPS}", "--evaluation.every=20"]
-        return self.site.apply(job, self.image, args, {"interval": {"steps": SAVE_EVERY}, **KEEP})
+        return self.site.apply(job, self.image, args, {"interval": {"steps": SAVE_EVERY}, **KEEP}, **spec)
 
     def write_evidence(self, job: str, followers: Followers) -> Path:
-        """What the pods said, for check_history."""
-        path = self.directory / f"{job}.json"
-        path.write_text(json.dumps({"pods": [pod.evidence() for pod in followers.pods.values()]}, indent=1))
-        return path
+        return evidence.write(self.directory / f"{job}.json", followers)
 
 
 @pytest.fixture(scope="session")

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.faults import evidence
 from tests.faults.conftest import Range
 from tests.faults.striker import Striker
 from tests.faults.trials import SEEDS, Trial
-from tests.support.site import Site
 
 CHOSEN = os.environ.get("EVERSTEP_FAULT_SEED")
 
@@ -37,19 +35,11 @@ def test_comes_back_at_its_latest_committed_step(shooting_range: Range, referenc
             striker.strike_in_step()
         followers.until(str(trial), striker.struck.is_set, 120)
         status = site.finish(job, followers)
-    evidence = shooting_range.write_evidence(job, followers)
+    found = shooting_range.write_evidence(job, followers)
     restarts = status["restarts"]
     print(f"\n{trial}\n  {striker.note}\n  {restarts}\n  {status.get('recovery')}")
     assert restarts["total"] + restarts["inPlace"] >= 1, restarts
-    checked = check(site, job, evidence, reference)
+    checked = evidence.check(site, job, found, reference)
     print(f"  {checked.stdout}")
     assert checked.returncode == 0, f"{trial}: {striker.note}\n{checked.stdout}{checked.stderr}\n{followers.tails()}"
     site.delete(job)
-
-
-def check(site: Site, job: str, evidence: Path, reference: Path) -> subprocess.CompletedProcess[str]:
-    """The checker is a program of its own: it shares no code with what it checks."""
-    command = [sys.executable, "-m", "tests.faults.check_history", f"--bucket={site.bucket}"]
-    command += [f"--prefix={site.prefix(job)}", f"--evidence={evidence}", f"--reference={reference}"]
-    environment = {**os.environ, **site.s3.environment()}
-    return subprocess.run(command, env=environment, capture_output=True, text=True)

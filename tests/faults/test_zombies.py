@@ -13,8 +13,8 @@ from dev.s3 import S3Endpoint
 from everstep import exits
 from everstep.catalog import JobCatalog, Owner, S3Access, open_store
 from tests.faults.check_history import main as check_history
+from tests.faults import evidence
 from tests.faults.conftest import Range
-from tests.faults.test_kill_trials import check
 from tests.faults.zombies import Freezer, StrayPod, stop
 from tests.support import pod_processes
 from tests.support.followers import Followers
@@ -65,8 +65,8 @@ def test_a_rank_of_an_older_attempt_is_fenced(shooting_range: Range, reference: 
     assert code == exits.FENCED, (words, record)
     assert record is not None
     assert (record.exception, record.exit_code, record.rank) == ("FencedError", exits.FENCED, 0)
-    evidence = shooting_range.write_evidence(job, followers)
-    checked = check(site, job, evidence, reference)
+    found = shooting_range.write_evidence(job, followers)
+    checked = evidence.check(site, job, found, reference)
     assert checked.returncode == 0, f"{checked.stdout}{checked.stderr}"
     assert resumed(site, job) == [(2, 10)]
     site.delete(job)
