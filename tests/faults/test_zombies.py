@@ -12,8 +12,8 @@ import pytest
 from dev.s3 import S3Endpoint
 from everstep import exits
 from everstep.catalog import JobCatalog, Owner, S3Access, open_store
-from tests.faults.check_history import main as check_history
 from tests.faults import evidence
+from tests.faults.check_history import main as check_history
 from tests.faults.conftest import Range
 from tests.faults.zombies import Freezer, StrayPod, stop
 from tests.support import pod_processes
