@@ -11,7 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch.distributed.checkpoint.metadata import Metadata, MetadataIndex, TensorProperties, TensorStorageMetadata
+from torch.distributed.checkpoint.metadata import (
+    _MEM_FORMAT_ENCODING,
+    Metadata,
+    MetadataIndex,
+    TensorProperties,
+    TensorStorageMetadata,
+)
 
 from everstep.catalog.manifest import BLOCK
 from everstep.catalog.store.posix import PosixStore
@@ -63,6 +69,24 @@ def test_metadata_runs_nobodys_code() -> None:
             metadata.decode(pickle.dumps(bad))
     with pytest.raises(CheckpointCorruptError):
         metadata.decode(b"\x80")
+
+
+class _ByName:
+    """Pickled as Python 3.11.0 to 3.11.3 pickle an enum's member."""
+
+    def __init__(self, owner: object, name: str) -> None:
+        self.reduced = (getattr, (owner, name))
+
+    def __reduce__(self) -> Any:
+        return self.reduced
+
+
+def test_metadata_of_another_python_holds_its_enums_by_name() -> None:
+    good = Metadata({}, planner_data=_ByName(_MEM_FORMAT_ENCODING, "TORCH_CHANNELS_LAST"), storage_data={})
+    assert metadata.decode(pickle.dumps(good)).planner_data is _MEM_FORMAT_ENCODING.TORCH_CHANNELS_LAST
+    for owner, name in ((Metadata, "__init__"), (_MEM_FORMAT_ENCODING, "mro"), (_MEM_FORMAT_ENCODING, "__class__")):
+        with pytest.raises(CheckpointCorruptError, match="has no place"):
+            metadata.decode(pickle.dumps(Metadata({}, planner_data=_ByName(owner, name), storage_data={})))
 
 
 def test_packed_state_comes_back() -> None:
