@@ -1,0 +1,129 @@
+"""`python -m benchmarks.checkpoint.raw`: what it costs to move 1 GiB, by client, without any checkpoint around it.
+
+Clients run one after another in one interleaved run, so that all meet the same machine; uploads and downloads, into a
+server that keeps nothing (`sink`) and into a real one (SeaweedFS, begun anew for each round). Beside each measurement
+stands the load that was not ours. Peers that are not installed are left out; `uv run --with obstore --with
+s3torchconnectorclient` brings them. Raw results go to benchmarks/checkpoint/results/raw-{server}.jsonl.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from benchmarks.checkpoint.raw_clients import CLIENTS, Task
+from dev.s3 import S3Server
+
+RESULTS = Path(__file__).parent / "results"
+NEEDS = {"obstore": "obstore", "s3torchconnector's client": "s3torchconnectorclient"}
+GIB = 1 << 30
+
+
+@contextmanager
+def sink(size: int) -> Iterator[Task]:
+    command = [sys.executable, "-m", "benchmarks.checkpoint.sink", f"--size={size}"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        try:
+            yield Task(server.stdout.readline().strip(), "key", "secret", "bucket", size, 4)
+        finally:
+            server.kill()
+
+
+@contextmanager
+def seaweedfs(size: int) -> Iterator[Task]:
+    with tempfile.TemporaryDirectory() as folder:
+        server = S3Server(Path(folder) / "s3")
+        endpoint = server.start()
+        try:
+            yield Task(endpoint.url, endpoint.access_key, endpoint.secret_key, endpoint.make_bucket(), size, 4)
+        finally:
+            server.remove()
+
+
+SERVERS = {"sink": sink, "SeaweedFS": seaweedfs}
+
+
+def measure(direction: str, client: str, task: Task) -> dict[str, Any] | None:
+    command = [sys.executable, "-m", "benchmarks.checkpoint.raw_clients", direction, client, json.dumps(asdict(task))]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    if done.returncode:
+        print(f"{direction} {client}: {done.stderr[-500:]}", file=sys.stderr)
+        return None
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+def main(
+    repeats: int = 7,
+    megabytes: Annotated[int, typer.Option(help="per object; there are four")] = 256,
+    servers: Annotated[list[str] | None, typer.Option(help="which servers; by default all")] = None,
+) -> None:
+    size, rows = megabytes << 20, []
+    for number in range(repeats):
+        for server in servers or list(SERVERS):
+            with SERVERS[server](size) as task:
+                for direction, clients in CLIENTS.items():
+                    for client in clients:
+                        if client in NEEDS and find_spec(NEEDS[client]) is None:
+                            continue
+                        load, began = os.getloadavg()[0], time.time()
+                        found = measure(direction, client, task)
+                        if found is None:
+                            continue
+                        gib = task.size * task.files / GIB
+                        row = {
+                            "repeat": number,
+                            "server": server,
+                            "direction": direction,
+                            "client": client,
+                            "gib": gib,
+                            "seconds": found["wall"],
+                            "cpu_per_gib": found["cpu"] / gib,
+                            "load_before": load,
+                            "at": began,
+                        }
+                        rows.append(row)
+                        print(json.dumps(row), flush=True)
+    RESULTS.mkdir(exist_ok=True)
+    for server in {row["server"] for row in rows}:
+        text = "".join(f"{json.dumps(row)}\n" for row in rows if row["server"] == server)
+        (RESULTS / f"raw-{server.lower()}.jsonl").write_text(text)
+    print(table(rows))
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Medians, with the least and the most."""
+    groups: dict[tuple[str, str, str], list[dict[str, Any]]] = defaultdict(list)
+    for row in rows:
+        groups[row["server"], row["direction"], row["client"]].append(row)
+    lines = ["| server | direction | client | GiB/s | client CPU s/GiB | load | n |", "|---|---|---|---|---|---|---|"]
+    for (server, direction, client), found in groups.items():
+        rates = [row["gib"] / row["seconds"] for row in found]
+        cpu = [row["cpu_per_gib"] for row in found]
+        load = statistics.median(row["load_before"] for row in found)
+        lines.append(
+            f"| {server} | {direction} | {client} | {_spread(rates)} | {_spread(cpu)} | {load:.1f} | {len(found)} |"
+        )
+    return "\n".join(lines)
+
+
+def _spread(values: list[float]) -> str:
+    return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
+
+
+if __name__ == "__main__":
+    typer.run(main)
