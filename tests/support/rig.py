@@ -31,8 +31,8 @@ class Rig:
     directory: Path
     operator: OperatorProcess
     kubelet: Kubelet
-    options: dict[int, Options] = field(default_factory=dict)
-    """By attempt; 0: all others."""
+    options: dict[int | str, Options] = field(default_factory=dict)
+    """By the job's name, else by attempt; 0: all others."""
     endpoint: str = ""
 
     def __post_init__(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,26 @@ def make_rig(
     crd_server: RunningCluster, s3_server: S3Endpoint, bucket: str, tmp_path: Path
 ) -> Iterator[Callable[..., Rig]]:
     """Makes rigs whose operator and kubelet are not yet started; stops the operators afterwards."""
+    with _rigs(crd_server, s3_server, bucket, tmp_path) as make:
+        yield make
+
+
+@pytest.fixture(scope="module")
+def shared_rig(
+    crd_server: RunningCluster, s3_server: S3Endpoint, bucket: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Rig]:
+    """One operator with a kubelet for all tests of a module, each with a job of its own name."""
+    with _rigs(crd_server, s3_server, bucket, tmp_path_factory.mktemp("rig")) as make:
+        made = make()
+        made.operator.start()
+        with made.kubelet:
+            yield made
+
+
+@contextmanager
+def _rigs(
+    crd_server: RunningCluster, s3_server: S3Endpoint, bucket: str, directory: Path
+) -> Iterator[Callable[..., Rig]]:
     made: list[Rig] = []
     spaces: list[Any] = []
 
@@ -63,24 +84,27 @@ def make_rig(
         space = crd_server.namespace()
         namespace = space.__enter__()
         spaces.append(space)
-        directory = tmp_path / namespace
-        directory.mkdir()
+        here = directory / namespace
+        here.mkdir()
         url = endpoint or s3_server.url
-        profiles = write_profiles(directory, s3_server, bucket, url)
-        operator = OperatorProcess(kubeconfig or crd_server.kubeconfig, directory, namespace, profiles)
+        profiles = write_profiles(here, s3_server, bucket, url)
+        operator = OperatorProcess(kubeconfig or crd_server.kubeconfig, here, namespace, profiles)
         access = S3Access(s3_server.url, s3_server.region, s3_server.access_key, s3_server.secret_key)
-        options: dict[int, Options] = {}
+        options: dict[int | str, Options] = {}
 
         def choose(job: Job) -> Options:
-            return options.get(job.attempt) or options.get(0) or Options()
+            name = job.root.rsplit("/", 1)[-1]
+            return options.get(name) or options.get(job.attempt) or options.get(0) or Options()
 
         kubelet = Kubelet(crd_server.kubeconfig, namespace, access, choose)
-        rig = Rig(crd_server, namespace, s3_server, bucket, directory, operator, kubelet, options, url)
+        rig = Rig(crd_server, namespace, s3_server, bucket, here, operator, kubelet, options, url)
         made.append(rig)
         return rig
 
-    yield make
-    for rig in made:
-        rig.operator.kill()
-    for space in spaces:
-        space.__exit__(None, None, None)
+    try:
+        yield make
+    finally:
+        for rig in made:
+            rig.operator.kill()
+        for space in spaces:
+            space.__exit__(None, None, None)
