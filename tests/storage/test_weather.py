@@ -43,7 +43,7 @@ def under(server: S3Endpoint, strike: Strike, **limits: Any) -> Iterator[tuple[S
     uri = f"s3://{server.make_bucket('weather')}/{secrets.token_hex(4)}"
     straight = access_of(server)
     with Weather(server.url, strike) as weather:
-        access = replace(straight, endpoint=weather.url, read_timeout=1.0, **limits)
+        access = replace(straight, endpoint=weather.url, read_timeout=2.0, **limits)
         yield open_store(uri, access), open_store(uri, straight), weather
 
 

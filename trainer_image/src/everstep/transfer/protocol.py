@@ -15,7 +15,7 @@ class Open:
     """The first message. Credentials travel here, never in arguments or variables that `ps` shows."""
 
     uri: str
-    access: S3Access | None
+    access: S3Access
     objects: int
     """How many objects are uploaded at a time."""
 

@@ -16,8 +16,9 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
+from dataclasses import replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.reduction import send_handle
 from pathlib import Path
@@ -31,6 +32,8 @@ QUEUE = 256
 """Objects that may be submitted and not yet stored; `submit` waits beyond them."""
 OBJECTS = 4
 """Objects uploaded at a time; each of them by several connections where it is large."""
+PATIENCE = 60.0
+"""Seconds without any success after which an object is given up."""
 _START = """
 import sys
 sys.path.append(sys.argv[1])
@@ -47,9 +50,15 @@ class Uploader:
     """
 
     def __init__(
-        self, store_uri: str, access: S3Access | None = None, *, queue: int = QUEUE, objects: int = OBJECTS
+        self,
+        store_uri: str,
+        access: S3Access | None = None,
+        *,
+        queue: int = QUEUE,
+        objects: int = OBJECTS,
+        patience: float = PATIENCE,
     ) -> None:
-        self._opening = Open(store_uri, access, objects)
+        self._opening = Open(store_uri, replace(access or S3Access(), patience=patience), objects)
         self._room = threading.BoundedSemaphore(queue)
         self._lock = threading.Lock()
         self._link: _Link | None = None
@@ -216,7 +225,7 @@ def _spawn() -> tuple[subprocess.Popen[bytes], Connection]:
 
 
 @contextlib.contextmanager
-def _process_handle(pid: int):  # type: ignore[no-untyped-def]
+def _process_handle(pid: int) -> Iterator[int]:
     handle = os.pidfd_open(pid)
     try:
         yield handle
