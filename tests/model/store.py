@@ -17,7 +17,16 @@ import greenlet
 
 from everstep.catalog.documents import Catalog, decode
 from everstep.catalog.keys import CATALOG
-from everstep.catalog.store import UNCHANGED, KeyNotFound, ObjectInfo, SwapRefused, SwapUnanswered, Unchanged, Versioned
+from everstep.catalog.store import (
+    UNCHANGED,
+    KeyNotFound,
+    ObjectInfo,
+    SwapRefused,
+    SwapUnanswered,
+    Unchanged,
+    Versioned,
+    never,
+)
 from everstep.errors import StorageUnavailableError
 
 OUTCOMES = ("ok", "lost-request", "lost-answer", "delayed", "repeated")
@@ -165,5 +174,5 @@ class SimulatedStore:
         names = list(keys)
         self._ask(Request(f"delete {names}", lambda: self.world.delete(names), is_write=True))
 
-    def abort_uploads(self, prefix: str, older_than: datetime) -> int:
+    def abort_uploads(self, prefix: str, older_than: datetime, dead: Callable[[str], bool] = never) -> int:
         return 0

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from datetime import datetime
 
 from everstep.catalog import Store, Unchanged
-from everstep.catalog.store import KeyNotFound, ObjectInfo, SwapRefused, SwapUnanswered, Versioned
+from everstep.catalog.store import KeyNotFound, ObjectInfo, SwapRefused, SwapUnanswered, Versioned, never
 from everstep.errors import StorageRefusedError, StorageUnavailableError
 
 Told = Callable[[str, str, float], None]
@@ -70,9 +70,9 @@ class MeasuredStore:
         with self._measured("delete"):
             self._store.delete(keys)
 
-    def abort_uploads(self, prefix: str, older_than: datetime) -> int:
+    def abort_uploads(self, prefix: str, older_than: datetime, dead: Callable[[str], bool] = never) -> int:
         with self._measured("abort_uploads"):
-            return self._store.abort_uploads(prefix, older_than)
+            return self._store.abort_uploads(prefix, older_than, dead)
 
     @contextmanager
     def _measured(self, kind: str) -> Iterator[None]:

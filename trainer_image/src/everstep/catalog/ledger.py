@@ -17,7 +17,7 @@ from everstep.catalog.transitions import ResumePoint
 from everstep.errors import CatalogMissingError, CheckpointCorruptError
 
 UPLOAD_GRACE = timedelta(hours=1)
-"""An unfinished upload younger than this may still belong to a save under way."""
+"""An unfinished upload younger than this may belong to a save under way, where its location does not tell."""
 BATCH = 1000
 MOST_LISTED = 100_000
 """Folders of a root, or keys of a location, that one pass looks at: anybody may have filled a bucket with millions."""
@@ -93,8 +93,21 @@ class Ledger:
                     continue
                 if transitions.sweepable(catalog, location) and self._delete(location):
                     swept.append(folder)
-        self.store.abort_uploads(self.folder, self._clock() - UPLOAD_GRACE)
+        self._abort_uploads()
         return swept
+
+    def _abort_uploads(self) -> None:
+        """Those of saves that can never be committed at once, others when they are old."""
+        catalog = self.read()
+
+        def dead(key: str) -> bool:
+            try:
+                location = Location.parse("/".join(key.split("/")[:2]))
+            except ValueError:
+                return False
+            return catalog is not None and transitions.sweepable(catalog, location)
+
+        self.store.abort_uploads(self.folder, self._clock() - UPLOAD_GRACE, dead)
 
     def dissolve(self, owner: Owner) -> None:
         """End every claim, remove every entry, then what was never committed. Raises OwnerConflictError unless the

@@ -10,6 +10,7 @@ from everstep.catalog.store.base import (
     SwapUnanswered,
     Unchanged,
     Versioned,
+    never,
 )
 from everstep.catalog.store.location import open_store
 
@@ -23,5 +24,6 @@ __all__ = [
     "SwapUnanswered",
     "Unchanged",
     "Versioned",
+    "never",
     "open_store",
 ]

@@ -6,7 +6,7 @@ right.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
@@ -45,6 +45,11 @@ class SwapUnanswered(Exception):
 
 class KeyNotFound(Exception):
     """No object has this key."""
+
+
+def never(_: str) -> bool:
+    """Of no key is it certain that nobody writes it any more."""
+    return False
 
 
 class Store(Protocol):
@@ -98,5 +103,7 @@ class Store(Protocol):
     def delete(self, keys: Iterable[str]) -> None:
         """Delete objects; an absent key is no error."""
 
-    def abort_uploads(self, prefix: str, older_than: datetime) -> int:
-        """Abort unfinished multipart uploads begun before `older_than`; returns how many."""
+    def abort_uploads(self, prefix: str, older_than: datetime, dead: Callable[[str], bool] = never) -> int:
+        """Abort unfinished uploads of keys that begin with `prefix`: those begun before `older_than`, and those whose
+        key is `dead` whenever they began. Returns how many.
+        """

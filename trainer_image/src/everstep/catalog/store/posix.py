@@ -12,7 +12,7 @@ import contextlib
 import os
 import secrets
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from everstep.catalog.store.base import (
     SwapUnanswered,
     Unchanged,
     Versioned,
+    never,
 )
 from everstep.errors import InvalidOperationError, StorageRefusedError, StorageUnavailableError
 
@@ -234,12 +235,14 @@ class PosixStore:
                 return
             folder = folder.parent
 
-    def abort_uploads(self, prefix: str, older_than: datetime) -> int:
+    def abort_uploads(self, prefix: str, older_than: datetime, dead: Callable[[str], bool] = never) -> int:
         base = self.root / prefix.rstrip("/")
         count = 0
-        for path in base.rglob(f"{_PARTIAL}*"):
+        files = (Path(folder, name) for folder, _, names in os.walk(base) for name in names)
+        for path in [file for file in files if file.name.startswith(_PARTIAL)]:
             with contextlib.suppress(FileNotFoundError):
-                if datetime.fromtimestamp(path.stat().st_mtime, UTC) < older_than:
+                began = datetime.fromtimestamp(path.stat().st_mtime, UTC)
+                if began < older_than or dead(path.relative_to(self.root).as_posix()):
                     path.unlink()
                     self._remove_if_empty(path.parent)
                     count += 1

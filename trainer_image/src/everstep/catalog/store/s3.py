@@ -27,6 +27,7 @@ from everstep.catalog.store.base import (
     SwapUnanswered,
     Unchanged,
     Versioned,
+    never,
 )
 from everstep.catalog.store.s3_bucket import S3Bucket, code_of, is_absent, is_missing_key, status_of
 from everstep.catalog.store.s3_clients import clients_for
@@ -173,11 +174,11 @@ class S3Store:
                 f"{self.uri}: could not delete {first.get('Key')} and {len(failed) - 1} more: {first.get('Message')}"
             )
 
-    def abort_uploads(self, prefix: str, older_than: datetime) -> int:
+    def abort_uploads(self, prefix: str, older_than: datetime, dead: Callable[[str], bool] = never) -> int:
         count = 0
         for page in self._pages("list_multipart_uploads", prefix):
             for upload in page.get("Uploads", []):
-                if upload["Initiated"] < older_than:
+                if upload["Initiated"] < older_than or dead(self._bucket.relative(upload["Key"])):
                     self._abort(upload["Key"], upload["UploadId"])
                     count += 1
         return count
