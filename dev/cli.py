@@ -6,6 +6,7 @@ import os
 import shlex
 import shutil
 import sys
+import textwrap
 import time
 from pathlib import Path
 from typing import Annotated
@@ -80,7 +81,9 @@ def show(instance: Instance) -> None:
     console.print(f"{instance.name}: level {instance.level}, {state}", highlight=False)
     for name, value in facts.items():
         if value:
-            console.print(f"  {name:8} {value}", highlight=False, soft_wrap=True)
+            line = f"  {name:8} {value}"
+            folded = textwrap.fill(line, console.width, subsequent_indent=" " * 11, break_long_words=False)
+            console.print(folded, highlight=False, soft_wrap=True)
 
 
 @app.command()
