@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,6 +10,8 @@ import pytest
 from everstep_operator.reconcile import decide, stall
 from everstep_operator.reconcile.attempt import current
 from everstep_operator.reconcile.observation import HeartbeatView, Observation, Problem, ProblemKind, Stored
+from everstep_operator.reconcile.plan import DeletePod, Fence
+from everstep_operator.reconcile.teardown import STALL_GRACE
 from tests.support.observations import at, beat, claimed, fenced, job, observe, pod, running
 
 LIMITS = {"starting": 10, "restoring": 20, "compiling": 30, "saving": 40, "evaluating": 50}
@@ -122,3 +125,13 @@ def test_the_end_of_a_stalled_attempt_names_phase_and_limit() -> None:
     assert "saving for more than 40 s" in (entry.message or "")
     assert plan.status.is_true("Stalled")
     assert [event.reason for event in plan.events] == ["GangFailed"]
+
+
+def test_its_pods_have_the_time_to_tell_what_their_ranks_were_at() -> None:
+    plan = decide(seen(beat(7, still=60)))
+    deletes = [action for action in plan.actions if isinstance(action, DeletePod)]
+    assert [action.grace for action in deletes] == [STALL_GRACE, STALL_GRACE]
+    assert isinstance(plan.actions[0], Fence), "by which they know that they were given up"
+    leaving = replace(pod(0), deleting=True, deletion_grace=STALL_GRACE)
+    after = decide(observe(job(plan.status.dump()), leaving, catalog=fenced(2, claimed())))
+    assert not [action for action in after.actions if isinstance(action, DeletePod)], "which is not cut short"

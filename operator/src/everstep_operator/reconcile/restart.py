@@ -14,6 +14,7 @@ from everstep_operator.reconcile import (
     launch,
     limits,
     recovery,
+    stall,
     suspend,
     window,
 )
@@ -52,7 +53,7 @@ def failed(observation: Observation, attempt: Attempt, status: TrainingJobStatus
     status = status.model_copy(update={"restarts": restarts, "recovery": found, "gang": None, "nodes": 0})
     status = conditions.put(observation, status, ConditionType.RUNNING, False, "Restarting", cause.message)
     status = conditions.put(observation, status, ConditionType.RESTARTING, True, cause.reason, cause.message)
-    if cause.reason == "Stalled":
+    if cause.reason == stall.REASON:
         status = conditions.put(observation, status, ConditionType.STALLED, True, cause.reason, cause.message)
     written = observation.written(status)
     follow = suspend.plan if observation.job.spec.suspend else launch.plan

@@ -1,7 +1,7 @@
 """Pods that are to go, and when they are gone enough for the next gang.
 
-A gang that has lost a member cannot save any more, so after a failure its grace is a second. A planned stop gets the
-pods' own grace, in which they save.
+A gang that has lost a member cannot save any more, so after a failure its grace is a second; one that hangs has some
+more, to tell where. A planned stop gets the pods' own grace, in which they save.
 """
 
 from __future__ import annotations
@@ -9,24 +9,27 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from everstep_operator.api import TrainingJobStatus
+from everstep_operator.reconcile import stall
 from everstep_operator.reconcile.history import PLANNED
 from everstep_operator.reconcile.observation import Observation, PodView
 from everstep_operator.reconcile.plan import DeletePod
 
 GRACE = 1
+STALL_GRACE = 15
+"""A gang that hangs answers no SIGTERM: the image's entry point takes what its ranks are at, which needs seconds."""
 
 
 def deletions(status: TrainingJobStatus, pods: Iterable[PodView]) -> tuple[DeletePod, ...]:
     """How an attempt ended, as `status` records it, decides about the grace of its pods. After a failure a longer
     grace that is running already is cut short."""
-    planned = {entry.attempt for entry in status.history if entry.reason in PLANNED}
+    reasons = {entry.attempt: entry.reason for entry in status.history}
     found = []
     for pod in pods:
-        graceful = pod.attempt in planned
-        if not pod.deleting:
-            found.append(DeletePod(pod.name, pod.uid, None if graceful else GRACE))
-        elif not graceful and not pod.terminal and (pod.deletion_grace or 0) > GRACE:
-            found.append(DeletePod(pod.name, pod.uid, GRACE))
+        reason = reasons.get(pod.attempt)
+        grace = None if reason in PLANNED else STALL_GRACE if reason == stall.REASON else GRACE
+        longer = grace is not None and not pod.terminal and (pod.deletion_grace or 0) > grace
+        if longer or not pod.deleting:
+            found.append(DeletePod(pod.name, pod.uid, grace))
     return tuple(found)
 
 

@@ -82,6 +82,12 @@ def progress_key(attempt: int) -> str:
     return f"{PROGRESS}{attempt:06}.json"
 
 
+def stacks_key(attempt: int, pod: str) -> str:
+    """What the ranks of a pod were at when their attempt was given up for hanging."""
+    name = re.sub(r"[^A-Za-z0-9.-]", "-", pod)[:63]
+    return f"{PROGRESS}{attempt:06}/stacks-{name}.txt"
+
+
 def job_root(base: str, namespace: str, name: str) -> str:
     """The job's root URI, without a slash at its end."""
     return f"{base.rstrip('/')}/{namespace}/{name}"

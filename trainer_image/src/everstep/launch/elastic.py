@@ -18,6 +18,7 @@ from torch.distributed.run import parse_args, run
 from everstep import exits
 from everstep.checkpoint import termination
 from everstep.failure import FailureRecord
+from everstep.launch import stacks
 
 WORKER = "everstep.launch.worker"
 _ROOT_SIGNALS = {"SIGKILL", "SIGSEGV", "SIGBUS", "SIGILL", "SIGFPE"}
@@ -32,6 +33,7 @@ class _Agent:
     """torchrun's own way to watch its workers, and ours on top: restarts in place end where they are pointless."""
 
     watch = LocalElasticAgent._monitor_workers
+    stop = LocalElasticAgent._shutdown
     restarts = 0
     """What TORCHELASTIC_RESTART_COUNT is to the workers that run now."""
 
@@ -44,7 +46,18 @@ class _Agent:
                 agent._remaining_restarts = 0
             return result
 
+        folder = stacks.prepare()
+
+        def shutdown(agent: LocalElasticAgent, death_sig: signal.Signals = signal.SIGTERM, timeout: int = 30) -> None:
+            told = isinstance(sys.exception(), SignalException) and agent._pcontext is not None
+            pids = agent._pcontext.pids() if told and agent._pcontext is not None else {}
+            taken = stacks.in_background(folder, pids, stacks.is_given_up, stacks.upload) if pids else None
+            _Agent.stop(agent, death_sig, timeout)
+            if taken is not None:
+                taken.join(stacks.KEEP_SECONDS)
+
         LocalElasticAgent._monitor_workers = monitor  # type: ignore[method-assign]
+        LocalElasticAgent._shutdown = shutdown  # type: ignore[method-assign, assignment]
 
 
 def run_torchrun(arguments: Sequence[str]) -> int:

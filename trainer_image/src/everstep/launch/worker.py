@@ -14,6 +14,7 @@ from typing import Any
 
 from everstep import exits
 from everstep.checkpoint import termination
+from everstep.launch import stacks
 
 _PR_SET_PDEATHSIG = 1
 
@@ -28,6 +29,7 @@ def main() -> None:
         sys.path[0] = os.path.dirname(os.path.abspath(arguments[0]))
     sys.argv = arguments
     termination.install()
+    stacks.register()
     die_with_parent()
     words = sys.stderr = LastWords(sys.stderr)
     try:
