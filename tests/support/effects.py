@@ -42,7 +42,7 @@ EFFECTS: Final[dict[str, tuple[str, ...]]] = {
         f"{_MADE}[checkpoint.interval.seconds]",
         f"{_POLICY}test_saves_fall_due_by_seconds",
     ),
-    "checkpoint.async": (f"{_NOTHING}[checkpoint.async]",),
+    "checkpoint.async": (f"{_MADE}[checkpoint.async]", f"{_POLICY}test_training_waits_for_a_save_or_does_not"),
     "checkpoint.keepLast": (f"{_ATTEMPTS}test_retention_keeps_what_it_was_told_to",),
     "checkpoint.keepBest.count": (f"{_EFFECTS}test_keep_best_keeps_so_many",),
     "checkpoint.keepBest.metric": (

@@ -34,6 +34,7 @@ def built(shared_rig: Rig) -> Any:
     checkpoint = {
         "storage": storage,
         "interval": {"steps": 7, "seconds": 70},
+        "async": False,
         "keepBest": {"metric": "eval/loss"},
     }
     container = {"name": "trainer", "image": "example.test/lite:2", "args": ["torchrun", "x.py"]}
@@ -68,6 +69,7 @@ MADE: list[tuple[str, Callable[[Any], Any], Any]] = [
     ("checkpoint.storage.secretName", lambda pod: pod.spec.containers[0].env_from[0].secret_ref.name, "keys"),
     ("checkpoint.interval.steps", lambda pod: policy(pod)["interval"]["steps"], 7),
     ("checkpoint.interval.seconds", lambda pod: policy(pod)["interval"]["seconds"], 70),
+    ("checkpoint.async", lambda pod: policy(pod)["async"], False),
     ("checkpoint.keepBest.metric", lambda pod: policy(pod)["keepBest"]["metric"], "eval/loss"),
 ]
 

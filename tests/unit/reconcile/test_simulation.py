@@ -21,8 +21,9 @@ from everstep.catalog import transitions as t
 from everstep.catalog.retention import expendable
 from everstep.errors import FencedError, InvalidOperationError
 from everstep_operator.api import Phase, TrainingJobStatus
-from everstep_operator.build import names
+from everstep_operator.build import fingerprint, names
 from everstep_operator.reconcile import decide, plan
+from everstep_operator.reconcile.history import PLANNED
 from everstep_operator.reconcile.observation import (
     ContainerView,
     NodeView,
@@ -174,7 +175,7 @@ class World:
         known = {entry.attempt for entry in old.history}
         fresh = [entry for entry in new.history if entry.attempt not in known]
         assert len(fresh) <= 1
-        failed = [entry for entry in fresh if entry.reason not in ("Suspended", "Completed", "DeadlineExceeded")]
+        failed = [entry for entry in fresh if entry.reason not in PLANNED]
         self.failures += len(failed)
         total = new.restarts.total if new.restarts else 0
         assert total <= self.failures
@@ -437,6 +438,11 @@ class Simulation(RuleBasedStateMachine):
     def user_suspends_or_resumes(self) -> None:
         self.world.spec["suspend"] = not self.world.spec.get("suspend", False)
 
+    @rule(tag=st.integers(1, 3))
+    def user_edits_the_template(self, tag: int) -> None:
+        container = {"name": "main", "image": f"example.test/train:{tag}"}
+        self.world.spec["template"] = {"spec": {"containers": [container]}}
+
     @rule()
     def catalog_is_removed_or_put_back(self) -> None:
         world = self.world
@@ -457,7 +463,7 @@ class Simulation(RuleBasedStateMachine):
         history = {entry["attempt"]: entry["reason"] for entry in self.world.status.get("history", [])}
         for pod in self.world.pods.values():
             if pod.deleting and pod.grace == GRACE:
-                assert history.get(pod.attempt) not in (None, "Suspended", "Completed", "DeadlineExceeded")
+                assert history.get(pod.attempt) not in (None, *PLANNED)
 
     def teardown(self) -> None:
         if not hasattr(self, "world"):
@@ -468,6 +474,8 @@ class Simulation(RuleBasedStateMachine):
             assert sorted((pod.attempt, pod.index) for pod in self.world.pods.values()) == [
                 (decided.status.attempt, index) for index in range(NODES)
             ]
+            spec, built = job(**self.world.spec).spec, [pod.annotations for pod in self.world.pods.values()]
+            assert fingerprint.differences(spec, built, "restart") == (), "an edit was not acted on"
         else:
             assert alive == []
         if not self.world.tampered:

@@ -116,9 +116,9 @@ class Checkpoint(SpecModel):
     """The object storage."""
     interval: Interval = Interval(seconds=600)
     """How often to save."""
-    async_: Annotated[bool, Field(alias="async", json_schema_extra=changes("none"))] = True
-    """Upload in the background while training goes on. A save counts only once it is committed, either way.
-    Not acted on yet: every save is synchronous."""
+    async_: Annotated[bool, Field(alias="async", json_schema_extra=changes("next-attempt"))] = True
+    """Upload in the background while training goes on. A save counts only once it is committed, either way. False:
+    training waits for each save."""
     keep_last: Annotated[KeepCount, Field(json_schema_extra=changes("live"))] = 3
     """How many of the newest checkpoints to keep. Never fewer than two, so that a corrupt one has one before it."""
     keep_best: KeepBest | None = None

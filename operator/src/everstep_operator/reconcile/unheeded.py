@@ -1,24 +1,18 @@
-"""Fields that the API takes and nothing acts on yet: whoever sets them is told once a spec, rather than left to wonder.
-
-`checkpoint.async` is not among them: true is its default, so that nobody can be said to have asked for it.
-"""
+"""Fields that the API takes and nothing acts on yet: whoever sets them is told once a spec, not left to wonder."""
 
 from __future__ import annotations
 
 from everstep_operator.api import TrainingJobStatus
-from everstep_operator.api.fields import changing, spec_fields, value
+from everstep_operator.api.fields import changing, value
 from everstep_operator.api.spec import TrainingJobSpec
 from everstep_operator.reconcile.observation import Observation
 from everstep_operator.reconcile.plan import Event
-
-_WITH_DEFAULT = {field.path for field in spec_fields() if "default" in field.node}
-_OPTIONAL = tuple(path for path in changing("none") if path not in _WITH_DEFAULT)
 
 
 def fields(spec: TrainingJobSpec) -> tuple[str, ...]:
     """Paths of those that are set."""
     values = spec.model_dump(mode="json", by_alias=True)
-    return tuple(f"spec.{path}" for path in _OPTIONAL if value(values, path) is not None)
+    return tuple(f"spec.{path}" for path in changing("none") if value(values, path) is not None)
 
 
 def events(observation: Observation, status: TrainingJobStatus) -> tuple[Event, ...]:
