@@ -19,6 +19,8 @@ class Agreed:
     """Another worker group has taken over."""
     finish: bool = False
     """Some rank wants to stop."""
+    publish: bool = False
+    """By rank 0's clock it is time to publish weights."""
 
 
 class Agreement:

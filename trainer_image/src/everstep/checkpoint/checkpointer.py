@@ -42,8 +42,9 @@ class Checkpointer(Transactions):
     `scheduler`, `data` and further named objects need state_dict()/load_state_dict() or get_state()/set_state().
     `root` is a URI or path (default: EVERSTEP_ROOT); `interval_steps` and `interval_seconds` together take the place of
     the interval in EVERSTEP_POLICY, and `asynchronous` that of its `async`. `config` (JSON-like) is digested into the
-    manifest. `resume_step`: train on from this committed step instead of the latest; later ones are set aside. Errors:
-    see `everstep.errors`.
+    manifest. `resume_step`: train on from this committed step instead of the latest; later ones are set aside.
+    `assets`: files by name that go beside the weights, such as a tokenizer's; the config.json of a transformers model
+    is among them by itself. `weights_steps`: publish the weights alone each so many steps. Errors: `everstep.errors`.
     """
 
     def __init__(self, **objects: Any) -> None:
@@ -105,6 +106,7 @@ class Checkpointer(Transactions):
         together = exit_code(error) in (0, exits.TERMINATED, exits.FENCED) and not self._peers_gone
         landed = self._await_flight(None if exit_code(error) == 0 else FAREWELL)
         self._end_heartbeat(error)
+        self._publishing.close(together)
         self._beside.close(together and landed)
         if landed:
             self._shards.close()
@@ -156,6 +158,7 @@ class Checkpointer(Transactions):
         if self._progress.step >= total_steps and self._gang.leads:
             log.info("nothing to do: step %d of %d is committed", self._progress.step, total_steps)
         self._termination.install()
+        self._publishing.begin(self._claim())
         self._last_save = time.monotonic()
         while self._progress.step < self._total:
             self._current = step = self._progress.step + 1
@@ -203,21 +206,27 @@ class Checkpointer(Transactions):
         interval = self._policy.interval
         last = step == self._total
         wanted = last or agreed.terminate or agreed.due or (interval.steps is not None and step % interval.steps == 0)
-        self._vote(wanted)
+        publishing = self._publishing.wanted(step, last, agreed.publish)
+        self._vote(wanted, publishing)
         saved = False
         if wanted:
             self._settle()  # the counters of this step belong to its checkpoint
             saved = self._save(step, last, agreed.terminate)
+        if publishing:
+            self._publish_weights(step, wait=last)
         self._publish(step)
         if agreed.terminate and not last:
             self._end_by_sigterm(step, saved)
 
-    def _vote(self, saving: bool) -> None:
+    def _vote(self, saving: bool, publishing: bool) -> None:
         seconds = self._policy.interval.seconds
         idle = self._gang.leads and not saving and not self._beside.busy
         due = idle and seconds is not None and time.monotonic() - self._last_save >= seconds
         fenced = self._fenced is not None or (self._heartbeat is not None and self._heartbeat.fenced is not None)
-        self._agreement.vote(Agreed(self._termination.raised, due, fenced, self._finish), self._progress.take())
+        publish = self._gang.leads and not publishing and self._publishing.due()
+        self._agreement.vote(
+            Agreed(self._termination.raised, due, fenced, self._finish, publish), self._progress.take()
+        )
 
     def _settle(self) -> Agreed:
         agreed, counts = self._agreement.settle()

@@ -31,6 +31,13 @@ class KeepBest(_Section):
     mode: Literal["min", "max"] = "min"
 
 
+class WeightsPolicy(_Section):
+    """Weight-only saves for consumers."""
+
+    interval: Interval = Interval()
+    keep_last: int = Field(default=2, ge=1)
+
+
 class Policy(_Section):
     """The part of a TrainingJob's `checkpoint` section that concerns the trainer."""
 
@@ -40,6 +47,7 @@ class Policy(_Section):
     keep_last: int | None = Field(default=None, ge=1)
     keep_best: KeepBest | None = None
     keep_every: int | None = Field(default=None, ge=1)
+    weights: WeightsPolicy | None = None
 
 
 class JobEnvironment(BaseSettings):

@@ -11,15 +11,25 @@ from pydantic import ValidationError
 
 from everstep.catalog import Retention
 from everstep.catalog.retention import Best
-from everstep.checkpoint.environment import Interval, JobEnvironment, Policy
+from everstep.checkpoint.environment import Interval, JobEnvironment, Policy, WeightsPolicy
 from everstep.errors import InvalidOperationError
 
 
 def policy_of(
-    environment: JobEnvironment, steps: int | None, seconds: float | None, asynchronous: bool | None
+    environment: JobEnvironment,
+    steps: int | None,
+    seconds: float | None,
+    asynchronous: bool | None,
+    weights_steps: int | None = None,
 ) -> Policy:
     """The environment's, with what was passed in its place."""
     policy = environment.policy or Policy()
+    if weights_steps is not None:
+        if weights_steps < 1:
+            raise InvalidOperationError(f"weights_steps={weights_steps}: publish every so many steps, at least 1")
+        kept = (policy.weights or WeightsPolicy()).keep_last
+        weights = WeightsPolicy(interval=Interval(steps=weights_steps), keep_last=kept)
+        policy = policy.model_copy(update={"weights": weights})
     if asynchronous is not None:
         policy = policy.model_copy(update={"asynchronous": asynchronous})
     if steps is None and seconds is None:

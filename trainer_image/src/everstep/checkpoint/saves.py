@@ -63,12 +63,14 @@ class Done:
 
 
 class Saves:
-    def __init__(self, session: Session, shards: Shards) -> None:
+    def __init__(self, session: Session, shards: Shards, assets: Mapping[str, bytes]) -> None:
+        """`assets`: files that each save keeps beside the shards, by name."""
         self.draft: Draft | None = None
         self.written = False
         """Whether the state of the last save could be captured and stored by all ranks."""
         self._session = session
         self._shards = shards
+        self._assets = assets
         self._gang = session.gang
 
     def begin(self, step: int, waited: float = 0.0) -> None:
@@ -172,7 +174,7 @@ class Saves:
         assert draft.plan is not None
         reports = draft.reports or []
         began = time.monotonic()
-        files = store_metadata(self._session.store, draft.location, draft.plan, reports)
+        files = store_metadata(self._session.store, draft.location, draft.plan, reports, self._assets)
         entry = self._session.claimed().commit(self._manifest(draft, record, files))
         ended = time.monotonic()
         times = SaveTimes(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -25,6 +26,7 @@ from everstep.checkpoint.planning import Outline, Plan, Plans, outline
 from everstep.checkpoint.staging import Buffers, Source, Sources, StagedFile, Staging
 from everstep.checkpoint.state import Application, capture
 from everstep.checkpoint.uploading import Upload
+from everstep.weights.assets import ASSETS
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,10 +141,15 @@ def _report(staged: list[StagedFile], rank: int, times: Times) -> Report:
     return Report(tuple(files), places, times)
 
 
-def store_metadata(store: Store, location: Location, plan: Plan, reports: list[Report]) -> tuple[File, ...]:
+def store_metadata(
+    store: Store, location: Location, plan: Plan, reports: list[Report], assets: Mapping[str, bytes]
+) -> tuple[File, ...]:
     """On rank 0, once all ranks have stored their files. Returns the files of the whole save."""
     metadata = plan.own_metadata()
     metadata.storage_data = {index: place for report in reports for index, place in report.places.items()}
     body = metadata_format.encode(metadata, str(location))
-    store.put(location.key(METADATA), body)
-    return (*(file for report in reports for file in report.files), describe_file(METADATA, body, 0))
+    bodies = {**{f"{ASSETS}{name}": asset for name, asset in assets.items()}, METADATA: body}
+    with ThreadPoolExecutor(len(bodies)) as pool:  # at once: each would be a round trip before the commit
+        list(pool.map(lambda name: store.put(location.key(name), bodies[name]), bodies))
+    described = [describe_file(name, each, 0) for name, each in bodies.items()]
+    return (*(file for report in reports for file in report.files), *described)

@@ -23,6 +23,7 @@ from everstep.checkpoint.gang import Gang
 from everstep.checkpoint.heartbeat import HeartbeatThread
 from everstep.checkpoint.options import check_custom, digest_of, policy_of, retention_of
 from everstep.checkpoint.progress import RunProgress
+from everstep.checkpoint.publishing import Publishing
 from everstep.checkpoint.restoring import Loaded
 from everstep.checkpoint.saves import Done, Record, Saves
 from everstep.checkpoint.saving import Shards
@@ -30,6 +31,7 @@ from everstep.checkpoint.session import Identity, Session
 from everstep.checkpoint.state import Application
 from everstep.checkpoint.uploading import DirectUpload, ProcessUpload
 from everstep.errors import CheckpointError, FencedError, InvalidOperationError
+from everstep.weights.assets import assets_of
 
 log = logging.getLogger("everstep")
 
@@ -70,6 +72,8 @@ class Transactions:
         heartbeat_seconds: float | None = None,
         resume_step: int | None = None,
         config: Any = None,
+        assets: Mapping[str, str | bytes] | None = None,
+        weights_steps: int | None = None,
         environment: JobEnvironment | None = None,
         **others: Any,
     ) -> None:
@@ -77,7 +81,7 @@ class Transactions:
         uri = root or environment.root
         if store is None and not uri:
             raise InvalidOperationError("no root: set EVERSTEP_ROOT or pass root=, an s3:// URI or a path")
-        self._policy = policy_of(environment, interval_steps, interval_seconds, asynchronous)
+        self._policy = policy_of(environment, interval_steps, interval_seconds, asynchronous, weights_steps)
         several = (optimizer,) if isinstance(optimizer, torch.optim.Optimizer) else tuple(optimizer or ())
         app = Application(model, several, scheduler, data, others)
         self._gang = Gang()
@@ -87,7 +91,9 @@ class Transactions:
         store = store or open_store(str(uri))
         self._session = Session(store, self._gang, app, environment)
         self._shards = Shards(app, self._gang, ProcessUpload(str(uri)) if remote else DirectUpload(store))
-        self._saves = Saves(self._session, self._shards)
+        kept = assets_of(model, assets or {})
+        self._saves = Saves(self._session, self._shards, kept)
+        self._publishing = Publishing(store, model, self._policy.weights, kept)
         self._beside = Beside(self._saves, self._gang, several)
         self._saves_failed = 0
         self._resume_step = resume_step
@@ -245,6 +251,13 @@ class Transactions:
         self._tell(last_save=times)
         self._run_hook(committed)
 
+    def publish_weights(self) -> None:
+        """Publish the model's weights of this step for consumers, and wait until they stand; see `everstep.weights`.
+
+        Raises FencedError; a failure of storage is counted and logged. `steps` does it by the policy, beside training.
+        """
+        self._publish_weights(self._current, wait=True)
+
     # loads
 
     def load_latest(self) -> Committed | None:
@@ -325,6 +338,15 @@ class Transactions:
                 loaded.restored.world_size,
                 self._gang.world_size,
             )
+
+    def _publish_weights(self, step: int, wait: bool = False) -> None:
+        identity = self._claim()
+        self._publishing.now(identity, step, self.progress, self._progress.metrics(), self._weights_failed, wait)
+
+    def _weights_failed(self, message: str) -> None:
+        if self._gang.leads:
+            log.error("%s", message)
+        self._tell(last_save_error=message[:500])
 
     def _run_hook(self, committed: Committed) -> None:
         if self._on_commit is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import datetime
 
 from everstep.errors import InvalidOperationError
@@ -18,6 +19,14 @@ def size(count: int) -> str:
             return f"{count} B" if unit == "B" else f"{value:.3g} {unit}" if value < 1000 else f"{value:.0f} {unit}"
         value /= 1024
     raise AssertionError("unreachable")
+
+
+def bytes_of(size: str) -> int:
+    """500MB, 2GiB or a number of bytes. Raises InvalidOperationError."""
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) ?([kKMGT]?)(i?)B?", size)
+    if match is None or not float(match[1]):
+        raise InvalidOperationError(f"{size!r} is no size: such as 500MB or 2GiB")
+    return int(float(match[1]) * (1024 if match[3] else 1000) ** " KMGT".index(match[2].upper() or " "))
 
 
 def time(moment: datetime, seconds: bool = True) -> str:

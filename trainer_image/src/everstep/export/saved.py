@@ -1,0 +1,90 @@
+"""The model's tensors of a committed save, whole, however many ranks have stored their pieces."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, MetadataIndex, TensorStorageMetadata
+
+from everstep.catalog import Manifest, Store
+from everstep.catalog.sums import BLOCK
+from everstep.checkpoint.blocks import Span, covering, read_verified
+from everstep.checkpoint.reader import SavedShards, tensor_in
+from everstep.errors import CheckpointCorruptError
+from everstep.weights.layout import Spec
+
+MODEL = "model."
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A rectangle of a tensor, and where its archive lies: `span` are the whole blocks around it."""
+
+    offsets: tuple[int, ...]
+    sizes: tuple[int, ...]
+    file: str
+    start: int
+    length: int
+    span: Span
+
+
+class SavedModel:
+    """`manifest` has been checked against the register's digest."""
+
+    def __init__(self, store: Store, manifest: Manifest) -> None:
+        self.manifest = manifest
+        self._shards = SavedShards(store, manifest)
+        self._stored = {
+            name.removeprefix(MODEL): kept
+            for name, kept in self._shards.metadata.state_dict_metadata.items()
+            if name.startswith(MODEL) and isinstance(kept, TensorStorageMetadata)
+        }
+
+    def specs(self) -> list[Spec]:
+        """In the order of the model's state dict, by the names that they have there."""
+        return [Spec(name, kept.properties.dtype, tuple(kept.size)) for name, kept in self._stored.items()]
+
+    def pieces(self, name: str) -> list[Piece]:
+        """Raises CheckpointCorruptError where they do not make up the tensor."""
+        kept = self._stored[name]
+        found = [self._piece(name, chunk) for chunk in kept.chunks]
+        if sum(torch.Size(piece.sizes).numel() for piece in found) != kept.size.numel():
+            raise CheckpointCorruptError(f"the pieces of {name} do not make up a tensor of {tuple(kept.size)}")
+        return found
+
+    def _piece(self, name: str, chunk: ChunkStorageMetadata) -> Piece:
+        place = self._shards.place(MetadataIndex(MODEL + name, chunk.offsets))
+        span = covering(place.offset, place.length, self._shards.file(place.relative_path).size)
+        return Piece(tuple(chunk.offsets), tuple(chunk.sizes), place.relative_path, place.offset, place.length, span)
+
+    def blocks(self, piece: Piece) -> tuple[int, ...]:
+        """The sums of the blocks in which a piece lies: at equal places, equal sums are equal bytes."""
+        return self._shards.file(piece.file).blocks[piece.span.start // BLOCK : -(-piece.span.end // BLOCK)]
+
+    def read_piece(self, name: str, piece: Piece, into: torch.Tensor) -> None:
+        """Fill the piece's part of the whole tensor `into`, verified. Raises CheckpointCorruptError."""
+        file = self._shards.file(piece.file)
+        key = self._shards.location.key(file.name)
+        body = memoryview(read_verified(self._shards.store, key, file, piece.span))
+        tensor = tensor_in(body[piece.start - piece.span.start :][: piece.length])
+        if tuple(tensor.shape) != piece.sizes:
+            raise CheckpointCorruptError(f"{name}: {tuple(tensor.shape)} is stored where {piece.sizes} was promised")
+        where = tuple(slice(low, low + size) for low, size in zip(piece.offsets, piece.sizes, strict=True))
+        into[where].copy_(tensor)
+
+    def read(self, name: str) -> torch.Tensor:
+        """One whole tensor."""
+        kept = self._stored[name]
+        whole = torch.empty(kept.size, dtype=kept.properties.dtype)
+        for piece in self.pieces(name):
+            self.read_piece(name, piece, whole)
+        return whole
+
+    def assets(self, prefix: str) -> Iterator[tuple[str, bytearray]]:
+        """Files that were kept below `prefix`, by their names without it, verified."""
+        for file in self.manifest.files:
+            if file.name.startswith(prefix):
+                key = self._shards.location.key(file.name)
+                yield file.name.removeprefix(prefix), read_verified(self._shards.store, key, file, Span(0, file.size))
