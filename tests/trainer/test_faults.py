@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 
 from everstep.catalog import JobCatalog, open_store, read_heartbeat
+from everstep.catalog.verify import verify_save
 
 from . import gang
+from .conftest import Root
 
 
 def committed(root: Path) -> list[int]:
@@ -56,6 +58,35 @@ def test_a_rank_that_dies_in_a_shard_is_restarted_in_place_from_the_step_before(
     assert committed(root) == [2]
     catalog = JobCatalog(open_store(str(root))).require()
     assert (catalog.attempt, catalog.epoch) == (2, 2)
+
+
+@pytest.mark.parametrize(
+    ("phase", "resumed"),
+    [("copy", 2), ("shard", 2), ("metadata", 2), ("swap", 4)],
+)
+def test_a_rank_that_dies_in_any_phase_of_a_save_beside_training(
+    tiny: gang.Gang, tmp_path: Path, phase: str, resumed: int
+) -> None:
+    scenario = {"copy": "die-in-copy", "metadata": "die-before-metadata"}.get(phase, f"die-after-{phase}")
+    root = tmp_path / "root"
+    ended = gang.run(tmp_path, [gang.TINY, scenario], str(root), options=["--max-restarts=1"])
+    assert (tmp_path / "died").exists()
+    assert f"resumed step {resumed} " in ended.log
+    assert ended.losses() == tiny.losses()
+    assert committed(root) == [2, 4, 6, 8]
+    catalog = JobCatalog(open_store(str(root)))
+    assert (catalog.require().attempt, catalog.require().epoch) == (2, 2)
+    for entry in catalog.require().live():
+        verify_save(catalog.store, catalog.manifest(entry))
+
+
+def test_an_uploader_that_is_killed_costs_one_save_at_most(s3_root: Root, tiny: gang.Gang, tmp_path: Path) -> None:
+    ended = gang.run(tmp_path, [gang.TINY, "uploader-dies"], s3_root.uri, environment=s3_root.environment)
+    assert ended.losses() == tiny.losses()
+    catalog = JobCatalog(s3_root.store())
+    assert [entry.step for entry in catalog.require().live()][-3:] == [4, 6, 8]
+    for entry in catalog.require().live():
+        verify_save(catalog.store, catalog.manifest(entry))
 
 
 def test_a_fenced_gang_commits_nothing_and_says_so(tmp_path: Path) -> None:

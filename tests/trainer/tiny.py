@@ -5,11 +5,13 @@ usage: torchrun tiny.py SCENARIO, with EVERSTEP_ROOT set. Saves every 2 of 8 ste
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,10 +20,31 @@ from torch.distributed.fsdp import fully_shard
 
 from everstep import Checkpointer
 from everstep.catalog import JobCatalog, Store, open_store
+from everstep.checkpoint import saving
+from everstep.checkpoint.staging import StagedFile, Staging
 from everstep.errors import StorageUnavailableError
 
 SCENARIO = sys.argv[1]
 STEPS = 8
+
+
+def die() -> None:
+    """Once: the worker group that is started in its place lives."""
+    with contextlib.suppress(FileExistsError):
+        Path("died").touch(exist_ok=False)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Dying(Staging):
+    """Rank 1 dies in the copy of step 4, before the optimizer's next step, which waits for it."""
+
+    copies = 0
+
+    def finish(self) -> list[StagedFile]:
+        Dying.copies += 1
+        if Dying.copies == 2 and dist.get_rank() == 1:
+            die()
+        return super().finish()
 
 
 class Faulty:
@@ -35,18 +58,27 @@ class Faulty:
         return getattr(self._store, name)
 
     def put(self, key: str, body: bytes | bytearray | memoryview, sums: Sequence[int] = ()) -> int:
-        self._saving = "step_000000000004-" in key
-        if self._saving and key.endswith("/__1_0.distcp"):
-            if SCENARIO == "shard-fails":
-                raise StorageUnavailableError("the shard's bucket is on fire")
-            if SCENARIO == "die-in-shard":
-                os.kill(os.getpid(), signal.SIGKILL)
-        return self._store.put(key, body, sums)
+        if key.startswith("checkpoints/"):  # heartbeats are written beside
+            self._saving = "step_000000000004-" in key
+        mine = self._saving and key.endswith("/__1_0.distcp")
+        if mine and SCENARIO == "shard-fails":
+            raise StorageUnavailableError("the shard's bucket is on fire")
+        if mine and SCENARIO == "die-in-shard":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self._saving and key.endswith("/.metadata") and SCENARIO == "die-before-metadata":
+            die()
+        retries = self._store.put(key, body, sums)
+        if mine and SCENARIO == "die-after-shard":
+            die()
+        return retries
 
     def swap_register(self, key: str, body: bytes, token: str | None) -> str:
         if SCENARIO == "die-before-swap" and self._saving:
             os.kill(os.getpid(), signal.SIGKILL)
-        return self._store.swap_register(key, body, token)
+        swapped = self._store.swap_register(key, body, token)
+        if SCENARIO == "die-after-swap" and self._saving:
+            die()
+        return swapped
 
 
 class Data:
@@ -63,13 +95,15 @@ class Data:
 def main() -> None:
     dist.init_process_group("gloo")
     torch.manual_seed(0)
-    width = 24 if SCENARIO == "wider" else 16
-    model = torch.nn.Sequential(torch.nn.Linear(4, width), torch.nn.Dropout(0.3), torch.nn.Linear(width, 1))
+    model = torch.nn.Sequential(torch.nn.Linear(4, 16), torch.nn.Dropout(0.3), torch.nn.Linear(16, 1))
     fully_shard(model)
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
     data = Data()
     torch.manual_seed(10 + dist.get_rank())
-    store: Any = Faulty(open_store(os.environ["EVERSTEP_ROOT"]))
+    uploading = SCENARIO == "uploader-dies"
+    store: Any = None if uploading else Faulty(open_store(os.environ["EVERSTEP_ROOT"]))
+    if SCENARIO == "die-in-copy":
+        saving.Staging = Dying  # type: ignore[misc]
     with Checkpointer.from_env(
         model=model, optimizer=optimizer, data=data, store=store, interval_steps=2
     ) as checkpointer:
@@ -86,6 +120,9 @@ def main() -> None:
             if dist.get_rank() == 0:
                 line = {"step": step, "loss_hex": float(total).hex(), "samples": [data.position - 1, data.position]}
                 print(json.dumps(line), flush=True)
+            if uploading and step == 3 and dist.get_rank() == 1:
+                upload: Any = checkpointer._shards._upload
+                os.kill(upload._uploader.pid, signal.SIGKILL)
             if SCENARIO == "fenced" and step == 5 and dist.get_rank() == 0:
                 JobCatalog(checkpointer.store).claim()
     dist.destroy_process_group()

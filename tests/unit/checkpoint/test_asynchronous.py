@@ -1,0 +1,317 @@
+"""Saves beside training: what is saved is the state at the step boundary, and nothing that happens to a save goes
+unnoticed."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.distributed.checkpoint.filesystem import FileSystemReader
+from torch.distributed.checkpoint.state_dict_loader import load as stock_load
+
+from everstep import Checkpointer
+from everstep.catalog import JobCatalog, open_store, read_heartbeat
+from everstep.catalog.progress import Heartbeat
+from everstep.catalog.store.posix import PosixStore
+from everstep.checkpoint.environment import JobEnvironment, Policy
+from everstep.checkpoint.gate import Hold
+from everstep.checkpoint.staging import StagedFile, Staging
+from everstep.errors import StorageUnavailableError
+
+from .conftest import Job
+from .test_checkpointer import folder_of, steps_of
+
+Jobs = Callable[..., Job]
+
+
+def heartbeat(root: Path) -> Heartbeat:
+    found = read_heartbeat(open_store(str(root)), 1)
+    assert isinstance(found, tuple)
+    return found[0]
+
+
+class Storage:
+    """Shards are stored while it is open; `arrived` tells that one waits."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.opened = threading.Event()
+        self.arrived = threading.Semaphore(0)
+        self.storing = 0
+        self.most = 0
+        put = PosixStore.put
+
+        def slow(store: PosixStore, key: str, *content: Any) -> int:
+            if not key.endswith(".distcp"):
+                return put(store, key, *content)
+            self.storing += 1
+            self.most = max(self.most, self.storing)
+            self.arrived.release()
+            assert self.opened.wait(60)
+            self.storing -= 1
+            return put(store, key, *content)
+
+        monkeypatch.setattr(PosixStore, "put", slow)
+
+
+@pytest.fixture
+def storage(monkeypatch: pytest.MonkeyPatch) -> Iterator[Storage]:
+    made = Storage(monkeypatch)
+    yield made
+    made.opened.set()
+
+
+@pytest.fixture
+def copied_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The copy begins only when the next optimizer step waits for it: forward and backward are over by then."""
+    arrived = threading.Event()
+    wait, finish = Hold.wait, Staging.finish
+
+    def waits(hold: Hold) -> None:
+        arrived.set()
+        wait(hold)
+
+    def late(staging: Staging) -> list[StagedFile]:
+        if threading.current_thread() is not threading.main_thread():
+            assert arrived.wait(60)
+            arrived.clear()
+        return finish(staging)
+
+    monkeypatch.setattr(Hold, "wait", waits)
+    monkeypatch.setattr(Staging, "finish", late)
+
+
+class Restless(torch.nn.Module):
+    """Everything that changes outside of an optimizer step: running statistics, a counter, a weight set by hand."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = torch.nn.Linear(4, 300)
+        self.norm = torch.nn.BatchNorm1d(300)
+        self.last = torch.nn.Linear(300, 1)
+        self.target = torch.nn.Parameter(torch.zeros(300), requires_grad=False)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        hidden = self.norm(self.first(inputs))
+        with torch.no_grad():
+            self.target.lerp_(hidden.mean(0), 0.5)
+        out: torch.Tensor = self.last(torch.nn.functional.dropout(hidden - self.target, 0.1))
+        return out
+
+
+class Run:
+    def __init__(self) -> None:
+        torch.manual_seed(0)
+        self.model = Restless()
+        trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        self.optimizer = torch.optim.AdamW(trained, lr=0.01)
+        self.average = torch.optim.swa_utils.AveragedModel(self.model, use_buffers=True)
+
+    def step(self) -> None:
+        self.model(torch.randn(8, 4)).square().mean().backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.average.update_parameters(self.model)
+
+    def live(self) -> dict[str, torch.Tensor]:
+        """By the names under which they are saved."""
+        found = {f"model.{name}": value for name, value in self.model.state_dict().items()}
+        found |= {f"everstep.objects.average/{name}": value for name, value in self.average.state_dict().items()}
+        for (name, _), state in zip(
+            ((n, p) for n, p in self.model.named_parameters() if p.requires_grad),
+            self.optimizer.state.values(),
+            strict=True,
+        ):
+            found |= {f"optimizer.state.{name}.{key}": value for key, value in state.items()}
+        return {name: value.detach().clone() for name, value in found.items()}
+
+    def checkpointer(self, root: Path, **options: Any) -> Checkpointer:
+        options.setdefault("environment", JobEnvironment(root=str(root), heartbeat_seconds=60))
+        return Checkpointer(model=self.model, optimizer=self.optimizer, average=self.average, **options)
+
+
+def stored(folder: Path, like: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    state: dict[str, Any] = {name: torch.zeros_like(value) for name, value in like.items()}
+    stock_load(state, storage_reader=FileSystemReader(folder), no_dist=True)
+    return state
+
+
+@pytest.mark.usefixtures("copied_last")
+@pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
+def test_each_checkpoint_is_the_state_at_its_step(tmp_path: Path) -> None:
+    run = Run()
+    live: dict[int, dict[str, torch.Tensor]] = {}
+    with run.checkpointer(tmp_path, interval_steps=1) as checkpointer:
+        for step in checkpointer.steps(30):
+            run.step()
+            live[step] = run.live()
+        assert checkpointer._shards.plans.made == 1
+    assert steps_of(tmp_path) == list(live)
+    for step, wanted in live.items():
+        found = stored(folder_of(tmp_path, step), wanted)
+        differing = [name for name, value in wanted.items() if not torch.equal(found[name], value)]
+        assert not differing, f"step {step}"
+        assert step == 1 or not torch.equal(found["model.first.weight"], live[step - 1]["model.first.weight"])
+
+
+@pytest.mark.usefixtures("copied_last")
+def test_a_weight_that_is_changed_too_early_costs_this_save_alone(tmp_path: Path) -> None:
+    run = Run()
+    with run.checkpointer(tmp_path, interval_steps=2) as checkpointer:
+        for step in checkpointer.steps(6):
+            if step == 3:
+                with torch.no_grad():
+                    run.model.first.weight.clamp_(-0.01, 0.01)
+            run.step()
+    assert steps_of(tmp_path) == [4, 6]
+    beat = heartbeat(tmp_path)
+    assert beat.saves_failed == 1
+    assert "model.first.weight was changed after its step had ended" in str(beat.last_save_error)
+
+
+def test_training_goes_on_while_storage_is_slow_and_the_next_save_waits(
+    job: Jobs, tmp_path: Path, storage: Storage
+) -> None:
+    mine = job()
+    seen: list[int] = []
+    with mine.checkpointer(tmp_path, interval_steps=4) as checkpointer:
+        for step in checkpointer.steps(12):
+            mine.step()
+            if step == 5:
+                assert storage.arrived.acquire(timeout=60)
+            if step == 8:
+                seen = steps_of(tmp_path)
+                threading.Timer(0.3, storage.opened.set).start()
+    assert seen == []  # three steps were trained while the first save was not stored
+    assert steps_of(tmp_path) == [4, 8, 12]
+    assert storage.most == 1
+    beat = heartbeat(tmp_path)
+    assert (beat.saves_waited, beat.saves_failed, beat.saving_step) == (1, 0, None)
+    assert beat.last_save is not None
+    assert (beat.last_save.step, beat.last_save.bytes > 0) == (12, True)
+
+
+def test_a_save_that_fails_beside_training_is_counted_and_the_next_one_stands(
+    job: Jobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put = PosixStore.put
+
+    def flaky(store: PosixStore, key: str, *content: Any) -> int:
+        if "step_000000000002-" in key:
+            raise StorageUnavailableError("the disk is on fire")
+        return put(store, key, *content)
+
+    monkeypatch.setattr(PosixStore, "put", flaky)
+    job().run(tmp_path, 6)
+    assert steps_of(tmp_path) == [4, 6]
+    beat = heartbeat(tmp_path)
+    assert beat.saves_failed == 1
+    assert "step 2: rank 0: the disk is on fire" in str(beat.last_save_error)
+
+
+def test_a_run_that_fails_waits_for_its_save(job: Jobs, tmp_path: Path, storage: Storage) -> None:
+    mine = job()
+
+    def train() -> None:
+        with mine.checkpointer(tmp_path, interval_steps=2) as checkpointer:
+            for step in checkpointer.steps(9):
+                mine.step()
+                if step == 3:
+                    threading.Timer(0.2, storage.opened.set).start()
+                    raise RuntimeError("out of memory")
+
+    with pytest.raises(RuntimeError, match="out of memory"):
+        train()
+    assert steps_of(tmp_path) == [2]
+
+
+def test_a_save_that_hangs_is_given_up_when_the_run_fails(
+    job: Jobs, tmp_path: Path, storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("everstep.checkpoint.checkpointer.FAREWELL", 0.1)
+    mine = job()
+
+    def train() -> None:
+        with mine.checkpointer(tmp_path, interval_steps=2) as checkpointer:
+            for step in checkpointer.steps(9):
+                mine.step()
+                if step == 3:
+                    raise RuntimeError("out of memory")
+
+    with pytest.raises(RuntimeError, match="out of memory"):
+        train()
+    assert steps_of(tmp_path) == []
+    storage.opened.set()
+
+
+def test_leaving_the_loop_waits_for_the_save(job: Jobs, tmp_path: Path, storage: Storage) -> None:
+    mine = job()
+    with mine.checkpointer(tmp_path, interval_steps=2) as checkpointer:
+        for step in checkpointer.steps(9):
+            mine.step()
+            if step == 3:
+                threading.Timer(0.2, storage.opened.set).start()
+                break
+    assert steps_of(tmp_path) == [2]
+
+
+def test_a_transaction_waits_for_the_loops_save(job: Jobs, tmp_path: Path, storage: Storage) -> None:
+    mine = job()
+    with mine.checkpointer(tmp_path, interval_steps=2) as checkpointer:
+        for step in checkpointer.steps(3):
+            mine.step()
+            if step == 3:
+                threading.Timer(0.2, storage.opened.set).start()
+                checkpointer.begin(3)
+                assert steps_of(tmp_path) == [2]
+                checkpointer.abort()
+
+
+def test_the_policy_decides(job: Jobs, tmp_path: Path) -> None:
+    environment = JobEnvironment(root=str(tmp_path), policy=Policy.model_validate({"async": False}))
+    mine = job()
+    seen = []
+    with mine.checkpointer(tmp_path, environment=environment, interval_steps=2) as checkpointer:
+        for _ in checkpointer.steps(5):
+            seen.append(steps_of(tmp_path)[-1:])
+            mine.step()
+        assert not checkpointer._beside.busy
+    assert seen == [[], [], [2], [2], [4]]
+
+
+def test_a_plan_is_made_again_where_the_state_has_changed(job: Jobs, tmp_path: Path) -> None:
+    mine = job()
+    made = []
+    with mine.checkpointer(tmp_path, interval_steps=1) as checkpointer:
+        for step in checkpointer.steps(8):
+            if step == 3:
+                mine.optimizer.param_groups[0]["lr"] = 1e-5  # another value
+            if step == 5:
+                new = torch.nn.Linear(1, 1)
+                mine.model.append(new)
+                mine.optimizer.add_param_group({"params": list(new.parameters())})
+            if step == 7:
+                mine.model[0] = mine.model[0].to(torch.float32)  # nothing changes
+            mine.step()
+            made.append(checkpointer._shards.plans.made)
+    assert made == [0, 1, 1, 1, 1, 2, 2, 2]
+    assert steps_of(tmp_path) == list(range(1, 9))
+    catalog = JobCatalog(open_store(str(tmp_path)))
+    assert all(catalog.manifest(entry) for entry in catalog.require().live())
+
+
+def test_memory_does_not_grow_over_many_saves(job: Jobs, tmp_path: Path) -> None:
+    mine = job(width=40_000)
+    resident: list[int] = []
+    with mine.checkpointer(tmp_path, interval_steps=1) as checkpointer:
+        checkpointer.keep_last(2)
+        for _ in checkpointer.steps(120):
+            mine.step()
+            resident.append(int(Path("/proc/self/statm").read_text().split()[1]) * 4096)
+            if len(resident) > 2:
+                assert checkpointer._shards.buffers.bytes == 4 << 20
+    assert steps_of(tmp_path)[-1] == 120
+    assert max(resident[60:]) - max(resident[20:60]) < 8 << 20
