@@ -43,6 +43,9 @@ class Checkpointer(Transactions):
     `root` is a URI or path (default: EVERSTEP_ROOT); `interval_steps` and `interval_seconds` together take the place of
     the interval in EVERSTEP_POLICY, and `asynchronous` that of its `async`. `config` (JSON-like) is digested into the
     manifest. `resume_step`: train on from this committed step instead of the latest; later ones are set aside.
+    `resume`: "auto" (the latest committed step, else a fresh start), "disable" (a fresh start; what is committed is set
+    aside), or the path of a checkpoint or of another job's root. Under an operator the job's `spec.resume` says it, and
+    neither counts.
     `assets`: files by name that go beside the weights, such as a tokenizer's; the config.json of a transformers model
     is among them by itself. `weights_steps`: publish the weights alone each so many steps. Errors: `everstep.errors`.
     """

@@ -15,17 +15,15 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from torch.distributed.tensor import DTensor
-
 from everstep.catalog import Entry, File, Location, Manifest, Progress
 from everstep.catalog.progress import SaveTimes
 from everstep.checkpoint.flight import Flight
 from everstep.checkpoint.gang import Gang
 from everstep.checkpoint.gate import Gate
+from everstep.checkpoint.matching import mesh_of
 from everstep.checkpoint.planning import Plan
 from everstep.checkpoint.saving import Report, Shards, store_metadata
 from everstep.checkpoint.session import Session
-from everstep.checkpoint.state import Application
 from everstep.errors import InvalidOperationError
 
 log = logging.getLogger("everstep")
@@ -196,7 +194,7 @@ class Saves:
             epoch=claimed.epoch,
             attempt=claimed.attempt,
             world_size=self._gang.world_size,
-            mesh=mesh_of(self._session.app),
+            mesh=mesh_of(self._session.app.model),
             files=files,
             progress=record.progress,
             metrics=dict(record.metrics),
@@ -207,18 +205,6 @@ class Saves:
             config_digest=record.config_digest,
             custom=dict(record.custom),
         )
-
-
-def mesh_of(app: Application) -> dict[str, Any]:
-    """Names and sizes of the dimensions of the mesh that the model is sharded over; empty without one."""
-    if app.model is None:
-        return {}
-    for parameter in app.model.parameters():
-        if isinstance(parameter, DTensor):
-            mesh = parameter.device_mesh
-            names = mesh.mesh_dim_names or tuple(f"dim{i}" for i in range(mesh.ndim))
-            return {name: mesh.size(i) for i, name in enumerate(names)}
-    return {}
 
 
 def versions() -> dict[str, str]:

@@ -23,11 +23,11 @@ from everstep.checkpoint.blocks import patiently
 from everstep.checkpoint.environment import JobEnvironment
 from everstep.checkpoint.gang import Gang
 from everstep.checkpoint.restoring import Loaded, Restoration
+from everstep.checkpoint.sources import point_of
 from everstep.checkpoint.state import Application
 from everstep.errors import (
     CheckpointCorruptError,
     CheckpointError,
-    CheckpointNotFoundError,
     FencedError,
     InvalidOperationError,
 )
@@ -81,18 +81,6 @@ class Session:
             log.debug("could not ask whether this worker group is fenced", exc_info=True)
         return None
 
-    def entry_of(self, step: int) -> Entry:
-        """The live entry of a step; raises CheckpointNotFoundError that lists what is there."""
-        catalog = self.job.read()
-        if catalog is None:
-            raise CheckpointNotFoundError(f"{self.store.uri} has no catalog.json, so nothing is committed there")
-        live = catalog.live()
-        found = next((entry for entry in reversed(live) if entry.step == step), None)
-        if found is None:
-            steps = ", ".join(str(entry.step) for entry in live) or "none"
-            raise CheckpointNotFoundError(f"step {step} is not committed in {self.store.uri}; committed steps: {steps}")
-        return found
-
     # what is kept
 
     def retain(self, policy: Retention) -> None:
@@ -129,7 +117,7 @@ class Session:
         return None
 
     def load_entry(self, entry: Entry) -> Loaded:
-        return Restoration(self.app, self.gang, self.store).load(ResumePoint(entry.step, entry.location, entry.digest))
+        return Restoration(self.app, self.gang, self.store).load(point_of(entry))
 
     def _fall_back(self, point: ResumePoint, error: CheckpointCorruptError, touched: bool) -> ResumePoint | None:
         if point.root is not None:

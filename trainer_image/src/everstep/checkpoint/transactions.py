@@ -14,13 +14,14 @@ from typing import Any
 
 import torch
 
-from everstep.catalog import Entry, Progress, Resume, Store, open_store
+from everstep.catalog import Progress, Store, open_store
 from everstep.catalog.progress import SaveTimes
 from everstep.catalog.retention import Best
 from everstep.checkpoint.beside import Beside
 from everstep.checkpoint.environment import JobEnvironment, read_environment
 from everstep.checkpoint.gang import Gang
 from everstep.checkpoint.heartbeat import HeartbeatThread
+from everstep.checkpoint.model_weights import fill
 from everstep.checkpoint.options import check_custom, digest_of, policy_of, retention_of
 from everstep.checkpoint.progress import RunProgress
 from everstep.checkpoint.publishing import Publishing
@@ -28,6 +29,7 @@ from everstep.checkpoint.restoring import Loaded
 from everstep.checkpoint.saves import Done, Record, Saves
 from everstep.checkpoint.saving import Shards
 from everstep.checkpoint.session import Identity, Session
+from everstep.checkpoint.sources import choose, entry_of, find, point_of
 from everstep.checkpoint.state import Application
 from everstep.checkpoint.uploading import DirectUpload, ProcessUpload
 from everstep.errors import CheckpointError, FencedError, InvalidOperationError
@@ -71,6 +73,7 @@ class Transactions:
         asynchronous: bool | None = None,
         heartbeat_seconds: float | None = None,
         resume_step: int | None = None,
+        resume: str = "auto",
         config: Any = None,
         assets: Mapping[str, str | bytes] | None = None,
         weights_steps: int | None = None,
@@ -106,6 +109,7 @@ class Transactions:
         self._tried_to_load = False
         self._current = 0
         app.config_digest = self._config_digest
+        self._resume = resume
         self._score: float | None = None
         self._custom: dict[str, Any] = {}
 
@@ -272,17 +276,36 @@ class Transactions:
         if loaded is not None:
             self._take_over(loaded)
         elif self._gang.leads:
-            log.info("fresh start in %s", self.store.uri)
+            say = log.info if self._resume == "disable" else log.warning
+            say("fresh start in %s: nothing there to resume from", self.store.uri)
         return self._loaded
 
     def load(self, step: int) -> Committed:
         """Load a committed step, e.g. for evaluation. To train on from it, pass `resume_step=` instead."""
         self._land()
-        entry: Entry = self._gang.lead(lambda: self._session.entry_of(step))
-        loaded = self._session.load_entry(entry)
+        loaded = self._session.load_entry(self._gang.lead(lambda: entry_of(self.store, step)))
         self._tried_to_load = True
         self._take_over(loaded)
         return _committed(loaded)
+
+    def load_weights(self, source: str | int) -> int:
+        """Load the model's weights alone, and nothing else: a committed step of this root, or the path of a checkpoint
+        or of another job's root (its latest step). Returns the step. Raises CheckpointNotFoundError,
+        CheckpointCorruptError, ArchitectureMismatchError.
+
+        The run stays where it is: a fresh one trains on from these weights at its own step 1.
+        """
+        model = self._session.app.model
+        if model is None:
+            raise InvalidOperationError("load_weights: this Checkpointer has no model")
+        self._land()
+        store = self.store
+        if isinstance(source, str):
+            root, point = self._gang.lead(lambda: find(source))
+            store = open_store(root)
+        else:
+            point = self._gang.lead(lambda: point_of(entry_of(store, source)))
+        return fill(model, store, point, self._gang, self._config_digest).step
 
     # retention
 
@@ -318,10 +341,9 @@ class Transactions:
     # inside
 
     def _claim(self) -> Identity:
-        resume = Resume()
-        if self._session.identity is None and self._resume_step is not None:
-            step = self._resume_step
-            resume = Resume(location=self._gang.lead(lambda: self._session.entry_of(step)).location)
+        if self._session.identity is not None or self._environment.has_operator:
+            return self._session.claim()
+        resume = self._gang.lead(lambda: choose(self._resume, self._resume_step, self.store))
         return self._session.claim(resume)
 
     def _take_over(self, loaded: Loaded) -> None:

@@ -1,0 +1,76 @@
+"""Which committed checkpoint a run begins with: resume modes, and checkpoints of other jobs."""
+
+from __future__ import annotations
+
+import os
+
+from everstep.catalog import AUTO, Entry, JobCatalog, Resume, ResumePoint, Store, open_store, split_root
+from everstep.catalog.fork import resolve
+from everstep.errors import CheckpointNotFoundError, InvalidOperationError
+
+RESTARTS = "TORCHELASTIC_RESTART_COUNT"
+
+
+def choose(mode: str, step: int | None, store: Store) -> Resume:
+    """Where a worker group without an operator begins. `mode`: "auto", "disable", or the path of a checkpoint or of a
+    job's root (its latest); `step`: a committed step of this root instead.
+
+    A group that torchrun has started again in place goes on from what the group before it committed, whatever the mode,
+    and so does one whose root was begun from the same path before. Raises CheckpointNotFoundError.
+    """
+    if step is not None and mode != "auto":
+        raise InvalidOperationError(f"resume_step={step} and resume={mode!r}: pass one of the two")
+    if os.environ.get(RESTARTS, "0") != "0":
+        return AUTO
+    if step is not None:
+        return Resume(location=entry_of(store, step).location)
+    if mode == "auto":
+        return AUTO
+    if mode == "disable":
+        return Resume(fresh=True)
+    if "/" not in mode:
+        raise InvalidOperationError(f"resume={mode!r}: auto, disable, or the path of a checkpoint")
+    choice = resolve(mode, store.uri, open_store, held_by=store.uri)
+    begun = JobCatalog(store).read()
+    same = begun is not None and choice.source is not None and begun.source == choice.source
+    return AUTO if same else choice
+
+
+def find(uri: str, step: int | None = None) -> tuple[str, ResumePoint]:
+    """The root and place of a committed checkpoint, by its own path or by its job's root and step (None: the latest).
+
+    Raises CheckpointNotFoundError that lists what is there, InvalidOperationError for a malformed path.
+    """
+    try:
+        root, location = split_root(uri)
+    except ValueError as error:
+        raise InvalidOperationError(f"{uri}: {error}") from error
+    store = open_store(root)
+    if location is None:
+        entry = entry_of(store, step)
+    else:
+        catalog = JobCatalog(store).read()
+        found = None if catalog is None else catalog.find(str(location))
+        if found is None or found.state == "quarantined":
+            raise CheckpointNotFoundError(f"{uri} is not a committed checkpoint")
+        entry = found
+    return root, point_of(entry)
+
+
+def point_of(entry: Entry) -> ResumePoint:
+    return ResumePoint(entry.step, entry.location, entry.digest)
+
+
+def entry_of(store: Store, step: int | None) -> Entry:
+    """The live entry of a step (None: the latest). Raises CheckpointNotFoundError that lists what is there."""
+    catalog = JobCatalog(store).read()
+    if catalog is None:
+        raise CheckpointNotFoundError(f"{store.uri} has no catalog.json, so nothing is committed there")
+    live = catalog.live()
+    found = next((entry for entry in reversed(live) if step in (None, entry.step)), None)
+    if found is None:
+        what = "nothing" if step is None else f"step {step}"
+        steps = ", ".join(str(entry.step) for entry in live) or "none"
+        verb = "is committed" if step is None else "is not committed"
+        raise CheckpointNotFoundError(f"{what} {verb} in {store.uri}; committed steps: {steps}")
+    return found
