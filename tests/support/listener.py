@@ -25,10 +25,21 @@ class Listener:
     to a request in `handle`.
     """
 
-    def __init__(self, upstream: str, address: str = "127.0.0.1", tls: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self,
+        upstream: str,
+        address: str = "127.0.0.1",
+        tls: ssl.SSLContext | None = None,
+        *,
+        server_tls: ssl.SSLContext | None = None,
+        port: int = 0,
+    ) -> None:
+        """`tls` verifies the other server; with `server_tls` this one speaks TLS itself."""
         self.upstream = upstream
         self.address = address
+        self.port = port
         self._tls = tls
+        self._server_tls = server_tls
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         return await self.passed_on(request, await request.content.read())
@@ -48,7 +59,7 @@ class Listener:
 
     @property
     def url(self) -> str:
-        return f"http://{self.address}:{self._port}"
+        return f"{'https' if self._server_tls else 'http'}://{self.address}:{self.port}"
 
     def _run(self, started: threading.Event) -> None:
         asyncio.set_event_loop(self._loop)
@@ -64,8 +75,8 @@ class Listener:
         ) as self._session:
             runner = web.ServerRunner(web.Server(self._handle, access_log=None), shutdown_timeout=0.1)
             await runner.setup()
-            await web.TCPSite(runner, self.address, 0).start()
-            self._port = runner.addresses[0][1]
+            await web.TCPSite(runner, self.address, self.port, ssl_context=self._server_tls).start()
+            self.port = runner.addresses[0][1]
             started.set()
             await self._end.wait()
             await runner.cleanup()
@@ -79,7 +90,8 @@ class Listener:
     async def asked(self, request: web.BaseRequest, body: bytes) -> AsyncIterator[aiohttp.ClientResponse]:
         """What the other server answers; its body is read by the caller."""
         headers = {name: value for name, value in request.headers.items() if name.lower() not in _HOP}
-        url = URL(self.upstream + request.raw_path, encoded=True)
+        target = request.raw_path  # with the host in it where this is the client's proxy
+        url = URL(target if "://" in target else self.upstream + target, encoded=True)
         async with self._session.request(
             request.method, url, headers=headers, data=body, allow_redirects=False
         ) as answer:

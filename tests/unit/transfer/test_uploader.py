@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -85,3 +87,60 @@ def test_closing_waits_for_what_was_submitted(buffer: SharedBuffer, tmp_path: Pa
     uploader.close(30)
     assert all(future.done() and future.exception() is None for future in futures)
     assert uploader.pid is None
+
+
+def test_the_uploader_imports_no_torch(uploader: Uploader, buffer: SharedBuffer) -> None:
+    uploader.submit("checkpoints/a/1", Segment(buffer, 0, 5)).result(30)
+    loaded = Path(f"/proc/{uploader.pid}/maps").read_text()
+    assert "_awscrt" in loaded
+    assert not any(name in loaded for name in ("libtorch", "numpy"))
+
+
+def test_the_queue_is_bounded(buffer: SharedBuffer, tmp_path: Path) -> None:
+    uploader = Uploader(str(tmp_path / "root"), queue=2)
+    uploader.start()
+    uploader.submit("checkpoints/a/0", Segment(buffer, 0, 5)).result(30)
+    assert uploader.pid is not None
+    os.kill(uploader.pid, signal.SIGSTOP)
+    for number in (1, 2):
+        uploader.submit(f"checkpoints/a/{number}", Segment(buffer, 0, 5))
+    with ThreadPoolExecutor(1) as pool:
+        third = pool.submit(uploader.submit, "checkpoints/a/3", Segment(buffer, 0, 5))
+        with pytest.raises(TimeoutError):
+            third.result(0.5)
+        os.kill(uploader.pid, signal.SIGCONT)
+        assert third.result(30).result(30).key == "checkpoints/a/3"
+    uploader.close()
+
+
+def test_a_closed_buffer_is_let_go_by_both(uploader: Uploader) -> None:
+    first, second = SharedBuffer(8 * MEGABYTE), SharedBuffer(8 * MEGABYTE)
+    uploader.submit("checkpoints/a/1", Segment(first, 0, 8 * MEGABYTE)).result(30)
+    first.close()
+    uploader.submit("checkpoints/a/2", Segment(second, 0, 8 * MEGABYTE)).result(30)
+    for process in (os.getpid(), uploader.pid):
+        assert Path(f"/proc/{process}/maps").read_text().count("memfd:everstep") == 1
+    second.close()
+
+
+def test_a_buffer_that_is_looked_at_goes_with_the_last_view() -> None:
+    buffer = SharedBuffer(MEGABYTE)
+    view = buffer.view[:10]
+    view[:] = b"0123456789"
+    buffer.close()
+    assert bytes(view) == b"0123456789"
+    assert buffer.closed
+
+
+def test_closing_gives_up_at_its_deadline(buffer: SharedBuffer, tmp_path: Path) -> None:
+    uploader = Uploader(str(tmp_path / "root"))
+    uploader.start()
+    uploader.submit("checkpoints/a/0", Segment(buffer, 0, 5)).result(30)
+    assert uploader.pid is not None
+    os.kill(uploader.pid, signal.SIGSTOP)
+    pending = uploader.submit("checkpoints/a/1", Segment(buffer, 0, 5))
+    began = time.monotonic()
+    uploader.close(0.5)
+    assert time.monotonic() - began < 5
+    with pytest.raises(UploaderDiedError):
+        pending.result(0)

@@ -44,8 +44,8 @@ class SharedBuffer:
             return
         os.close(self.descriptor)
         self.descriptor = -1
-        self.view.release()
-        with contextlib.suppress(BufferError):  # views of views: the mapping goes with the last of them
+        with contextlib.suppress(BufferError):  # somebody looks at it yet: the mapping goes with the last view
+            self.view.release()
             self._map.close()
 
     def __del__(self) -> None:

@@ -19,7 +19,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.reduction import recv_handle
 
 from everstep.catalog.store import Store, open_store
-from everstep.errors import StorageError, StorageUnavailableError
+from everstep.errors import CheckpointError, StorageUnavailableError
 from everstep.transfer.protocol import Done, Finish, Forget, Open, Put, Share, Uploaded
 
 _PR_SET_PDEATHSIG = 1
@@ -71,7 +71,7 @@ class Worker:
             with memoryview(memory) as whole, whole[put.offset : put.offset + put.length] as body:
                 retries = store.put(put.key, body, put.sums)
             result = Uploaded(put.key, put.length, time.monotonic() - began, retries)
-        except StorageError as error:
+        except CheckpointError as error:
             result = error
         except Exception as error:  # noqa: BLE001  it is told to the trainer, whose save fails
             result = StorageUnavailableError(f"{self._opening.uri}/{put.key}: {type(error).__name__}: {error}")

@@ -111,20 +111,8 @@ class S3Store:
         return self._bucket.call(f"read {key}", read, missing=key)
 
     def get_range(self, key: str, start: int, length: int) -> bytes:
-        if length <= 0:
-            return b""
-
-        def read() -> bytes:
-            span = f"bytes={start}-{start + length - 1}"
-            try:
-                with self._client.get_object(**self._named(key), Range=span)["Body"] as stream:
-                    return stream.read()
-            except ClientError as error:
-                if status_of(error) == 416:
-                    return b""
-                raise
-
-        return self._bucket.call(f"read {key}", read, missing=key)
+        memory = memoryview(bytearray(max(length, 0)))
+        return bytes(memory[: self._objects.read_into(key, start, memory)])
 
     def read_into(self, key: str, start: int, into: memoryview) -> int:
         return self._objects.read_into(key, start, into.cast("B"))
