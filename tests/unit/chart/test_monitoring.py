@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import promql_parser
 import pytest
 import yaml
 
@@ -21,8 +22,6 @@ ROOT = Path(__file__).parents[3]
 MONITORING = ROOT / "charts/everstep/monitoring"
 PAGE = ROOT / "docs/observability.md"
 NAME = re.compile(r"\beverstep_[a-z_]+\b")
-SELECTOR = re.compile(r"\b(everstep_[a-z_]+)\{([^}]*)\}")
-LABEL = re.compile(r"([a-z_]+)\s*(?:=~|!=|!~|=)")
 OWN = {"everstep_operator"}
 """Words of this shape that are no metrics."""
 
@@ -59,40 +58,53 @@ def dashboard() -> dict[str, Any]:
     return found
 
 
-def expressions() -> list[str]:
+def queries() -> list[str]:
+    """Of alerts and panels. Variables of the dashboard stand between quotes, so that it is PromQL with them too."""
     panels = [target["expr"] for panel in dashboard()["panels"] for target in panel["targets"]]
-    variables = [each["query"] for each in dashboard()["templating"]["list"] if each["type"] == "query"]
-    return [alert["expr"] for alert in alerts()] + panels + variables
+    return [alert["expr"] for alert in alerts()] + panels
 
 
-@pytest.mark.parametrize("expression", expressions())
-def test_expressions_use_metrics_and_labels_that_exist(expression: str) -> None:
+def variables() -> list[str]:
+    return [each["query"] for each in dashboard()["templating"]["list"] if each["type"] == "query"]
+
+
+@pytest.mark.parametrize("expression", queries())
+def test_expressions_are_promql_over_metrics_and_labels_that_exist(expression: str) -> None:
     known = exported()
-    names = set(NAME.findall(expression))
-    assert names, expression
-    assert names <= known.keys()
-    for name, inside in SELECTOR.findall(expression):
-        labels = set(LABEL.findall(re.sub(r'"[^"]*"', "", inside)))
-        assert labels <= known[name], name
+    found = selectors(promql_parser.parse(expression))  # raises for what is no PromQL, types of arguments included
+    assert found
+    for selector in found:
+        assert selector.name in known
+        assert labels(selector) <= known[selector.name], selector.name
 
 
-@pytest.mark.parametrize("expression", expressions())
-def test_expressions_are_balanced(expression: str) -> None:
-    """As much as can be told of PromQL without its parser."""
-    plain = re.sub(r'"[^"]*"', "", expression)
-    assert plain.count('"') == 0
-    depth: list[str] = []
-    for sign in plain:
-        if sign in "([{":
-            depth.append(sign)
-        elif sign in ")]}":
-            assert depth, expression
-            assert depth.pop() + sign in ("()", "[]", "{}"), expression
-    assert not depth, expression
+def selectors(expression: promql_parser.Expr) -> list[promql_parser.VectorSelector]:
+    """All of an expression, those inside of ranges too."""
+    found: list[promql_parser.VectorSelector] = []
+
+    def visit(node: promql_parser.Expr) -> None:
+        if isinstance(node, promql_parser.VectorSelector):
+            found.append(node)
+
+    promql_parser.walk(expression, visit)
+    return found
+
+
+def labels(selector: promql_parser.VectorSelector) -> set[str]:
+    """Names of the labels that it matches."""
+    return {matcher.name for matcher in selector.matchers.matchers}
+
+
+@pytest.mark.parametrize("query", variables())
+def test_variables_of_the_dashboard_are_of_series_that_exist(query: str) -> None:
+    known = exported()
+    selector, label = re.fullmatch(r"label_values\((.+), (\w+)\)", query).groups()  # type: ignore[union-attr]
+    (found,) = selectors(promql_parser.parse(selector))
+    assert {label, *labels(found)} <= known[found.name or ""]
 
 
 def test_rates_are_of_counters_and_thresholds_of_gauges() -> None:
-    for expression in expressions():
+    for expression in queries():
         for function, name in re.findall(r"(rate|increase)\((everstep_[a-z_]+)", expression):
             assert name.endswith(("_total", "_bucket", "_count", "_sum")), f"{function} of {name}"
 
