@@ -10,6 +10,7 @@ from pathlib import Path
 
 from everstep.catalog import Store
 from everstep.catalog.keys import TENSORBOARD
+from everstep.checkpoint.checkpointer import Committed
 from everstep.errors import CheckpointError
 
 log = logging.getLogger("everstep")
@@ -28,6 +29,15 @@ class Board:
     def add(self, step: int, values: Mapping[str, float]) -> None:
         for name, value in values.items():
             self._writer.add_scalar(name, value, step)
+
+    def committed(self, checkpoint: Committed) -> None:
+        """What the save has cost, under `checkpoint/`; then all events are stored. Safe beside `add`."""
+        times = checkpoint.times
+        if times is not None:
+            moving = times.staged_seconds + times.uploaded_seconds + times.committed_seconds
+            cost = times.model_dump(exclude={"step"}) | {"bytes_per_second": times.bytes / max(moving, 1e-9)}
+            self.add(checkpoint.step, {f"checkpoint/{name}": float(value) for name, value in cost.items()})
+        self.store()
 
     def store(self) -> None:
         """A board that cannot be stored costs a warning."""

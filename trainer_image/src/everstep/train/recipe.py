@@ -63,7 +63,7 @@ def train(config: TrainConfig, ranks: Ranks) -> None:
     ) as checkpointer:
         board = Board(checkpointer.store) if ranks.leads else None
         if board is not None:
-            checkpointer.on_commit(lambda committed: board.store())
+            checkpointer.on_commit(board.committed)
         journal = Journal(config) if ranks.leads else None
         began = time.monotonic()
         for step in checkpointer.steps(config.steps):
