@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 
-from everstep.catalog import JobCatalog, open_store
+from everstep.catalog import JobCatalog, WeightSets, open_store
 from everstep.catalog.store.posix import PosixStore
 from everstep.checkpoint.environment import read_environment
+from everstep.errors import FencedError, StorageUnavailableError
+from everstep.weights import WeightsWatcher
 from tests.unit.checkpoint.conftest import Job
 
 Jobs = Callable[..., Job]
@@ -75,3 +77,82 @@ def test_training_waits_for_a_save_or_does_not(
                 begun.set()
             mine.step()
     assert seen[0] is asynchronous
+
+
+def published(root: Path) -> list[tuple[int, int]]:
+    """Steps of the weights that stand, and how many sets there have ever been."""
+    catalog = WeightSets(open_store(str(root))).require()
+    return [(entry.step, entry.seq) for entry in catalog.live()]
+
+
+def test_weights_are_published_by_steps(train: Callable[..., Any], tmp_path: Path) -> None:
+    """The last step's are published in any case."""
+    train(interval={"steps": 6}, weights={"interval": {"steps": 4}})
+    assert published(tmp_path) == [(4, 1), (6, 2)]
+
+
+def test_weights_are_published_by_seconds(train: Callable[..., Any], tmp_path: Path) -> None:
+    """Agreed upon at one step, published after the next."""
+    train(interval={"steps": 6}, weights={"interval": {"seconds": 1e-6}, "keepLast": 9})
+    assert published(tmp_path) == [(2, 1), (4, 2), (6, 3)]
+
+
+def test_so_many_sets_of_weights_are_kept(train: Callable[..., Any], tmp_path: Path) -> None:
+    train(interval={"steps": 6}, weights={"interval": {"steps": 1}, "keepLast": 3})
+    assert published(tmp_path) == [(4, 4), (5, 5), (6, 6)]
+    assert len(list((tmp_path / "weights").iterdir())) == 3
+
+
+def test_without_a_policy_weights_are_published_when_asked_for(job: Jobs, tmp_path: Path) -> None:
+    mine = job()
+    with mine.checkpointer(tmp_path, interval_steps=10) as checkpointer:
+        for step in checkpointer.steps(4):
+            mine.step()
+            if step == 2:
+                checkpointer.publish_weights()
+                assert published(tmp_path) == [(2, 1)]
+    assert published(tmp_path) == [(2, 1)]
+    weights = WeightsWatcher(str(tmp_path)).poll()
+    assert weights is not None
+    plain = job(seed=9).model
+    weights.load_into(plain)
+    with job().checkpointer(tmp_path, weights_steps=3) as checkpointer:
+        assert list(checkpointer.steps(6)) == [5, 6]
+    assert published(tmp_path) == [(2, 1), (6, 2)]
+
+
+def test_weights_that_storage_does_not_take_cost_no_step(
+    job: Jobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    put = PosixStore.put
+
+    def fail(self: PosixStore, key: str, body: Any, sums: Any = ()) -> int:
+        if key.startswith("weights/step_000000000002"):
+            raise StorageUnavailableError("the bucket is on fire")
+        return put(self, key, body, sums)
+
+    monkeypatch.setattr(PosixStore, "put", fail)
+    mine = job()
+    with mine.checkpointer(tmp_path, interval_steps=4, weights_steps=2) as checkpointer:
+        assert list(checkpointer.steps(4)) == [1, 2, 3, 4]
+    assert published(tmp_path) == [(4, 1)]
+    assert "the weights of step 2 were not published: rank 0: the bucket is on fire" in caplog.text
+
+
+def test_a_fenced_run_that_publishes_ends(job: Jobs, tmp_path: Path) -> None:
+    """Publications go on beside the steps: that of step 2 may be in time or not, and one after it tells."""
+    taken: list[int] = []
+
+    def train() -> None:
+        mine = job()
+        with mine.checkpointer(tmp_path, interval_steps=99, weights_steps=1) as checkpointer:
+            for step in checkpointer.steps(50):
+                mine.step()
+                taken.append(step)
+                if step == 3:
+                    JobCatalog(open_store(str(tmp_path))).claim()
+
+    with pytest.raises(FencedError):
+        train()
+    assert [step for step, _ in published(tmp_path)] in ([1], [1, 2])
+    assert taken[-1] in (3, 4)
