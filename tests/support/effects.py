@@ -14,6 +14,7 @@ _FAULTS = "tests/operator/runtime/test_faults.py::"
 _UNIT = "tests/unit/reconcile/test_"
 _POLICY = "tests/unit/checkpoint/test_policy.py::"
 
+_REFUSALS = "tests/operator/api/test_refusals.py::test_a_bad_field_is_refused_by_its_path_and_its_twin_is_accepted"
 _MADE = f"{_EFFECTS}test_pods_are_made_from"
 _RULE = f"{_EFFECTS}test_a_rule_decides_about_a_failure_that_it_matches"
 _CONDITION = f"{_EFFECTS}test_a_rule_matches_a_condition_of_the_failed_pod"
@@ -23,8 +24,11 @@ _STALL = f"{_UNIT}stall.py::test_each_phase_has_its_limit"
 EFFECTS: Final[dict[str, tuple[str, ...]]] = {
     "nodes": (f"{_MADE}[nodes]", f"{_EDITS}test_kubectl_scale_gives_the_gang_another_size"),
     "procPerNode": (f"{_MADE}[procPerNode]",),
-    "elastic.minNodes": (f"{_NOTHING}[elastic]",),
-    "elastic.maxNodes": (f"{_NOTHING}[elastic]",),
+    "elastic.minNodes": (
+        f"{_FAULTS}test_an_elastic_gang_starts_with_the_pods_that_there_is_room_for",
+        f"{_UNIT}elastic.py::test_the_size_of_the_next_attempt",
+    ),
+    "elastic.maxNodes": (f"{_REFUSALS}[spec.nodes: rule0]",),
     "suspend": (f"{_ATTEMPTS}test_suspend_saves_stops_and_resumes_where_it_stopped",),
     "template": (f"{_MADE}[template]",),
     "checkpoint.storage.uri": (

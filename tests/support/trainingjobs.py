@@ -180,6 +180,7 @@ def full_status() -> Manifest:
                 "started": "2026-01-01T00:30:00Z",
                 "ended": "2026-01-01T01:00:00Z",
                 "seconds": 1800.5,
+                "nextNodes": 1,
             }
         ],
         "goodput": "97%",

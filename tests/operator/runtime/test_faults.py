@@ -116,3 +116,27 @@ def test_an_annotation_takes_another_clusters_checkpoints_over(rig: Rig) -> None
     assert not rig.pods()
     rig.patch({"metadata": {"annotations": {"everstep.dev/adopt": "true"}}})
     assert rig.until_phase("Succeeded")["attempt"] == 2
+
+
+def test_an_elastic_gang_starts_with_the_pods_that_there_is_room_for(rig: Rig) -> None:
+    """And tries for all of them again after a suspension."""
+    rig.options[0] = replace(QUICK, total_steps=200, seconds_per_step=0.05)
+    quota = {"metadata": {"name": "two"}, "spec": {"hard": {"pods": "2"}}}
+    rig.core.create_namespaced_resource_quota(rig.namespace, quota)
+    wait_for("the quota counts", lambda: rig.core.read_namespaced_resource_quota("two", rig.namespace).status.hard)
+    policy = {"startTimeoutSeconds": 2, "backoff": {"initialSeconds": 0, "maxSeconds": 0}}
+    rig.apply(nodes=3, elastic={"minNodes": 2, "maxNodes": 3}, failurePolicy=policy)
+    rig.until_running(2, nodes=2)
+    assert [pod.metadata.name for pod in rig.pods() if pod.metadata.name.startswith("job-2-")] == ["job-2-0", "job-2-1"]
+    wait_for("it is told", lambda: "2 of 3 nodes" in condition(rig, "Running").get("message", ""))
+    wait_for("a commit", lambda: rig.status().get("lastCheckpoint"))
+    rig.core.delete_namespaced_resource_quota("two", rig.namespace)
+    rig.patch({"spec": {"suspend": True}})
+    rig.until_phase("Suspended")
+    rig.patch({"spec": {"suspend": False}})
+    rig.until_running(3, nodes=3)
+    status = rig.until_phase("Succeeded")
+    first = status["history"][0]
+    assert (first["reason"], first["nextNodes"]) == ("StartTimeout", 2)
+    assert status["restarts"]["counted"] == 0
+    assert rig.kubelet.container("job-3-0").run.state == chain(200)

@@ -30,6 +30,7 @@ EDITS: dict[str, Any] = {
 PARENTS: dict[str, dict[str, Any]] = {
     "checkpoint.keepBest": {"count": 1, "metric": "loss", "mode": "min"},
     "checkpoint.interval": {"steps": 50, "seconds": 500},
+    "elastic": {"minNodes": 2, "maxNodes": 2},
 }
 """Objects that have no good form with a single field in them."""
 

@@ -255,11 +255,11 @@ def test_to_resume_at_once_does_not_fence_a_gang_that_still_saves() -> None:
 
 
 def test_a_fresh_spec_with_fields_that_nothing_acts_on_is_told_of_once() -> None:
-    elastic = {"minNodes": 1, "maxNodes": 4}
-    plan = decide(observe(job(running(), elastic=elastic), *PODS, catalog=committed(30)))
+    local = {"interval": {"steps": 10}, "sizeLimit": "4Gi"}
+    plan = decide(observe(job(running(), checkpoint__local=local), *PODS, catalog=committed(30)))
     (event,) = (event for event in plan.events if event.reason == "NotActedOn")
-    assert event.message == "spec.elastic is not acted on yet: the job runs as if it were not set"
-    again = decide(observe(job(plan.status.dump(), elastic=elastic), *PODS, catalog=committed(30, 40)))
+    assert event.message == "spec.checkpoint.local is not acted on yet: the job runs as if it were not set"
+    again = decide(observe(job(plan.status.dump(), checkpoint__local=local), *PODS, catalog=committed(30, 40)))
     assert "NotActedOn" not in {event.reason for event in again.events}
     assert "NotActedOn" not in {event.reason for event in decide(observe(job(), *PODS)).events}
 

@@ -29,7 +29,7 @@ Manager = Annotated[
 
 
 class Elastic(SpecModel):
-    """Lets the gang run with fewer or more pods than `nodes`, when the cluster has lost or gained room."""
+    """Lets the gang run with fewer pods than `nodes` where the cluster has no room for all of them."""
 
     model_config = ConfigDict(
         json_schema_extra=rules(
@@ -37,10 +37,12 @@ class Elastic(SpecModel):
         )
     )
 
-    min_nodes: Annotated[Nodes, Field(json_schema_extra=changes("restart"))]
-    """The fewest pods that train."""
-    max_nodes: Annotated[Nodes, Field(json_schema_extra=changes("restart"))]
-    """The most pods that train."""
+    min_nodes: Annotated[Nodes, Field(json_schema_extra=changes("live"))]
+    """The fewest pods that train. A start that has timed out (failurePolicy.startTimeoutSeconds) is followed by one
+    with as many pods as had a node, and at least this many. Attempts after a failure keep that size; one after an edit
+    or a suspension tries `nodes` again."""
+    max_nodes: Annotated[Nodes, Field(json_schema_extra=changes("live"))]
+    """The most that `nodes` may be set to, e.g. by `kubectl scale`."""
 
 
 class TrainingJobSpec(SpecModel):
@@ -85,8 +87,8 @@ class TrainingJobSpec(SpecModel):
         ),
     ] = 1
     """Training processes in a pod: a number, or torchrun's words `auto`, `gpu`, `cpu` for what the node has."""
-    elastic: Annotated[Elastic | None, Field(json_schema_extra=changes("none"))] = None
-    """Bounds within which the size of the gang may change without your doing. Not acted on yet."""
+    elastic: Elastic | None = None
+    """Bounds of the gang's size. Absent: it is always `nodes`."""
     suspend: Annotated[bool, Field(json_schema_extra=changes("live"))] = False
     """Save, stop the pods, and wait until it is false again; the job then resumes at its latest commit."""
     template: Annotated[dict[str, Any], Field(json_schema_extra=changes("restart", **{INLINE: "pod_template"}))]

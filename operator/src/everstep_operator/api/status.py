@@ -219,6 +219,8 @@ class HistoryEntry(StatusModel):
     """When it was found to have ended."""
     seconds: Duration | None = None
     """How long it lasted."""
+    next_nodes: Count | None = None
+    """Pods of the attempt after it, where that is fewer than spec.nodes (spec.elastic)."""
 
 
 class Fence(StatusModel):

@@ -104,18 +104,23 @@ def current(observation: Observation) -> Attempt:
         end=end,
         pods=pods,
         others=tuple(pod for pod in observation.pods if pod.attempt != number),
-        nodes=_nodes(observation, recorded, pods),
+        nodes=_nodes(observation, number, recorded, pods),
         claimed=catalog is not None and catalog.claim is not None and catalog.claim.attempt == number,
     )
 
 
-def _nodes(observation: Observation, recorded: bool, pods: tuple[PodView, ...]) -> int:
+def _nodes(observation: Observation, number: int, recorded: bool, pods: tuple[PodView, ...]) -> int:
     """The size that the gang was created with: the spec may have changed since."""
-    gang = observation.job.status.gang
+    spec, gang = observation.job.spec, observation.job.status.gang
     if recorded and gang is not None and gang.nodes is not None:
         return gang.nodes
     launch = launched_with(pods)
-    return launch.nodes if launch is not None else observation.job.spec.nodes
+    if launch is not None:
+        return launch.nodes
+    before = next((entry for entry in reversed(observation.job.status.history) if entry.attempt < number), None)
+    if spec.elastic is None or before is None or before.next_nodes is None:
+        return spec.nodes
+    return min(spec.nodes, max(spec.elastic.min_nodes, before.next_nodes))
 
 
 def launched_with(pods: tuple[PodView, ...]) -> Launch | None:

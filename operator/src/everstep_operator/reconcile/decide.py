@@ -14,6 +14,7 @@ from everstep_operator.reconcile import (
     deadline,
     deletion,
     edits,
+    elastic,
     ends,
     events,
     failure,
@@ -122,7 +123,7 @@ def _steady(observation: Observation, attempt: Attempt, status: TrainingJobStatu
     status = status.model_copy(update={"phase": Phase.RUNNING if runs else Phase.STARTING})
     summary = (status.gang.summary if status.gang else None) or ""
     if runs:
-        message = "all pods run"
+        message = f"all pods run{elastic.described(observation, attempt)}"
         status = conditions.put(observation, status, ConditionType.RUNNING, True, "GangRunning", message)
         status = conditions.clear(observation, status, ConditionType.RESTARTING, "GangRunning", message)
         status = conditions.clear(observation, status, ConditionType.STALLED, "GangRunning", message)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from everstep_operator.api import TrainingJobStatus
 from everstep_operator.api.common import MAX_COUNT, MAX_STEP
 from everstep_operator.api.status import HISTORY_LIMIT, HistoryEntry
-from everstep_operator.reconcile import failure
+from everstep_operator.reconcile import elastic, failure
 from everstep_operator.reconcile.attempt import Attempt
 from everstep_operator.reconcile.classify import Cause
 from everstep_operator.reconcile.observation import Observation
@@ -44,6 +44,7 @@ def entry(
         seconds=round((observation.now - started).total_seconds(), 1)
         if started and started <= observation.now
         else None,
+        next_nodes=elastic.next_nodes(observation, attempt, cause.reason in PLANNED),
     )
 
 
