@@ -11,7 +11,7 @@ from dev import build, network
 from dev.buildah import Buildah
 from dev.cluster import file_locked
 from dev.instance import containerd_root
-from dev.paths import cache, instances
+from dev.paths import SLOTS_LOCK, cache
 
 
 def prune() -> None:
@@ -27,6 +27,6 @@ def prune() -> None:
         buildah = Buildah(cache() / "images")
         with file_locked(buildah.directory / ".lock"):
             buildah.prune()
-    with file_locked(instances() / ".slots.lock"):
+    with file_locked(SLOTS_LOCK):
         for slot in network.free_slots():
             shutil.rmtree(containerd_root(slot), ignore_errors=True)

@@ -6,12 +6,13 @@ Works with cgroup v2 and with v1, where an instance has a directory in each hier
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import signal
 import time
 from pathlib import Path
 
-from dev.instance import InstanceError
+from dev.instance import Instance, InstanceError
 
 PARENT = "everstep"
 TRACKERS = ("freezer", "pids", "systemd")  # v1: hierarchies that limit nothing of what is in them
@@ -20,8 +21,9 @@ TRACKERS = ("freezer", "pids", "systemd")  # v1: hierarchies that limit nothing 
 class Cgroup:
     """The cgroup of one instance. It needs root."""
 
-    def __init__(self, instance: str) -> None:
-        self.relative = f"{PARENT}/{instance}"
+    def __init__(self, instance: Instance) -> None:
+        # Two caches on one machine may each have an instance of this name.
+        self.relative = f"{PARENT}/{instance.name}-{hashlib.sha256(str(instance.state).encode()).hexdigest()[:8]}"
 
     @property
     def kubelet_root(self) -> str:
@@ -53,9 +55,9 @@ class Cgroup:
         """The pids of everything in it, or only of what is below one of its directories."""
         found: set[int] = set()
         for root in hierarchies():
-            for path in (root / self.relative / below).rglob("cgroup.procs"):
-                with contextlib.suppress(OSError):  # it vanished meanwhile
-                    found |= {int(line) for line in path.read_text().split()}
+            for directory, _, _ in os.walk(root / self.relative / below):  # passes over what vanishes meanwhile
+                with contextlib.suppress(OSError):
+                    found |= {int(line) for line in (Path(directory) / "cgroup.procs").read_text().split()}
         return found - {0, os.getpid()}
 
     def kill(self, below: str = "", *, seconds: float = 20.0) -> None:

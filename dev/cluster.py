@@ -14,7 +14,7 @@ from dev.build import Binaries
 from dev.containerd import Containerd
 from dev.instance import Instance, InstanceError, Level, Network, containerd_root, directory, load
 from dev.namespace import HOLDER, Namespace
-from dev.paths import cache, instances
+from dev.paths import SLOTS_LOCK, instances
 from dev.ports import free_ports
 from dev.processes import Processes
 from dev.s3 import S3Server
@@ -63,7 +63,7 @@ def start_api(name: str, path: Path, s3: bool, binaries: Binaries) -> Instance:
 
 def start_full(name: str, path: Path, s3: bool, binaries: Binaries) -> Instance:
     """Everything, in namespaces of its own."""
-    with file_locked(cache() / "instances" / ".slots.lock"):
+    with file_locked(SLOTS_LOCK):
         slot = choose_slot(name)
         address = Network(slot).node_address
         instance = Instance(name, path, Level.full, s3, address, 6443, 2379, 2380, slot)
@@ -132,7 +132,7 @@ def stop(instance: Instance) -> None:
         processes.stop(["containerd"])
         Containerd.clean_root(instance)
         Namespace(instance).destroy()
-        network.remove(instance.network)
+        network.remove(instance)
 
 
 def stop_pods(instance: Instance) -> None:

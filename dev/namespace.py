@@ -51,7 +51,7 @@ class Namespace:
     def __init__(self, instance: Instance) -> None:
         self.instance = instance
         self.processes = Processes(instance.processes)
-        self.cgroup = Cgroup(instance.name)
+        self.cgroup = Cgroup(instance)
 
     def create(self) -> int:
         """Make them and return the pid of their holder."""

@@ -11,7 +11,7 @@ import json
 import subprocess
 from collections.abc import Iterator
 
-from dev.instance import InstanceError, Network
+from dev.instance import Instance, InstanceError, Network
 from dev.namespace import Namespace
 
 BRIDGE = "pods0"
@@ -46,8 +46,9 @@ def free_slots() -> Iterator[int]:
 
 
 def create(network: Network, namespace: Namespace, holder: int) -> None:
-    """Make the link, the bridge and the routes."""
+    """Make the link, which says whose it is, the bridge and the routes."""
     ip("link", "add", network.interface, "type", "veth", "peer", "name", UPLINK, "netns", str(holder))
+    ip("link", "set", network.interface, "alias", owner(namespace.instance))
     ip("addr", "add", f"{network.host_address}/30", "dev", network.interface)
     ip("link", "set", network.interface, "up")
     addresses = {"LINK": network.link_address, "HOST": network.host_address, "NODE": network.node_address}
@@ -56,9 +57,17 @@ def create(network: Network, namespace: Namespace, holder: int) -> None:
         ip("route", "add", destination, "via", network.link_address, "dev", network.interface)
 
 
-def remove(network: Network) -> None:
-    """Remove the link; its routes go with it. What is inside goes with the namespace."""
-    subprocess.run(["ip", "link", "delete", network.interface], capture_output=True)
+def remove(instance: Instance) -> None:
+    """Remove the link, if it is this instance's still; its routes go with it, what is inside with the namespace."""
+    interface = instance.network.interface
+    links = json.loads(ip("-json", "link", "show"))
+    if any(link["ifname"] == interface and link.get("ifalias") == owner(instance) for link in links):
+        ip("link", "delete", interface)
+
+
+def owner(instance: Instance) -> str:
+    """The state directory: another cache on this machine may have an instance of the same name."""
+    return f"everstep {instance.state}"[-255:]
 
 
 def ip(*arguments: str) -> str:

@@ -1,4 +1,4 @@
-"""Where things live. Nothing of the embedded cluster is written outside the cache directory (and temporary files)."""
+"""Where things live: nothing of the embedded cluster is outside the cache but temporary files and a lock."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import os
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+SLOTS_LOCK = Path("/run/lock/everstep-slots.lock")
+"""Held while addresses of a full instance are chosen: they are the machine's, whatever the cache directory."""
 TOOLS = Path(__file__).resolve().parent / "tools"
 
 

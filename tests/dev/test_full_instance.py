@@ -78,11 +78,11 @@ def test_pods_find_services_and_the_s3_server_and_down_leaves_nothing(start: Sta
     inside(instance, "wget", "-qO-", f"{cluster.s3_server(instance).endpoint.url}/healthz")
     bucket = cluster.s3_server(instance).endpoint.make_bucket()
     assert bucket in str(cluster.s3_server(instance).endpoint.client().list_buckets()["Buckets"])
-    pod_cgroup = Cgroup(instance.name).members("kubepods")
+    pod_cgroup = Cgroup(instance).members("kubepods")
     assert pod_cgroup
 
     cluster.down("whole")
-    assert Cgroup(instance.name).members() == set()
+    assert Cgroup(instance).members() == set()
     assert {pid for pid in pod_cgroup if Path(f"/proc/{pid}").exists()} == set()
     after = snapshot()
     assert {line for line in after - before if not line.startswith(OTHERS)} == set()
@@ -97,12 +97,19 @@ def test_pods_find_services_and_the_s3_server_and_down_leaves_nothing(start: Sta
     assert not instance.state.exists()
 
 
-def test_two_whole_clusters_stand_side_by_side(start: Start) -> None:
-    first, second = start("left"), start("right")
+def test_two_whole_clusters_stand_side_by_side_though_they_have_one_name(start: Start, tmp_path: Path) -> None:
+    first = cluster.up("left", Level.full, s3=True, state=tmp_path / "elsewhere")
+    try:
+        _side_by_side(first, start("left"))
+    finally:
+        cluster.down("left", state=first.state)
+
+
+def _side_by_side(first: Instance, second: Instance) -> None:
     assert first.network.slot != second.network.slot
     for each in (first, second):
         run_pods(each, service("web"), busybox("web", WEB, labels={"app": "web"}), busybox("client", IDLE))
-    cluster.down("left")
+    cluster.down(first.name, state=first.state)
     assert inside(second, "wget", "-qO-", "http://web") == "found\n"
 
 
@@ -126,7 +133,7 @@ def test_images_outlive_an_instance_and_containers_do_not(start: Start) -> None:
 def test_an_instance_whose_daemons_were_all_killed_comes_up_again(start: Start) -> None:
     first = start("crashed")
     run_pods(first, busybox("client", IDLE))
-    Cgroup("crashed").kill()
+    Cgroup(first).kill()
     second = start("crashed")
     run_pods(second, busybox("client", IDLE))
     assert len(kubectl(second, "get", "pods", "-o", "name").split()) == 1
