@@ -164,7 +164,7 @@ def full_status() -> Manifest:
             "started": "2026-01-01T01:00:02.500Z",
             "running": "2026-01-01T01:00:04.000Z",
         },
-        "requests": {"restart": "1", "checkpoint": "2", "checkpointSaved": "2"},
+        "requests": {"restart": "1", "checkpoint": "2", "attempt": 3, "checkpointSaved": "2"},
         "history": [
             {
                 "attempt": 2,

@@ -8,6 +8,7 @@ wait for its end, as ranks of a gang would.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import os
 import signal
@@ -35,9 +36,9 @@ from everstep.catalog import (
 )
 from everstep.catalog.job import Claimed
 from everstep.catalog.manifest import BLOCK
-from everstep.catalog.progress import Phase
+from everstep.catalog.progress import Phase, read_request
 from everstep.checkpoint import termination
-from everstep.errors import CheckpointCorruptError, FencedError
+from everstep.errors import CheckpointCorruptError, FencedError, StorageUnavailableError
 from everstep.exits import FENCED, TERMINATED
 
 SHARD = "__0_0.distcp"
@@ -59,8 +60,15 @@ class Options:
     """Only attempts up to this one crash or hang."""
     crash_silently: bool = False
     """Leave no record in the termination message."""
+    save_seconds: float = 0.0
+    """How long a save takes; beats go on."""
+    evaluate_every: int = 0
+    """Steps between two evaluations; 0: none."""
+    evaluate_seconds: float = 0.0
     hang_step: int = 0
     """After this step beat on, but do nothing any more."""
+    hang_phase: str = ""
+    """The same, as soon as the run comes to this phase (starting: without a beat)."""
     ignore_sigterm: bool = False
 
 
@@ -112,6 +120,8 @@ class Run:
     """SIGKILL, for runs in a thread: nothing is written any more."""
     step: int = 0
     state: bytes = b""
+    hung: float | None = None
+    """When it began to hang (monotonic seconds)."""
 
     def __call__(self) -> int:
         """Train to the end; returns the exit code."""
@@ -133,10 +143,16 @@ class Run:
                 return 137
             if self.stop.is_set() and not self.options.ignore_sigterm:
                 return TERMINATED
+        if self._hangs("starting"):
+            return self._hang(None, "starting")
         claimed = JobCatalog(store).claim(self.job.attempt, self.job.uid)
         beats = _Beats(store, claimed, self.options)
+        if self._hangs("restoring"):
+            return self._hang(beats, "restoring")
         self._restore(claimed)
         beats.update("training", self.step, resumed=claimed.resume.step if claimed.resume else None)
+        if self._hangs("compiling"):
+            return self._hang(beats)
         while self.step < self.options.total_steps:
             if self.kill.wait(self.options.seconds_per_step):
                 return 137
@@ -148,14 +164,23 @@ class Run:
                 return self._crash()
             if faulty and self.step == self.options.hang_step:
                 return self._hang(beats)
+            if self.options.evaluate_every and self.step % self.options.evaluate_every == 0:
+                if self._hangs("evaluating"):
+                    return self._hang(beats, "evaluating")
+                self._pause(beats, "evaluating", self.options.evaluate_seconds)
             stopping = self.stop.is_set() and not self.options.ignore_sigterm
-            if stopping or self.step % self.options.save_every == 0 or self.step == self.options.total_steps:
-                self._save(store, claimed)
+            due = beats.asked(self.step) or self.step % self.options.save_every == 0
+            if stopping or due or self.step == self.options.total_steps:
+                if self._hangs("saving"):
+                    return self._hang(beats, "saving")
+                self._pause(beats, "saving", self.options.save_seconds)
+                self._save_at_last(store, claimed)
+                beats.update("training", self.step)
             if stopping:
                 beats.update("finished", self.step, now=True)
                 return TERMINATED
         beats.update("finished", self.step, now=True)
-        return 0
+        return self._hang(beats, "finished") if self._hangs("finished") else 0
 
     def _follow(self, store: Store) -> int:
         while not self.kill.wait(0.2):
@@ -163,7 +188,7 @@ class Run:
                 return TERMINATED
             found = read_heartbeat(store, self.job.attempt)
             if isinstance(found, tuple) and found[0].phase == "finished":
-                return 0
+                return self._hang(None, "finished") if self._hangs("finished") else 0
         return 137
 
     def _restore(self, claimed: Claimed) -> None:
@@ -177,6 +202,17 @@ class Run:
         if kept is None or _blocks(shard) != kept.blocks:
             raise CheckpointCorruptError(f"{point.location}/{SHARD} does not have the committed checksums")
         self.step, self.state = point.step, shard[:32]
+
+    def _save_at_last(self, store: Store, claimed: Claimed) -> None:
+        """Storage that gives no answer is waited for, as long as it takes."""
+        while not self.kill.is_set():
+            try:
+                latest = claimed.job.require().latest()
+                if latest is None or latest.step < self.step:  # else the answer was lost, the commit was not
+                    self._save(store, claimed)
+            except StorageUnavailableError:
+                continue
+            return
 
     def _save(self, store: Store, claimed: Claimed) -> None:
         location = claimed.new_location(self.step)
@@ -210,12 +246,27 @@ class Run:
             self._tell(self.options.crash_code, RuntimeError(f"told to crash at step {self.step}"))
         return self.options.crash_code
 
-    def _hang(self, beats: _Beats) -> int:
+    def _hangs(self, phase: str) -> bool:
+        return self.options.hang_phase == phase and self.job.attempt <= self.options.crash_attempts
+
+    def _hang(self, beats: _Beats | None, phase: Phase = "training") -> int:
+        """Beat on, where there are beats, and do nothing else."""
+        self.hung = time.monotonic()
         while not self.kill.wait(self.options.heartbeat_seconds):
             if self.stop.is_set() and not self.options.ignore_sigterm:
                 return TERMINATED
-            beats.update("training", self.step, now=True)
+            if beats is not None:
+                beats.update(phase, self.step, now=True)
         return 137
+
+    def _pause(self, beats: _Beats, phase: Phase, seconds: float) -> None:
+        """Something that takes its time and shows that it lives."""
+        until = time.monotonic() + seconds
+        while seconds and (left := until - time.monotonic()) > 0 and not self.kill.is_set():
+            beats.update(phase, self.step)
+            self.kill.wait(min(left, self.options.heartbeat_seconds))
+        if seconds:
+            beats.update("training", self.step)
 
     def _tell(self, code: int, error: Exception) -> None:
         if self.job.termination_log is not None:
@@ -241,6 +292,18 @@ class _Beats:
             seconds_per_step=options.seconds_per_step,
         )
 
+    def asked(self, step: int) -> bool:
+        """Whether somebody asks for a save, which this step is then."""
+        if self._last.request is None or self._last.request_step is not None:
+            return False
+        self._last = self._last.model_copy(update={"request_step": step})
+        return True
+
+    def _look(self) -> None:
+        found = read_request(self._store, self._last.attempt)
+        if isinstance(found, tuple) and found[0].checkpoint != self._last.request:
+            self._last = self._last.model_copy(update={"request": found[0].checkpoint, "request_step": None})
+
     def update(self, phase: Phase, step: int, *, resumed: int | None = None, now: bool = False) -> None:
         time_now = datetime.now(UTC)
         if phase != self._last.phase:
@@ -254,7 +317,9 @@ class _Beats:
         if now or time.monotonic() >= self._next:
             self._next = time.monotonic() + self._every
             self._last = self._last.model_copy(update={"beat": self._last.beat + 1, "time": time_now})
-            write_heartbeat(self._store, self._last)
+            with contextlib.suppress(StorageUnavailableError):  # the next one may come through
+                self._look()
+                write_heartbeat(self._store, self._last)
 
 
 def _blocks(body: bytes) -> tuple[int, ...]:

@@ -9,11 +9,12 @@ import pytest
 
 from everstep_operator.api import Phase
 from everstep_operator.reconcile import decide
-from everstep_operator.reconcile.observation import Observation, Problem, ProblemKind, Stored
-from everstep_operator.reconcile.plan import DeletePod, Fence, Plan
+from everstep_operator.reconcile.observation import HeartbeatView, Observation, Problem, ProblemKind, Results, Stored
+from everstep_operator.reconcile.plan import AskForSave, DeletePod, Fence, Plan
 from tests.support.observations import at, beat, claimed, committed, ended, fenced, job, observe, pod, running
 
 RESTART = "everstep.dev/restart-now"
+CHECKPOINT = "everstep.dev/checkpoint-now"
 PODS = (pod(0), pod(1))
 
 
@@ -94,3 +95,56 @@ def test_a_very_long_value_is_remembered_by_its_digest() -> None:
     assert (acknowledged(plan) or "").startswith("sha256:")
     again = job({**plan.status.dump()}, {"annotations": {RESTART: "x" * 5000}})
     assert acknowledged(decide(observe(again, catalog=committed(10)))) == acknowledged(plan)
+
+
+def checkpoint(found: HeartbeatView | None, status: dict[str, Any] | None = None, **changes: Any) -> Observation:
+    of = job(running(status), {"annotations": {CHECKPOINT: "monday"}})
+    return observe(of, *PODS, **{"catalog": committed(10), "heartbeat": found, **changes})
+
+
+def told(plan: Plan) -> dict[str, Any]:
+    return plan.status.requests.model_dump(exclude_none=True) if plan.status.requests else {}
+
+
+def test_a_checkpoint_is_asked_for_until_the_workers_know_of_it_and_told_when_it_stands() -> None:
+    plan = decide(checkpoint(beat(12)))
+    assert (plan.actions, plan.again, told(plan)) == ((AskForSave(1, "monday"),), True, {})
+    passed_on = {"checkpoint": "monday", "attempt": 1}
+    plan = decide(checkpoint(beat(12), results=Results(asked="monday")))
+    assert (plan.actions, plan.again, told(plan)) == ((), False, passed_on)
+    plan = decide(checkpoint(beat(13), {"requests": passed_on}))
+    assert (plan.actions, told(plan)) == ((), passed_on)
+    plan = decide(checkpoint(beat(14, request="monday", request_step=14), {"requests": passed_on}))
+    assert (plan.actions, told(plan)) == ((), passed_on), "its save has begun"
+    known = beat(15, request="monday", request_step=14)
+    plan = decide(checkpoint(known, {"requests": passed_on}, catalog=committed(10, 14)))
+    assert told(plan) == {"checkpoint": "monday", "checkpoint_saved": "monday", "attempt": 1}
+    assert ("CheckpointSaved", "monday") in [(event.reason, event.key) for event in plan.events]
+    done = decide(checkpoint(known, plan.status.dump(), catalog=committed(10, 14)))
+    assert (done.actions, [event.reason for event in done.events]) == ((), [])
+
+
+def test_the_workers_of_another_attempt_are_asked_anew() -> None:
+    status = running({"requests": {"checkpoint": "monday", "attempt": 1}}, 2)
+    of = job(status, {"annotations": {CHECKPOINT: "monday"}})
+    pods = (pod(0, 2), pod(1, 2))
+    catalog = committed(10, before=claimed(2))
+    assert decide(observe(of, *pods, catalog=catalog)).actions == (), "not before they beat"
+    plan = decide(observe(of, *pods, catalog=catalog, heartbeat=beat(12, 2)))
+    assert plan.actions == (AskForSave(2, "monday"),)
+
+
+@pytest.mark.parametrize("phase", ["finished", "failed"])
+def test_workers_that_are_done_are_not_asked(phase: str) -> None:
+    assert decide(checkpoint(beat(12, phase=phase))).actions == ()
+
+
+def test_a_request_that_cannot_be_written_is_not_tried_again_in_the_same_pass() -> None:
+    problem = Problem(ProblemKind.UNAVAILABLE, "StorageUnavailable", "no answer")
+    plan = decide(checkpoint(beat(12), results=Results(problem=problem)))
+    assert (plan.actions, plan.again, told(plan)) == ((), False, {})
+
+
+def test_a_suspended_job_has_saved_already() -> None:
+    of = job(ended(reason="Suspended", phase="Suspended"), {"annotations": {CHECKPOINT: "monday"}}, suspend=True)
+    assert told(decide(observe(of, catalog=fenced())))["checkpoint_saved"] == "monday"

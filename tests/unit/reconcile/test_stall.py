@@ -14,7 +14,7 @@ from everstep_operator.reconcile.plan import DeletePod, Fence
 from everstep_operator.reconcile.teardown import STALL_GRACE
 from tests.support.observations import at, beat, claimed, fenced, job, observe, pod, running
 
-LIMITS = {"starting": 10, "restoring": 20, "compiling": 30, "saving": 40, "evaluating": 50}
+LIMITS: dict[str, Any] = {"starting": 10, "restoring": 20, "compiling": 30, "saving": 40, "evaluating": 50}
 POLICY: dict[str, Any] = {"failurePolicy__stallTimeoutSeconds": 60, "failurePolicy__phaseTimeoutSeconds": LIMITS}
 
 
@@ -61,7 +61,7 @@ def test_each_phase_has_its_limit(content: dict[str, Any], limit: int, words: st
 
 @pytest.mark.parametrize("phase", ["starting", "restoring", "saving", "evaluating"])
 def test_a_limit_of_nought_is_none(phase: str) -> None:
-    off = {f"failurePolicy__phaseTimeoutSeconds__{phase}": 0}
+    off: dict[str, Any] = {f"failurePolicy__phaseTimeoutSeconds__{phase}": 0}
     assert message(seen(beat(7, still=10**6, phase=phase), **off)) is None
     assert message(seen(beat(7, still=10**6), failurePolicy__stallTimeoutSeconds=0)) is None
 

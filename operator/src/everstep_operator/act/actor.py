@@ -9,7 +9,7 @@ from itertools import groupby
 from everstep.catalog import Catalog, Owner
 from everstep_operator.act.pods import Pods
 from everstep_operator.act.refusals import cluster_problem
-from everstep_operator.act.registers import fence, keep_source, prove, resolve
+from everstep_operator.act.registers import ask_for_save, fence, keep_source, prove, resolve
 from everstep_operator.act.removal import Removal, Removals
 from everstep_operator.act.status import patch_job
 from everstep_operator.kube import ApiError, Kube, job_path
@@ -20,6 +20,7 @@ from everstep_operator.reconcile.observation import Problem, Results
 from everstep_operator.reconcile.plan import (
     Action,
     AddFinalizer,
+    AskForSave,
     CreatePod,
     DeleteCheckpoints,
     DeleteJob,
@@ -92,7 +93,7 @@ class Actor:
     async def _one(self, chain: Chain, action: Action) -> Problem | None:
         seen = chain.seen
         match action:
-            case Probe() | ValidateResumePath() | Fence():
+            case Probe() | ValidateResumePath() | Fence() | AskForSave():
                 if isinstance(chain.storage, Problem):
                     return chain.storage
                 return await self._register(chain, chain.storage, action)
@@ -117,7 +118,7 @@ class Actor:
         return None
 
     async def _register(
-        self, chain: Chain, storage: JobStorage, action: Probe | ValidateResumePath | Fence
+        self, chain: Chain, storage: JobStorage, action: Probe | ValidateResumePath | Fence | AskForSave
     ) -> Problem | None:
         match action:
             case Probe():
@@ -130,6 +131,12 @@ class Actor:
                 if isinstance(resume, Problem):
                     return resume
                 chain.results = replace(chain.results, resume=resume)
+            case AskForSave(attempt, value):
+                self._kube.guard()
+                problem = await ask_for_save(storage, attempt, value)
+                if problem is not None:
+                    return problem
+                chain.results = replace(chain.results, asked=value)
             case Fence():
                 self._kube.guard()
                 catalog = await fence(storage, chain.memory, owner_of(chain), action)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from everstep.catalog import Catalog, Owner, Resume, fork
+from everstep.catalog.progress import Request, write_request
 from everstep.catalog.store.probe import probe
 from everstep_operator.memory import JobMemory
 from everstep_operator.observe import Seen
@@ -85,6 +86,15 @@ async def fence(storage: JobStorage, memory: JobMemory, owner: Owner, action: Fe
             memory.fencing = None
     log.info("fenced attempt %d (epoch %d, generation %d)", catalog.attempt, catalog.epoch, catalog.generation)
     return catalog
+
+
+async def ask_for_save(storage: JobStorage, attempt: int, value: str) -> Problem | None:
+    """Put the request where the workers of an attempt look with each beat."""
+    try:
+        await storage.call(lambda: write_request(storage.store, attempt, Request(checkpoint=value)))
+    except Exception as error:  # noqa: BLE001 - raised again unless it is storage's
+        return _known(error, classify)
+    return None
 
 
 def _known(error: Exception, classified: Callable[[Exception], Problem | None]) -> Problem:

@@ -273,6 +273,8 @@ class Requests(StatusModel):
     """The last value of everstep.dev/restart-now that was acted on."""
     checkpoint: Short | None = None
     """The last value of everstep.dev/checkpoint-now that was passed on to the workers, or that needed no passing on."""
+    attempt: Count | None = None
+    """The attempt whose workers it was passed on to."""
     checkpoint_saved: Short | None = None
     """The last value of everstep.dev/checkpoint-now whose checkpoint is committed."""
 

@@ -134,11 +134,11 @@ def _steady(observation: Observation, attempt: Attempt, status: TrainingJobStatu
         status = conditions.put(observation, status, ConditionType.RUNNING, False, reason, message)
     status = conditions.clear(observation, status, ConditionType.SUSPENDED, "Resumed", "spec.suspend is false")
     repair = () if launch.has_service(observation, attempt) else (launch.service(observation, attempt),)
-    upkeep = retention.upkeep(observation)
+    upkeep, asks = retention.upkeep(observation), requests.ask(observation, attempt)
     if not upkeep:
         status = storage.ready(observation, attempt, status)
-    actions = (*teardown.deletions(status, attempt.others), *repair, *upkeep)
-    return Plan(status, actions=actions, requeue_after=observation.poll_seconds)
+    actions = (*teardown.deletions(status, attempt.others), *repair, *asks, *upkeep)
+    return Plan(status, actions=actions, requeue_after=observation.poll_seconds, again=bool(asks))
 
 
 def _deadline_exceeded(observation: Observation, attempt: Attempt, status: TrainingJobStatus) -> Plan:

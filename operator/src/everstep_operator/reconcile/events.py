@@ -18,7 +18,7 @@ def derive(before: TrainingJobStatus, after: TrainingJobStatus) -> tuple[Event, 
         event
         for part in (
             *(_storage, _ended, _edited, _created, _in_place),
-            *(_waiting, _running, _committed, _quarantined, _finished),
+            *(_waiting, _running, _committed, _quarantined, _saved, _finished),
         )
         for event in part(before, after)
     )
@@ -110,6 +110,16 @@ def _waiting(before: TrainingJobStatus, after: TrainingJobStatus) -> Iterator[Ev
         return
     if not (after.phase is not None and after.phase.finished):
         yield from _turned(old, new)
+
+
+def _saved(before: TrainingJobStatus, after: TrainingJobStatus) -> Iterator[Event]:
+    """A checkpoint that an annotation asked for."""
+    value = after.requests.checkpoint_saved if after.requests else None
+    if value is None or value == (before.requests.checkpoint_saved if before.requests else None):
+        return
+    last = after.last_checkpoint
+    what = f"the latest checkpoint is step {last.step}" if last else "there was nothing to save"
+    yield Event("Normal", "CheckpointSaved", f"checkpoint-now={value[:256]}: {what}", value)
 
 
 def _finished(before: TrainingJobStatus, after: TrainingJobStatus) -> Iterator[Event]:

@@ -182,6 +182,8 @@ class Results:
     """The API server would accept the pod."""
     logs: dict[str, str] = field(default_factory=dict)
     """ReadLogs' answers: pod name to the end of its log; empty where there was none."""
+    asked: str | None = None
+    """AskForSave's value, once it stands where the workers look."""
     checkpoints_deleted: bool = False
     """DeleteCheckpoints has come to its end."""
     deletion: Problem | None = None

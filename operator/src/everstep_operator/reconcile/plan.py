@@ -86,6 +86,14 @@ class ReadLogs:
 
 
 @dataclass(frozen=True, slots=True)
+class AskForSave:
+    """Ask the workers of an attempt for a checkpoint: `Results.asked`. Asking twice with one value is asking once."""
+
+    attempt: int
+    value: str
+
+
+@dataclass(frozen=True, slots=True)
 class Retire:
     """JobCatalog.retire."""
 
@@ -136,6 +144,7 @@ Action = (
     | CreatePod
     | DeletePod
     | ReadLogs
+    | AskForSave
     | Retire
     | FinishRemovals
     | Sweep

@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import hashlib
 
-from everstep_operator.api import ConditionType, TrainingJobStatus
+from everstep.catalog import Catalog
+from everstep_operator.api import ConditionType, Phase, TrainingJobStatus
 from everstep_operator.api.status import Requests
 from everstep_operator.build import names
 from everstep_operator.reconcile import attempt as attempts
 from everstep_operator.reconcile import conditions, failure, history, launch, recovery, storage
-from everstep_operator.reconcile.attempt import Attempt
+from everstep_operator.reconcile.attempt import Attempt, own
 from everstep_operator.reconcile.classify import Cause
 from everstep_operator.reconcile.observation import Observation
-from everstep_operator.reconcile.plan import Plan
+from everstep_operator.reconcile.plan import AskForSave, Plan
 
 _LONGEST = 256
 
@@ -41,8 +42,45 @@ def restart(observation: Observation, attempt: Attempt, status: TrainingJobStatu
     return launch.plan(written, attempts.current(written), status)
 
 
+def ask(observation: Observation, attempt: Attempt) -> tuple[AskForSave, ...]:
+    """What passes a request for a checkpoint on to the workers of a running gang, as long as they do not know of it."""
+    value, before = asked(observation, names.CHECKPOINT_NOW), observation.job.status.requests or Requests()
+    found = failure.beating(observation, attempt)
+    if value is None or value == before.checkpoint_saved or found is None or observation.results.problem is not None:
+        return ()
+    passed_on = observation.results.asked == value or (before.checkpoint, before.attempt) == (value, attempt.number)
+    if passed_on or found.heartbeat.request == value or found.heartbeat.phase in ("finished", "failed"):
+        return ()
+    return (AskForSave(attempt.number, value),)
+
+
 def describe(observation: Observation, attempt: Attempt, status: TrainingJobStatus) -> TrainingJobStatus:
-    """The status with what asks for nothing any more: a job without a gang starts afresh by itself, at once."""
+    """The status with all that was acted on."""
+    return _describe_checkpoint(observation, attempt, _describe_restart(observation, attempt, status))
+
+
+def _describe_checkpoint(observation: Observation, attempt: Attempt, status: TrainingJobStatus) -> TrainingJobStatus:
+    value, before = asked(observation, names.CHECKPOINT_NOW), status.requests or Requests()
+    if value is None or value == before.checkpoint_saved:
+        return status
+    found, catalog = failure.beating(observation, attempt), own(observation)
+    at = found.heartbeat.request_step if found is not None and found.heartbeat.request == value else None
+    saved = at is not None and catalog is not None and _has(catalog, attempt.number, at)
+    over = status.phase is not None and (status.phase.finished or status.phase is Phase.SUSPENDED)
+    update: dict[str, object] = {}
+    if saved or over:  # a job that rests has saved what there was
+        update = {"checkpoint": value, "checkpoint_saved": value}
+    elif observation.results.asked == value:
+        update = {"checkpoint": value, "attempt": attempt.number}
+    return status.model_copy(update={"requests": before.model_copy(update=update)}) if update else status
+
+
+def _has(catalog: Catalog, attempt: int, step: int) -> bool:
+    return any(entry.attempt == attempt and entry.step >= step for entry in catalog.checkpoints)
+
+
+def _describe_restart(observation: Observation, attempt: Attempt, status: TrainingJobStatus) -> TrainingJobStatus:
+    """A job without a gang starts afresh by itself, at once."""
     value = _restart_wanted(observation, status)
     over = status.phase is not None and status.phase.finished
     if value is None or (attempt.launched and not attempt.ended and not over):

@@ -82,6 +82,10 @@ def progress_key(attempt: int) -> str:
     return f"{PROGRESS}{attempt:06}.json"
 
 
+def request_key(attempt: int) -> str:
+    return f"{PROGRESS}{attempt:06}/request.json"
+
+
 def stacks_key(attempt: int, pod: str) -> str:
     """What the ranks of a pod were at when their attempt was given up for hanging."""
     name = re.sub(r"[^A-Za-z0-9.-]", "-", pod)[:63]

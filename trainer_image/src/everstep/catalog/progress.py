@@ -10,7 +10,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from everstep.catalog.fields import Attempt, Count, Epoch, Finite, Metrics, Moment, Step
-from everstep.catalog.keys import progress_key
+from everstep.catalog.keys import progress_key, request_key
 from everstep.catalog.store import UNCHANGED, Store, Unchanged
 from everstep.errors import CatalogUnreadableError
 
@@ -72,6 +72,19 @@ class Heartbeat(BaseModel):
     """Saves that had to wait for the one before: storage is slower than the interval."""
     fatal: str | None = None
     """The failure that ends this attempt, in one line."""
+    request: str | None = None
+    """The last request for a checkpoint that was seen."""
+    request_step: Step | None = None
+    """The step that is saved for it; None until that save begins."""
+
+
+class Request(BaseModel):
+    """What somebody outside asks of the workers of an attempt. Written by the operator, read with each beat."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    checkpoint: str
+    """Asks for one save; another value asks for another."""
 
 
 def write_heartbeat(store: Store, heartbeat: Heartbeat) -> None:
@@ -89,3 +102,18 @@ def read_heartbeat(store: Store, attempt: int, known: str | None = None) -> tupl
         return Heartbeat.model_validate_json(found.body), found.token
     except ValidationError as error:
         raise CatalogUnreadableError(f"{progress_key(attempt)}: {error.errors()[0]['msg']}") from error
+
+
+def write_request(store: Store, attempt: int, request: Request) -> None:
+    store.put(request_key(attempt), request.model_dump_json().encode())
+
+
+def read_request(store: Store, attempt: int, known: str | None = None) -> tuple[Request, str] | Unchanged | None:
+    """Like `read_heartbeat`."""
+    found = store.read_register(request_key(attempt), known)
+    if found is UNCHANGED or found is None:
+        return found
+    try:
+        return Request.model_validate_json(found.body[:MAX_HEARTBEAT_BYTES]), found.token
+    except ValidationError as error:
+        raise CatalogUnreadableError(f"{request_key(attempt)}: {error.errors()[0]['msg']}") from error

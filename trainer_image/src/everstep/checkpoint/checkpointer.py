@@ -213,6 +213,8 @@ class Checkpointer(Transactions):
         self._vote(wanted, publishing)
         saved = False
         if wanted:
+            if self._heartbeat is not None:
+                self._heartbeat.saves(step)
             self._settle()  # the counters of this step belong to its checkpoint
             saved = self._save(step, last, agreed.terminate)
         if publishing:
@@ -224,7 +226,8 @@ class Checkpointer(Transactions):
     def _vote(self, saving: bool, publishing: bool) -> None:
         seconds = self._policy.interval.seconds
         idle = self._gang.leads and not saving and not self._beside.busy
-        due = idle and seconds is not None and time.monotonic() - self._last_save >= seconds
+        asked = self._heartbeat is not None and self._heartbeat.asks_for_save()
+        due = idle and (asked or (seconds is not None and time.monotonic() - self._last_save >= seconds))
         fenced = self._fenced is not None or (self._heartbeat is not None and self._heartbeat.fenced is not None)
         publish = self._gang.leads and not publishing and self._publishing.due()
         self._agreement.vote(

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from everstep.catalog import Heartbeat, Store, write_heartbeat
-from everstep.catalog.progress import Phase
+from everstep.catalog.progress import Phase, read_request
 from everstep.errors import CheckpointError, FencedError
 
 log = logging.getLogger("everstep")
@@ -31,7 +31,8 @@ STANDSTILL_SECONDS = 3.0
 class HeartbeatThread:
     """`interval` in seconds. A storage error is logged once and never leaves here.
 
-    `ask` tells whether another worker group has taken over; `fenced` keeps the answer.
+    `ask` tells whether another worker group has taken over; `fenced` keeps the answer. With each beat it looks whether
+    somebody asks for a save.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class HeartbeatThread:
         self._wake = threading.Event()
         self._stop = False
         self._failing = False
+        self._request_token: str | None = None
         self._state = Heartbeat(attempt=attempt, epoch=epoch, beat=0, time=now, phase="starting", phase_since=now)
         self._thread = threading.Thread(target=self._run, name="everstep-heartbeat", daemon=True)
 
@@ -61,6 +63,16 @@ class HeartbeatThread:
                 changes["phase_since"] = datetime.now(UTC)
                 self._wake.set()
             self._state = self._state.model_copy(update=changes)
+
+    def asks_for_save(self) -> bool:
+        """Whether somebody has asked for a save that no save has followed yet."""
+        with self._lock:
+            return self._state.request is not None and self._state.request_step is None
+
+    def saves(self, step: int) -> None:
+        """A save of this step begins: whatever was asked for is in it."""
+        if self.asks_for_save():
+            self.update(request_step=step)
 
     def close(self, **changes: Any) -> None:
         """Write a last beat and end; does not wait longer than a few seconds for storage."""
@@ -84,11 +96,23 @@ class HeartbeatThread:
                 self.fenced = self._ask()
                 self._asked = now
             if self.fenced is None:
+                self._look()
                 self._beat()
             if stopping:
                 return
             last = time.monotonic()
             self._wake.wait(self._interval)
+
+    def _look(self) -> None:
+        try:
+            found = read_request(self._store, self._state.attempt, self._request_token)
+        except Exception:
+            log.debug("could not look whether a save is asked for", exc_info=True)
+            return
+        if isinstance(found, tuple):
+            request, self._request_token = found
+            if request.checkpoint != self._state.request:
+                self.update(request=request.checkpoint, request_step=None)
 
     def _beat(self) -> None:
         with self._lock:
