@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from everstep_operator.config.profiles import load_profiles
+from tests.operator.chart.test_values import FULL
 from tests.plugins.cluster import RunningCluster
 from tests.support.helm import CHART, PROFILES, helm, one, pod_spec, render
 
@@ -126,6 +127,22 @@ def test_the_api_server_takes_the_pod_under_restricted_pod_security(api_server: 
         "spec": template["spec"],
     }
     api_server.kubectl("create", "--dry-run=server", "-f", "-", stdin=json.dumps(pod))
+
+
+def test_the_api_server_knows_every_field_of_every_object(api_server: RunningCluster, release: str) -> None:
+    """With all values set to something. Kinds of the Prometheus operator are nobody's here."""
+    options = ("--namespace", release, "--api-versions=monitoring.coreos.com/v1/PodMonitor")
+    text = helm("template", "full", str(CHART), *options, values={**FULL, "watchNamespaces": []})
+    documents = [each for each in yaml.safe_load_all(text) if each and "coreos" not in each["apiVersion"]]
+    kinds = {each["kind"] for each in documents}
+    assert {"NetworkPolicy", "PodDisruptionBudget", "Deployment", "ConfigMap", "Secret", "Pod", "Role"} <= kinds
+    for document in documents:
+        if not document["kind"].startswith("Cluster"):
+            document["metadata"].setdefault("namespace", release)
+    arguments = ("apply", "--server-side", "--dry-run=server", "--validate=strict", "-f", "-")
+    assert api_server.kubectl(*arguments, stdin=yaml.safe_dump_all(documents)).count("serverside-applied") == len(
+        documents
+    )
 
 
 @pytest.mark.parametrize(

@@ -10,11 +10,13 @@ import pytest
 
 from tests.support.helm import EXISTING, INLINE, HelmError, render
 
-PEER = {
-    "ipBlock": {"cidr": "10.0.0.0/8", "except": ["10.1.0.0/16"]},
-    "namespaceSelector": {"matchLabels": {"a": "b"}},
-    "podSelector": {"matchExpressions": [{"key": "a", "operator": "In", "values": ["b"]}]},
-}
+PEERS = [
+    {"ipBlock": {"cidr": "10.0.0.0/8", "except": ["10.1.0.0/16"]}},
+    {
+        "namespaceSelector": {"matchLabels": {"a": "b"}},
+        "podSelector": {"matchExpressions": [{"key": "a", "operator": "In", "values": ["b"]}]},
+    },
+]
 TERM = {"labelSelector": {"matchLabels": {"a": "b"}}, "topologyKey": "kubernetes.io/hostname"}
 FULL: dict[str, Any] = {
     "image": {"repository": "registry.test/everstep/operator", "tag": "1", "pullPolicy": "Always"},
@@ -64,11 +66,11 @@ FULL: dict[str, Any] = {
     "podDisruptionBudget": {"enabled": True},
     "networkPolicy": {
         "enabled": True,
-        "apiServer": {"ports": [6443], "to": [PEER]},
-        "dns": {"to": [PEER]},
-        "storage": {"ports": [9000], "to": [PEER]},
-        "metrics": {"from": [PEER]},
-        "extraEgress": [{"to": [PEER], "ports": [{"protocol": "TCP", "port": 80}]}],
+        "apiServer": {"ports": [6443], "to": PEERS},
+        "dns": {"to": PEERS},
+        "storage": {"ports": [9000], "to": PEERS},
+        "metrics": {"from": PEERS},
+        "extraEgress": [{"to": PEERS, "ports": [{"protocol": "TCP", "port": 80}]}],
     },
     "monitoring": {
         "podMonitor": {"enabled": True, "interval": "15s", "labels": {"a": "b"}},
