@@ -41,10 +41,10 @@ test-dev: env  ## the embedded cluster itself
 test-e2e: env  ## pods on a real node, killed for real
 	$(call TIER,$(PYTEST) tests/e2e)
 
-test-faults: env  ## seeded kill trials and zombies with real torch; EVERSTEP_FAULT_SEED=7 repeats one
+test-faults: env  ## a few seeded trials and zombies, with real torch; EVERSTEP_FAULT_SEED=7 repeats one; `make trials`: all
 	$(call TIER,$(PYTEST) tests/faults)
 
-# Half an hour and more: not for every change.
+# An hour and more: not for every change.
 .PHONY: trials
-trials: env cluster-build images-build  ## seeded trials of everything at once: 100 without torch, 20 with; EVERSTEP_MIXED_SEED=7 repeats one
-	$(call TIER,EVERSTEP_MIXED_TRIALS=$${EVERSTEP_MIXED_TRIALS:-100} EVERSTEP_MIXED_TORCH_TRIALS=$${EVERSTEP_MIXED_TORCH_TRIALS:-20} $(PYTEST) -s tests/faults/test_mixed_trials.py)
+trials: env cluster-build images-build  ## all seeded trials: ten kill trials, 100 mixed ones without torch and 20 with; EVERSTEP_MIXED_SEED=7 repeats one
+	$(call TIER,EVERSTEP_ALL_TRIALS=1 $(PYTEST) -s tests/faults/test_mixed_trials.py tests/faults/test_kill_trials.py)

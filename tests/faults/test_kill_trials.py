@@ -1,4 +1,4 @@
-"""Seeded kill trials: `EVERSTEP_FAULT_SEED=7 make test-faults` repeats one of them."""
+"""Seeded kill trials: `EVERSTEP_FAULT_SEED=7 make test-faults` repeats one of them, `make trials` runs all ten."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ import pytest
 from tests.faults import evidence
 from tests.faults.conftest import Range
 from tests.faults.striker import Striker
-from tests.faults.trials import SEEDS, Trial
+from tests.faults.trials import FEW, SEEDS, Trial
 
 CHOSEN = os.environ.get("EVERSTEP_FAULT_SEED")
+ALL = bool(os.environ.get("EVERSTEP_ALL_TRIALS"))
 
 
 @pytest.fixture(autouse=True)
@@ -23,7 +24,7 @@ def open_gate(shooting_range: Range) -> Iterator[None]:
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("seed", [int(CHOSEN)] if CHOSEN else SEEDS)
+@pytest.mark.parametrize("seed", [int(CHOSEN)] if CHOSEN else SEEDS if ALL else FEW)
 def test_comes_back_at_its_latest_committed_step(shooting_range: Range, reference: Path, seed: int) -> None:
     trial, site = Trial.of(seed), shooting_range.site
     job = f"trial-{seed}"

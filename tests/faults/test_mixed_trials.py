@@ -27,8 +27,9 @@ from tests.support.site import Site, opened
 from tests.trainers.lite import SHARD, chain
 
 CHOSEN = os.environ.get("EVERSTEP_MIXED_SEED")
-TRIALS = int(os.environ.get("EVERSTEP_MIXED_TRIALS", "9"))
-TORCH_TRIALS = int(os.environ.get("EVERSTEP_MIXED_TORCH_TRIALS", "1"))
+ALL = bool(os.environ.get("EVERSTEP_ALL_TRIALS"))
+TRIALS = int(os.environ.get("EVERSTEP_MIXED_TRIALS", "100" if ALL else "9"))
+TORCH_TRIALS = int(os.environ.get("EVERSTEP_MIXED_TORCH_TRIALS", "20" if ALL else "1"))
 ABREAST = 4
 """Jobs of the torch-free trainer at the same time."""
 LITE_STEPS, LITE_SAVES = 60, 5

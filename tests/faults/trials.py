@@ -10,6 +10,8 @@ from typing import Literal
 STEPS = 40
 SAVE_EVERY = 5
 SEEDS = tuple(range(10))
+FEW = (1, 5, 6, 9)
+"""Each moment and each fault at least once: what every change is tried with."""
 
 Fault = Literal["kill-worker", "kill-container", "delete-pod"]
 Moment = Literal["step", "shard", "manifest", "swap"]

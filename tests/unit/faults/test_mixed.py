@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tests.faults.mixed import KINDS, MixedTrial
+from tests.faults.trials import FAULTS, FEW, MOMENTS, Trial
 
 
 def of(seed: int) -> MixedTrial:
@@ -24,3 +25,9 @@ def test_blows_fall_in_order_after_steps_that_are_saved_before_the_end() -> None
         assert moments == sorted(moments)
         assert all(step % 5 == 0 and step < 55 for step in moments)
         assert 3 <= len(moments) <= 4
+
+
+def test_the_few_kill_trials_have_each_moment_and_each_fault() -> None:
+    trials = [Trial.of(seed) for seed in FEW]
+    assert {trial.moment for trial in trials} == set(MOMENTS)
+    assert {trial.fault for trial in trials} == set(FAULTS)
