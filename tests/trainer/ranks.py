@@ -6,18 +6,27 @@ Ends with "all ranks agree" from each rank, or with the traceback of the first c
 from __future__ import annotations
 
 import copy
+import os
 import random
+import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
+from torch.distributed.checkpoint.filesystem import FileSystemReader
+from torch.distributed.checkpoint.state_dict import get_model_state_dict, get_optimizer_state_dict
+from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
 from everstep import Checkpointer, CheckpointError, InvalidOperationError
+from everstep.catalog import JobCatalog
+from everstep.checkpoint.gate import Hold
+from everstep.checkpoint.staging import StagedFile, Staging
 
 
 class Wide(torch.optim.Optimizer):
@@ -123,16 +132,76 @@ class Run:
             float(average.full_tensor().detach().sum()),
         ]
 
-    def checkpointer(self) -> Checkpointer:
+    def checkpointer(self, **options: Any) -> Checkpointer:
         return Checkpointer(
             model=self.model, optimizer=self.optimizers, data=self.data, average=self, generator=self.generator,
-            absent=None,
+            absent=None, **options,
         )  # fmt: skip
+
+    def live(self) -> dict[str, torch.Tensor]:
+        """What FSDP shards, by the names under which it is saved."""
+        found: dict[str, torch.Tensor] = dict(get_model_state_dict(self.model))  # type: ignore[arg-type]
+        state = get_optimizer_state_dict(self.model, self.optimizers)["state"]
+        found = {f"model.{name}": value for name, value in found.items() if isinstance(value, DTensor)}
+        found |= {
+            f"optimizer.state.{name}.{key}": value
+            for name, values in state.items()
+            for key, value in values.items()
+            if isinstance(value, DTensor)
+        }
+        found |= {f"everstep.objects.average/{name}": value for name, value in self.average.items()}
+        return {name: value.detach().clone() for name, value in found.items()}
 
 
 def refused(action: Callable[[], Any], kind: type[CheckpointError], text: str) -> None:
     with pytest.raises(kind, match=text):
         action()
+
+
+def copy_at_the_last_moment() -> None:
+    """From now on a save beside training is copied when the next optimizer step waits for it."""
+    arrived = threading.Event()
+    wait, finish = Hold.wait, Staging.finish
+
+    def waits(hold: Hold) -> None:
+        arrived.set()
+        wait(hold)
+
+    def late(staging: Staging) -> list[StagedFile]:
+        if threading.current_thread() is not threading.main_thread():
+            assert arrived.wait(60)
+            arrived.clear()
+        return finish(staging)
+
+    Hold.wait, Staging.finish = waits, late  # type: ignore[method-assign]
+
+
+def saved_beside_training() -> None:
+    """Each checkpoint is the state at the end of its step, and a weight that is changed too early costs one save."""
+    copy_at_the_last_moment()
+    root = Path(os.environ["EVERSTEP_ROOT"] + "-beside")
+    run = Run(seed=3)
+    live: dict[int, dict[str, torch.Tensor]] = {}
+    with run.checkpointer(root=str(root), interval_steps=1) as checkpointer:
+        for step in checkpointer.steps(12):
+            if step == 7 and dist.get_rank() == 1:
+                with torch.no_grad():
+                    run.model.first.weight.clamp_(-0.01, 0.01)
+            run.step()
+            live[step] = run.live()
+        assert checkpointer._shards.plans.made == 1
+        assert checkpointer._saves_failed == 1
+    entries = {entry.step: entry.location for entry in JobCatalog(checkpointer.store).require().live()}
+    assert sorted(entries) == [step for step in live if step != 6]
+    for step, location in entries.items():
+        found: dict[str, Any] = {name: torch.zeros_like(value) for name, value in live[step].items()}
+        load(found, storage_reader=FileSystemReader(root / location))
+        assert not [name for name, value in live[step].items() if not same(found[name], value)], f"step {step}"
+
+
+def same(one: torch.Tensor, other: torch.Tensor) -> bool:
+    mine = [each.to_local() if isinstance(each, DTensor) else each for each in (one, other)]
+    return torch.equal(*mine)
 
 
 def main() -> None:
@@ -178,6 +247,7 @@ def main() -> None:
     for optimizer in again.optimizers:
         optimizer.zero_grad()
     assert [again.step() for _ in range(3)] == wanted
+    saved_beside_training()
     print("all ranks agree", flush=True)
     dist.barrier()
     dist.destroy_process_group()

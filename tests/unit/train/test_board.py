@@ -15,7 +15,9 @@ from everstep.train.board import Board
 
 @pytest.mark.parametrize("asynchronous", [False, True])
 def test_each_save_leaves_its_bytes_and_seconds(tmp_path: Path, asynchronous: bool) -> None:
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.backend.event_processing.event_accumulator import (  # type: ignore[import-untyped]
+        EventAccumulator,
+    )
 
     board = Board(open_store(str(tmp_path)))
     environment = JobEnvironment(root=str(tmp_path), heartbeat_seconds=60)
@@ -27,7 +29,7 @@ def test_each_save_leaves_its_bytes_and_seconds(tmp_path: Path, asynchronous: bo
         for step in checkpointer.steps(5):
             board.add(step, {"loss": 1.0})
     board.close()
-    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()  # type: ignore[no-untyped-call]
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     found = {name: [event.step for event in events.Scalars(name)] for name in events.Tags()["scalars"]}
     phases = ("staged_seconds", "uploaded_seconds", "committed_seconds", "blocked_seconds", "bytes_per_second")
     assert all(found[f"checkpoint/{name}"] == [2, 4, 5] for name in (*phases, "bytes", "retries"))

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch.distributed.checkpoint.metadata import MetadataIndex
+from torch.distributed.checkpoint.planner import WriteItemType
 
 from everstep.catalog import File, Location, Store
 from everstep.catalog.keys import METADATA
@@ -92,7 +93,9 @@ class Shards:
     def _take(self, found: Outline, plan: Plan, late: Callable[[torch.Tensor], bool]) -> Staging:
         sources: dict[MetadataIndex, Source] = {item.index: found.planner.resolve_data(item) for item in plan.items}
         layouts = self._layout(plan, sources)
-        staging = Staging(layouts, self.buffers.fit(layouts), sources, late)
+        state = found.planner.state_dict
+        owners = {item.index: state[item.index.fqn] for item in plan.items if item.type == WriteItemType.SHARD}
+        staging = Staging(layouts, self.buffers.fit(layouts), sources, late, owners)
         staging.take()
         return staging
 

@@ -88,12 +88,15 @@ class Staging:
         buffers: list[SharedBuffer],
         sources: Sources,
         late: Callable[[torch.Tensor], bool],
+        owners: Mapping[MetadataIndex, torch.Tensor] | None = None,
     ) -> None:
+        """`owners`: sharded tensors of which a source is one rank's part: what is done to them is counted there."""
         self._layouts = layouts
         self._buffers = buffers
         self._sources = sources
         self._late = {index for index, source in sources.items() if isinstance(source, torch.Tensor) and late(source)}
-        self._versions = {index: _tensor(sources[index])._version for index in self._late}
+        self._owners = owners or {}
+        self._versions = {index: self._version(index) for index in self._late}
         self._streams = _Streams(_tensor(sources[index]) for index in self._late)
 
     def take(self) -> None:
@@ -110,6 +113,11 @@ class Staging:
         """
         return [self._finish_file(layout, buffer) for layout, buffer in zip(self._layouts, self._buffers, strict=True)]
 
+    def _version(self, index: MetadataIndex) -> tuple[int, int]:
+        """Changes with each operation in place that torch counts: those of most optimizers' steps it does not."""
+        own = _tensor(self._sources[index])
+        return own._version, self._owners.get(index, own)._version
+
     def _finish_file(self, layout: FileLayout, buffer: SharedBuffer) -> StagedFile:
         sums = _Sums(buffer.view, layout.size)
         for slot in layout.slots:
@@ -121,7 +129,7 @@ class Staging:
                 sums.copy(_bytes_of(tensor), slot.payload)
             else:
                 self._streams.copy(tensor, _room_of(slot, buffer.view))
-            if tensor._version != self._versions[slot.index]:
+            if self._version(slot.index) != self._versions[slot.index]:
                 raise InvalidOperationError(
                     f"{slot.index.fqn} was changed after its step had ended and before the next optimizer step, while "
                     "it was being saved: change parameters before the step ends, or set checkpoint.async: false"
