@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from kubernetes import client, config
 
 from everstep_operator.config.profiles import load_profiles
 from tests.operator.chart.test_values import FULL
@@ -196,5 +197,5 @@ def _can(api_server: RunningCluster, release: str, verb: str, resource: str, nam
         "kind": "SubjectAccessReview",
         "spec": {"user": f"system:serviceaccount:{release}:{release}-everstep", "resourceAttributes": attributes},
     }
-    answer = api_server.kubectl("create", "-f", "-", "-o", "json", stdin=json.dumps(review))
-    return bool(json.loads(answer)["status"]["allowed"])
+    reviews = client.AuthorizationV1Api(config.new_client_from_config(str(api_server.kubeconfig)))
+    return bool(reviews.create_subject_access_review(review).status.allowed)
