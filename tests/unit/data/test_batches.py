@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import random
+import subprocess
+import sys
 from collections import Counter
 from typing import Any, ClassVar
 
@@ -165,7 +167,7 @@ def test_a_sample_that_fails_is_asked_for_again() -> None:
         next(Batches(Flaky(), 10, workers=1))
 
 
-def test_other_data_is_refused_or_begun_anew(caplog: pytest.LogCaptureFixture) -> None:
+def test_other_data_is_refused_or_begun_anew(said: pytest.LogCaptureFixture) -> None:
     data = Batches(range(10), 4, seed=1)
     for _ in range(4):
         next(data)
@@ -180,7 +182,7 @@ def test_other_data_is_refused_or_begun_anew(caplog: pytest.LogCaptureFixture) -
         data.set_state({"position": 7})
     grown = Batches(range(12), 4, seed=1, on_change="warn")
     grown.set_state(state)
-    assert "samples was 10 and is 12; epoch 2 begins" in caplog.text
+    assert "samples was 10 and is 12; epoch 2 begins" in said.text
     assert (grown.position, grown.epoch) == (16, 2)
     assert sorted(number for _ in range(3) for number in numbers(next(grown))) == list(range(12))
 
@@ -220,3 +222,14 @@ def test_what_cannot_work_is_refused_at_once(monkeypatch: pytest.MonkeyPatch) ->
 def test_steps_of_epochs() -> None:
     data = Batches(range(10), 4)
     assert [data.steps(epochs) for epochs in (1, 2, 0.4, 0.5)] == [3, 5, 1, 2]
+
+
+def test_a_process_ends_though_nobody_closed_its_workers() -> None:
+    script = """
+import sys
+from everstep.data import Batches
+data = Batches(range(10), 2, workers=2)
+next(data)
+sys.excepthook = lambda *error, kept=data: None
+"""
+    subprocess.run([sys.executable, "-c", script], timeout=100, check=True)

@@ -193,7 +193,7 @@ def test_shards_that_have_shrunk_are_noticed() -> None:
         next(again)
 
 
-def test_changed_shards_are_refused_or_begun_anew(caplog: pytest.LogCaptureFixture) -> None:
+def test_changed_shards_are_refused_or_begun_anew() -> None:
     data = StreamBatches(Shards((4, 4)), 3)
     next(data)
     state = data.get_state()

@@ -2,62 +2,41 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from everstep.errors import InvalidOperationError
-from everstep.train.data import GlobalBatches, TextDataset, encode_bytes
+from everstep.train.config import read_config
+from everstep.train.data import TextDataset, encode_bytes
+from everstep.train.recipe import batches
 from everstep.train.schedule import factor
 from everstep.train.text import Document, is_held_out, read_documents
 
 TEXT = [Document("a", bytes(range(256)) * 8)]
 
 
-def batches(rank: int = 0, ranks: int = 1, seed: int = 1) -> GlobalBatches:
-    return GlobalBatches(TextDataset.of(TEXT, 16), 12, seed, rank, ranks)
+def test_text_that_makes_no_sample_is_named() -> None:
+    with pytest.raises(InvalidOperationError, match=r"data\.sequence: 4096: the text has 2049 tokens"):
+        TextDataset.of(TEXT, 4096)
 
 
-def test_samples_do_not_depend_on_the_number_of_ranks() -> None:
-    alone = batches()
-    gangs = {ranks: [batches(rank, ranks) for rank in range(ranks)] for ranks in (2, 3, 4)}
-    for _ in range(30):  # several epochs
-        wanted = next(alone)
-        for gang in gangs.values():
-            assert torch.equal(torch.cat([next(member) for member in gang]), wanted)
+def test_a_fingerprint_is_that_of_text_and_sequence() -> None:
+    found = {
+        TextDataset.of(text, length).fingerprint() for text in (TEXT, [Document("b", b"x" * 99)]) for length in (8, 9)
+    }
+    assert len(found) == 4
+    assert TextDataset.of(TEXT, 8).fingerprint() in found
 
 
-def test_a_position_resumes_on_another_number_of_ranks() -> None:
-    alone = batches()
-    for _ in range(14):
-        next(alone)
-    state = alone.get_state()
-    assert state["position"] == 14 * 12
-    assert state["epoch"] == 14 * 12 // len(alone.dataset)
-    pair = [batches(rank, 2) for rank in range(2)]
-    for member in pair:
-        member.set_state(state)
-    assert torch.equal(torch.cat([next(member) for member in pair]), next(alone))
-
-
-def test_each_epoch_has_every_sample_once() -> None:
-    data = GlobalBatches(TextDataset.of(TEXT, 16), 1, 5)
-    size = len(data.dataset)
-    order = [[int(data._order.index_at(e * size + p)) for p in range(size)] for e in range(2)]
-    assert sorted(order[0]) == sorted(order[1]) == list(range(size))
-    assert order[0] != order[1]
-
-
-def test_a_foreign_position_is_refused() -> None:
-    state = batches().get_state()
-    with pytest.raises(InvalidOperationError, match="seed 1"):
-        batches(seed=2).set_state(state)
-    with pytest.raises(InvalidOperationError, match="another text"):
-        GlobalBatches(TextDataset.of(TEXT, 32), 12, 1).set_state(state)
-    with pytest.raises(InvalidOperationError, match="12 samples do not divide among 5 ranks"):
-        batches(0, 5)
+def test_a_text_of_fewer_samples_than_a_step_takes_is_refused() -> None:
+    config = read_config(["--global_batch", "300"])
+    with pytest.raises(InvalidOperationError, match="global_batch: 300 samples a step, but the text has only 256 of"):
+        batches(config, TextDataset.of(TEXT, 8))
 
 
 def test_bytes_are_byt5s_tokens() -> None:
@@ -85,7 +64,7 @@ def test_text_from_files(tmp_path: Path) -> None:
 
 
 def test_a_text_that_is_larger_than_what_is_learnt_from_is_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("everstep.train.text.PIECE", 7)
+    monkeypatch.setattr("everstep.data.lines.PIECE", 7)
     (tmp_path / "a.txt").write_text("one two three " * 1000)
     found = read_documents(str(tmp_path / "a.txt"), max_bytes=20)
     assert [d.text for d in found] == [b"one two three one tw"]
@@ -96,6 +75,30 @@ def test_a_text_that_is_larger_than_what_is_learnt_from_is_cut(tmp_path: Path, m
         ("b.jsonl:0", b"line 0"), ("b.jsonl:1", b"line 1"), ("b.jsonl:2", b"lin"),
     ]  # fmt: skip
     assert [d.text for d in read_documents(str(tmp_path / "b.jsonl"))] == [f"line {i}".encode() for i in range(100)]
+
+
+@pytest.fixture
+def somebody() -> Iterator[Path]:
+    """A folder of root's, for a process that is not root."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "secret.txt").write_text("secret")
+        (folder / "secret.txt").chmod(0)
+        folder.chmod(0o755)
+        before = os.geteuid()
+        if before == 0:
+            os.seteuid(65534)
+        try:
+            yield folder
+        finally:
+            os.seteuid(before)
+
+
+def test_text_that_may_not_be_read_is_named(somebody: Path) -> None:
+    with pytest.raises(
+        InvalidOperationError, match=r"data\.source: .*/secret\.txt cannot be read: .*Permission denied"
+    ):
+        read_documents(str(somebody))
 
 
 def test_records_that_are_no_text(tmp_path: Path) -> None:

@@ -6,9 +6,11 @@ have the same state, which therefore fits any number of ranks and of workers.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import logging
 import signal
+import weakref
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Generic, Literal, Protocol, TypeVar
@@ -83,6 +85,7 @@ class Loader(Generic[C]):
         self._on_change = on_change
         self._cursor: C = plan.start()
         self._source: Iterator[tuple[Any, C]] | None = None
+        self._processes: list[Any] = []
 
     @property
     def position(self) -> int:
@@ -143,8 +146,13 @@ class Loader(Generic[C]):
         log.warning("%s; epoch %d begins with what is there now", message, self.epoch)
 
     def close(self) -> None:
-        """End the workers; the next batch starts them again."""
-        self._source = None
+        """End the workers; the next batch starts them again. Done at the process's end too."""
+        self._source = None  # which tells them, and waits some seconds
+        for process in self._processes:
+            if process.is_alive():
+                process.kill()
+        self._processes = []
+        _OPEN.discard(self)
 
     def _begin(self) -> Iterator[tuple[Any, C]]:
         workers = self._workers
@@ -161,7 +169,20 @@ class Loader(Generic[C]):
             worker_init_fn=_begin_worker,
             generator=torch.Generator(),  # or the workers' seed would be drawn from the model's random numbers
         )
-        return iter(loader)
+        source = iter(loader)
+        self._processes = list(getattr(source, "_workers", ()))
+        _OPEN.add(self)
+        return source
+
+
+_OPEN: weakref.WeakSet[Loader[Any]] = weakref.WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+    """Before multiprocessing's own end, which waits for its children for ever: these ignore its SIGTERM."""
+    for loader in list(_OPEN):
+        loader.close()
 
 
 def differing(kept: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

@@ -14,13 +14,13 @@ def main() -> None:
     termination.install()
     try:
         config = read_config(sys.argv[1:])
-    except InvalidOperationError as error:
+        from everstep.train.recipe import run  # torch comes in only when the configuration stands
+
+        run(config)
+    except InvalidOperationError as error:  # another start would end in the same way
         print(f"error: {error}", file=sys.stderr, flush=True)
         termination.write_record(termination.describe(error, exits.MISFIT))
         raise SystemExit(exits.MISFIT) from None
-    from everstep.train.recipe import run  # torch comes in only when the configuration stands
-
-    run(config)
 
 
 if __name__ == "__main__":

@@ -32,8 +32,11 @@ class _Section(BaseModel):
 
 
 class ModelConfig(_Section):
-    """A decoder of `transformers`, made from its configuration: nothing is downloaded."""
+    """A causal language model of `transformers`: nothing is downloaded."""
 
+    path: Path | None = None
+    """A folder with a model of `transformers` (config.json, safetensors): its architecture and its weights to begin
+    with, in place of the fields below."""
     family: Literal["llama", "gpt2"] = "llama"
     """Which architecture."""
     layers: int = Field(default=4, ge=1)
@@ -67,6 +70,10 @@ class DataConfig(_Section):
     """At most this much text is read, in the order of names."""
     held_out: float = Field(default=0.05, gt=0, lt=0.5)
     """Share of the documents that evaluation alone sees."""
+    workers: int = Field(default=0, ge=0)
+    """Processes a rank that prepare batches ahead of training; 0: prepared between steps."""
+    on_change: Literal["error", "warn"] = "error"
+    """Where a checkpoint was made with another text or order: refuse it, or begin a new epoch with what is there."""
     tokenizer: str = "bytes"
     """`bytes` (ByT5's: one token a byte, needs no files), or a folder that transformers' AutoTokenizer loads."""
 

@@ -1,4 +1,4 @@
-"""Samples as a function of the global position: position p is the same sample on any number of ranks."""
+"""Text as samples: documents joined and cut into windows of one length."""
 
 from __future__ import annotations
 
@@ -35,7 +35,10 @@ class TextDataset:
         self.tokens = tokens
         self.sequence = sequence
         if len(self) == 0:
-            raise InvalidOperationError(f"{self.tokens.size} tokens do not make one sample of {sequence} tokens")
+            raise InvalidOperationError(
+                f"data.sequence: {sequence}: the text has {tokens.size} tokens, and one sample takes {sequence + 1}; "
+                "give more text (data.source, data.max_bytes) or shorter samples"
+            )
 
     @classmethod
     def of(cls, documents: Iterable[Document], sequence: int, encode: Encode = encode_bytes) -> TextDataset:
@@ -51,70 +54,8 @@ class TextDataset:
         start = index * self.sequence
         return torch.from_numpy(self.tokens[start : start + self.sequence + 1].astype(np.int64))
 
-    def digest(self) -> str:
+    def fingerprint(self) -> str:
         """Of the text and of how it is cut: what a position means."""
         hashed = hashlib.sha256(f"{self.sequence} {self.tokens.dtype.str} ".encode())
         hashed.update(self.tokens.tobytes())
         return hashed.hexdigest()
-
-
-class GlobalOrder:
-    """The order of samples: a permutation for each epoch, from the seed alone."""
-
-    def __init__(self, samples: int, seed: int) -> None:
-        self.samples = samples
-        self.seed = seed
-        self._epoch = -1
-        self._permutation: npt.NDArray[np.int64] = np.empty(0, dtype=np.int64)
-
-    def index_at(self, position: int) -> int:
-        epoch, place = divmod(position, self.samples)
-        if epoch != self._epoch:
-            # RandomState's stream is frozen by numpy for good; Generator's is not
-            self._permutation = np.random.RandomState([self.seed & 0xFFFFFFFF, epoch]).permutation(self.samples)
-            self._epoch = epoch
-        return int(self._permutation[place])
-
-
-class GlobalBatches:
-    """This rank's share of each global batch. The state is global: {seed, epoch, position, dataset}.
-
-    `position` counts samples of the whole gang since the start of the run.
-    """
-
-    def __init__(self, dataset: TextDataset, global_batch: int, seed: int, rank: int = 0, world_size: int = 1) -> None:
-        if global_batch % world_size:
-            raise InvalidOperationError(f"global_batch: {global_batch} samples do not divide among {world_size} ranks")
-        self.dataset = dataset
-        self.global_batch = global_batch
-        self.position = 0
-        self._digest = dataset.digest()
-        self._order = GlobalOrder(len(dataset), seed)
-        self._share = global_batch // world_size
-        self._rank = rank
-
-    @property
-    def epoch(self) -> int:
-        return self.position // len(self.dataset)
-
-    def __iter__(self) -> GlobalBatches:
-        return self
-
-    def __next__(self) -> torch.Tensor:
-        """Tokens [local batch, sequence + 1], int64."""
-        first = self.position + self._rank * self._share
-        self.position += self.global_batch
-        return torch.stack([self.dataset[self._order.index_at(p)] for p in range(first, first + self._share)])
-
-    def get_state(self) -> dict[str, Any]:
-        return {"seed": self._order.seed, "epoch": self.epoch, "position": self.position, "dataset": self._digest}
-
-    def set_state(self, state: dict[str, Any]) -> None:
-        """Raises InvalidOperationError where the state is that of another text or order."""
-        if state["dataset"] != self._digest:
-            raise InvalidOperationError("data: the checkpoint was made with another text or another length of sequence")
-        if state["seed"] != self._order.seed:
-            raise InvalidOperationError(
-                f"data: the checkpoint's order has seed {state['seed']}, this run's {self._order.seed}"
-            )
-        self.position = int(state["position"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -9,11 +10,17 @@ from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
+from everstep.errors import InvalidOperationError
 from everstep.train.config import ModelConfig
 
 
 def build(config: ModelConfig, vocabulary: int, sequence: int) -> nn.Module:
-    """A causal language model with random weights from torch's generator. Called with input_ids, it returns .logits."""
+    """A causal language model, with random weights from torch's generator unless `config.path` has others.
+
+    Called with input_ids, it returns .logits. Raises InvalidOperationError where tokens or samples do not fit it.
+    """
+    if config.path is not None:
+        return _stored(config.path, vocabulary, sequence)
     inner = config.feed_forward or 3 * config.hidden
     if config.family == "llama":
         from transformers import LlamaConfig, LlamaForCausalLM
@@ -51,6 +58,30 @@ def build(config: ModelConfig, vocabulary: int, sequence: int) -> nn.Module:
     )
 
 
+def _stored(path: Path, vocabulary: int, sequence: int) -> nn.Module:
+    from transformers import AutoModelForCausalLM
+
+    if not (path / "config.json").is_file():
+        raise InvalidOperationError(f"model.path: {path} has no config.json: a folder of save_pretrained() is needed")
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            path, local_files_only=True, use_safetensors=True, dtype=torch.float32
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise InvalidOperationError(f"model.path: {path} holds no causal language model: {error}") from error
+    known: Any = model.config
+    if vocabulary > known.vocab_size:
+        raise InvalidOperationError(
+            f"data.tokenizer: it has {vocabulary} tokens, the model in {path} knows {known.vocab_size}; use its own"
+        )
+    longest = getattr(known, "max_position_embeddings", None)
+    if longest is not None and sequence > longest:
+        raise InvalidOperationError(f"data.sequence: {sequence} tokens, the model in {path} takes {longest} at most")
+    known.use_cache = False
+    found: nn.Module = model.train()
+    return found
+
+
 def shard(model: nn.Module, mesh: DeviceMesh, half: bool) -> nn.Module:
     """Shard parameters over `mesh`; `half`: compute in bf16, reduce gradients in fp32."""
     options: dict[str, Any] = {"mesh": mesh}
@@ -63,10 +94,9 @@ def shard(model: nn.Module, mesh: DeviceMesh, half: bool) -> nn.Module:
 
 
 def blocks(model: nn.Module) -> list[nn.Module]:
-    decoder: Any = model
-    if hasattr(decoder, "model"):
-        return list(decoder.model.layers)
-    return list(decoder.transformer.h)
+    """What `transformers` itself says must stay on one device."""
+    kinds = set(getattr(model, "_no_split_modules", None) or ())
+    return [module for module in model.modules() if type(module).__name__ in kinds]
 
 
 def loss_of(model: nn.Module, tokens: torch.Tensor) -> torch.Tensor:

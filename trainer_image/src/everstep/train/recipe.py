@@ -6,6 +6,7 @@ import json
 import random
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
@@ -14,10 +15,13 @@ import torch.distributed as dist
 from torch import nn
 
 from everstep.checkpoint.checkpointer import Checkpointer
+from everstep.data import Batches
+from everstep.data.share import Share
+from everstep.errors import InvalidOperationError
 from everstep.train import model as models
 from everstep.train.board import Board
 from everstep.train.config import DataConfig, TrainConfig
-from everstep.train.data import VOCABULARY, Encode, GlobalBatches, TextDataset, Tokens, encode_bytes
+from everstep.train.data import VOCABULARY, Encode, TextDataset, Tokens, encode_bytes
 from everstep.train.ranks import Ranks, start
 from everstep.train.schedule import factor
 from everstep.train.text import is_held_out, read_documents
@@ -36,10 +40,11 @@ def run(config: TrainConfig) -> None:
 
 
 def train(config: TrainConfig, ranks: Ranks) -> None:
+    Share.here(config.global_batch)  # a batch that does not divide is refused before anything is read
     seed(config.seed)
     encode, vocabulary = tokenizer(config.data)
     learn, held_out = datasets(config.data, encode)
-    data = GlobalBatches(learn, config.global_batch, config.seed, ranks.rank, ranks.world_size)
+    data = batches(config, learn)
     model = models.build(config.model, vocabulary, config.data.sequence).to(ranks.device)
     models.shard(model, ranks.mesh, ranks.half)
     options = config.optimizer
@@ -86,6 +91,7 @@ def train(config: TrainConfig, ranks: Ranks) -> None:
                 board.add(step, {**metrics, "seconds_per_step": now - began})
                 journal.write(step, (first, data.position), metrics, now - began)
                 began = now
+        data.close()
         if board is not None:
             board.close()
 
@@ -128,6 +134,24 @@ def evaluate(model: nn.Module, held_out: TextDataset, samples: int, ranks: Ranks
     return float(ranks.mean(total / count))
 
 
+def batches(config: TrainConfig, learn: TextDataset) -> Batches:
+    if len(learn) < config.global_batch:
+        raise InvalidOperationError(
+            f"global_batch: {config.global_batch} samples a step, but the text has only {len(learn)} of "
+            f"data.sequence = {learn.sequence} tokens; give more text (data.source, data.max_bytes), shorter samples "
+            "or a smaller batch"
+        )
+    return Batches(
+        learn,
+        config.global_batch,
+        seed=config.seed,
+        seeded=False,  # a window of text draws nothing
+        collate=torch.stack,
+        workers=config.data.workers,
+        on_change=config.data.on_change,
+    )
+
+
 def datasets(config: DataConfig, encode: Encode) -> tuple[TextDataset, TextDataset]:
     """What is learnt from, and what only evaluation sees."""
     documents = read_documents(config.source, config.text_field, config.max_bytes)
@@ -148,7 +172,12 @@ def tokenizer(config: DataConfig) -> tuple[Encode, int]:
         return encode_bytes, VOCABULARY
     from transformers import AutoTokenizer
 
-    loaded = AutoTokenizer.from_pretrained(config.tokenizer)
+    if not Path(config.tokenizer).is_dir():
+        raise InvalidOperationError(f"data.tokenizer: {config.tokenizer} is neither 'bytes' nor a folder")
+    try:
+        loaded = AutoTokenizer.from_pretrained(config.tokenizer, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise InvalidOperationError(f"data.tokenizer: no tokenizer in {config.tokenizer}: {error}") from error
     end = loaded.eos_token_id
 
     def encode(text: bytes) -> Tokens:

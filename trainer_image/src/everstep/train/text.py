@@ -10,12 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from everstep.catalog.store import Store, open_store
-from everstep.errors import InvalidOperationError
+from everstep.data.lines import pieces, split_lines
+from everstep.errors import InvalidOperationError, StorageRefusedError
 
 TEXT_SUFFIXES = {".txt", ".md", ".rst", ".py", ".text"}
 RECORD_SUFFIXES = {".jsonl", ".ndjson"}
-PIECE = 4 << 20
-"""Bytes that are read at once: a source may be far larger than what is learnt from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,31 +34,36 @@ class _File:
     key: str
 
     def pieces(self) -> Iterator[bytes]:
-        start = 0
-        while piece := self.store.get_range(self.key, start, PIECE):
-            yield piece
-            start += len(piece)
+        try:
+            yield from pieces(self.store, self.key)
+        except InvalidOperationError as error:
+            raise InvalidOperationError(f"data.source: {error}; make it readable, or take it out") from error
 
 
 def read_documents(source: str, text_field: str = "text", max_bytes: int = 16 << 20) -> list[Document]:
     """Documents in the order of their names, `max_bytes` in all: the last one may be cut short.
 
-    Raises InvalidOperationError where there is no text.
+    Raises InvalidOperationError where there is no text, or text that may not be read.
     """
-    if source == "stdlib":
-        found = _folder(Path(sysconfig.get_path("stdlib")), {".py"})
-    elif "://" in source:
-        found = _objects(source)
-    else:
-        path = Path(source)
-        if not path.exists():
-            raise InvalidOperationError(f"data.source: {source} does not exist")
-        found = _one(path) if path.is_file() else _folder(path, TEXT_SUFFIXES | RECORD_SUFFIXES)
-    documents = list(_bounded(_split(found, text_field, max_bytes), max_bytes))
+    try:
+        documents = list(_bounded(_split(_found(source), text_field, max_bytes), max_bytes))
+    except (StorageRefusedError, PermissionError) as error:
+        raise InvalidOperationError(f"data.source: {source} may not be read: {error}") from error
     if not documents:
         kinds = ", ".join(sorted(TEXT_SUFFIXES | RECORD_SUFFIXES))
         raise InvalidOperationError(f"data.source: no text in {source} (looked for {kinds})")
     return documents
+
+
+def _found(source: str) -> Iterator[_File]:
+    if source == "stdlib":
+        return _folder(Path(sysconfig.get_path("stdlib")), {".py"})
+    if "://" in source:
+        return _objects(source)
+    path = Path(source)
+    if not path.exists():
+        raise InvalidOperationError(f"data.source: {source} does not exist")
+    return _one(path) if path.is_file() else _folder(path, TEXT_SUFFIXES | RECORD_SUFFIXES)
 
 
 def _one(path: Path) -> Iterator[_File]:
@@ -102,7 +106,7 @@ def _head(file: _File, most: int) -> bytes:
 
 
 def _records(file: _File, text_field: str) -> Iterator[Document]:
-    for number, line in enumerate(_lines(file)):
+    for number, line in enumerate(line for line, _ in split_lines(file.pieces())):
         if not line.strip():
             continue
         try:
@@ -114,14 +118,6 @@ def _records(file: _File, text_field: str) -> Iterator[Document]:
             where = f"data.source: {file.name}, line {number + 1}"
             raise InvalidOperationError(f"{where}: {text_field!r} is {text!r}, not a string")
         yield Document(f"{file.name}:{number}", text.encode(errors="replace"))
-
-
-def _lines(file: _File) -> Iterator[bytes]:
-    rest = b""
-    for piece in file.pieces():
-        *whole, rest = (rest + piece).split(b"\n")
-        yield from whole
-    yield rest
 
 
 def _bounded(documents: Iterable[Document], most: int) -> Iterator[Document]:
