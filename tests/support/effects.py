@@ -62,9 +62,18 @@ EFFECTS: Final[dict[str, tuple[str, ...]]] = {
     "checkpoint.local.interval.seconds": (f"{_NOTHING}[checkpoint.local]",),
     "checkpoint.local.medium": (f"{_NOTHING}[checkpoint.local]",),
     "checkpoint.local.sizeLimit": (f"{_NOTHING}[checkpoint.local]",),
-    "checkpoint.weights.interval.steps": (f"{_NOTHING}[checkpoint.weights]",),
-    "checkpoint.weights.interval.seconds": (f"{_NOTHING}[checkpoint.weights]",),
-    "checkpoint.weights.keepLast": (f"{_NOTHING}[checkpoint.weights]",),
+    "checkpoint.weights.interval.steps": (
+        f"{_MADE}[checkpoint.weights]",
+        f"{_POLICY}test_weights_are_published_by_steps",
+    ),
+    "checkpoint.weights.interval.seconds": (
+        f"{_MADE}[checkpoint.weights]",
+        f"{_POLICY}test_weights_are_published_by_seconds",
+    ),
+    "checkpoint.weights.keepLast": (
+        f"{_MADE}[checkpoint.weights]",
+        f"{_POLICY}test_so_many_sets_of_weights_are_kept",
+    ),
     "resume.mode": (
         f"{_EFFECTS}test_resume_disable_begins_afresh_though_there_are_checkpoints",
         f"{_ATTEMPTS}test_deletion_policy_retain_leaves_storage_alone_and_a_new_job_of_the_name_goes_on",

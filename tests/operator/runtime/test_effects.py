@@ -22,6 +22,9 @@ LONG = replace(QUICK, total_steps=10_000, seconds_per_step=0.05)
 NO_WAIT = {"initialSeconds": 0, "maxSeconds": 0}
 
 
+WEIGHTS = {"interval": {"steps": 3, "seconds": 30}, "keepLast": 4}
+
+
 @pytest.fixture(scope="module")
 def built(shared_rig: Rig) -> Any:
     """The first pod of a job that sets what a pod is made from."""
@@ -36,6 +39,7 @@ def built(shared_rig: Rig) -> Any:
         "interval": {"steps": 7, "seconds": 70},
         "async": False,
         "keepBest": {"metric": "eval/loss"},
+        "weights": WEIGHTS,
     }
     container = {"name": "trainer", "image": "example.test/lite:2", "args": ["torchrun", "x.py"]}
     shared_rig.options["built"] = LONG
@@ -70,6 +74,7 @@ MADE: list[tuple[str, Callable[[Any], Any], Any]] = [
     ("checkpoint.interval.steps", lambda pod: policy(pod)["interval"]["steps"], 7),
     ("checkpoint.interval.seconds", lambda pod: policy(pod)["interval"]["seconds"], 70),
     ("checkpoint.async", lambda pod: policy(pod)["async"], False),
+    ("checkpoint.weights", lambda pod: policy(pod)["weights"], WEIGHTS),
     ("checkpoint.keepBest.metric", lambda pod: policy(pod)["keepBest"]["metric"], "eval/loss"),
 ]
 

@@ -104,8 +104,8 @@ class Weights(SpecModel):
     """Saves of the weights alone, for inference while the training goes on, with a register of their own."""
 
     interval: Interval
-    """How often to publish weights."""
-    keep_last: Annotated[KeepCount, Field(json_schema_extra=changes("live"))] = 2
+    """How often to publish weights. The last step's are published in any case."""
+    keep_last: Annotated[KeepCount, Field(json_schema_extra=changes("next-attempt"))] = 2
     """How many of the newest to keep."""
 
 
@@ -127,8 +127,8 @@ class Checkpoint(SpecModel):
     """Keep each checkpoint whose step is a multiple of this for good."""
     local: Annotated[LocalTier | None, Field(json_schema_extra=changes("none"))] = None
     """A fast tier on the node. Not acted on yet."""
-    weights: Annotated[Weights | None, Field(json_schema_extra=changes("none"))] = None
-    """Weight-only saves for inference. Not acted on yet."""
+    weights: Annotated[Weights | None, Field(json_schema_extra=changes("next-attempt"))] = None
+    """Weight-only saves for inference, in `weights/` under the job's root. The pods make and remove them."""
 
 
 class Resume(SpecModel):
