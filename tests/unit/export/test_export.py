@@ -20,7 +20,7 @@ from everstep.cli.app import app
 from everstep.errors import CheckpointCorruptError, InvalidOperationError
 from everstep.export import export
 from everstep.export.huggingface import grouped
-from everstep.export.saved import SavedModel
+from everstep.export.saved import MODEL, SavedTensors
 from everstep.weights.layout import Spec
 
 LLAMA = LlamaConfig(
@@ -91,7 +91,7 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
 def test_a_flipped_byte_is_not_exported_and_what_is_there_is_no_model(tmp_path: Path) -> None:
     job = save(model_of("llama"), tmp_path / "run")
     entry = job.require().live()[-1]
-    saved = SavedModel(job.store, job.manifest(entry))
+    saved = SavedTensors(job.store, job.manifest(entry), MODEL)
     name = saved.specs()[-1].name
     piece = saved.pieces(name)[-1]
     path = tmp_path / "run" / entry.location / piece.file

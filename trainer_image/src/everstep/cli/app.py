@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from everstep.cli import checking, common, exporting, listing, upkeep
+from everstep.cli import checking, common, comparing, exporting, listing, upkeep
 from everstep.cli.output import complain
 from everstep.errors import (
     CatalogUnreadableError,
@@ -27,6 +27,7 @@ app = typer.Typer(
 app.command("ls")(listing.list_runs)
 app.command()(listing.show)
 app.command()(checking.verify)
+app.command("diff")(comparing.compare)
 app.command()(exporting.export)
 app.command()(upkeep.prune)
 app.command()(upkeep.pin)

@@ -20,7 +20,7 @@ import torch
 from everstep.catalog import Entry, JobCatalog, Store
 from everstep.catalog.sums import block_sums
 from everstep.errors import CheckpointNotFoundError, InvalidOperationError, StorageError
-from everstep.export.saved import Piece, SavedModel
+from everstep.export.saved import MODEL, Piece, SavedTensors
 from everstep.weights.assets import ASSETS, CONFIG
 from everstep.weights.layout import INDEX, Layout, Spec, file_name, index_of
 
@@ -58,7 +58,7 @@ def export(
     if next(iter(to.list("")), None) is not None:
         raise InvalidOperationError(f"{to.uri} is not empty: nothing is overwritten; name a new place")
     with _held(job, entry):
-        saved = SavedModel(job.store, job.manifest(entry))
+        saved = SavedTensors(job.store, job.manifest(entry), MODEL)
         specs = saved.specs()
         if not specs:
             raise InvalidOperationError(f"step {entry.step} of {job.store.uri} was saved without a model")
@@ -92,7 +92,7 @@ def grouped(specs: Sequence[Spec], most: int) -> list[list[Spec]]:
     return groups
 
 
-def _assemble(saved: SavedModel, specs: Sequence[Spec], on_bytes: Callable[[int], None]) -> memoryview:
+def _assemble(saved: SavedTensors, specs: Sequence[Spec], on_bytes: Callable[[int], None]) -> memoryview:
     layout = Layout(specs)
     buffer = torch.empty(layout.size, dtype=torch.uint8)
     layout.write_header(buffer)

@@ -1,4 +1,4 @@
-"""The model's tensors of a committed save, whole, however many ranks have stored their pieces."""
+"""The tensors of a committed save, whole, however many ranks have stored their pieces."""
 
 from __future__ import annotations
 
@@ -30,20 +30,23 @@ class Piece:
     span: Span
 
 
-class SavedModel:
-    """`manifest` has been checked against the register's digest."""
+class SavedTensors:
+    """Those whose names begin with `prefix`, by their names without it. `manifest` has been checked against the
+    register's digest.
+    """
 
-    def __init__(self, store: Store, manifest: Manifest) -> None:
+    def __init__(self, store: Store, manifest: Manifest, prefix: str = "") -> None:
         self.manifest = manifest
+        self._prefix = prefix
         self._shards = SavedShards(store, manifest)
         self._stored = {
-            name.removeprefix(MODEL): kept
+            name.removeprefix(prefix): kept
             for name, kept in self._shards.metadata.state_dict_metadata.items()
-            if name.startswith(MODEL) and isinstance(kept, TensorStorageMetadata)
+            if name.startswith(prefix) and isinstance(kept, TensorStorageMetadata)
         }
 
     def specs(self) -> list[Spec]:
-        """In the order of the model's state dict, by the names that they have there."""
+        """In the order of the state dict that was saved."""
         return [Spec(name, kept.properties.dtype, tuple(kept.size)) for name, kept in self._stored.items()]
 
     def pieces(self, name: str) -> list[Piece]:
@@ -55,7 +58,7 @@ class SavedModel:
         return found
 
     def _piece(self, name: str, chunk: ChunkStorageMetadata) -> Piece:
-        place = self._shards.place(MetadataIndex(MODEL + name, chunk.offsets))
+        place = self._shards.place(MetadataIndex(self._prefix + name, chunk.offsets))
         span = covering(place.offset, place.length, self._shards.file(place.relative_path).size)
         return Piece(tuple(chunk.offsets), tuple(chunk.sizes), place.relative_path, place.offset, place.length, span)
 
