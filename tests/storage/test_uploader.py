@@ -172,7 +172,7 @@ def test_a_server_that_stopped_answering_is_an_error_and_later_is_none(tmp_path:
         access = replace(access_of(endpoint), read_timeout=5.0, attempts=2)
         uploader = Uploader(f"s3://{endpoint.make_bucket()}/x", access, patience=3.0)
         uploader.start()
-        uploader.submit(KEY, Segment(buffer, 0, SIZE)).result(60)
+        uploader.submit(KEY, Segment(buffer, 0, MEGABYTE)).result(60)
         record = server.processes.record("s3")
         assert record is not None
         pid = record.pid
@@ -186,7 +186,7 @@ def test_a_server_that_stopped_answering_is_an_error_and_later_is_none(tmp_path:
             assert time.monotonic() - began < 60
         finally:
             os.kill(pid, signal.SIGCONT)
-        assert uploader.submit(f"{KEY}9", Segment(buffer, 0, SIZE)).result(60).bytes == SIZE
+        assert uploader.submit(f"{KEY}9", Segment(buffer, 0, MEGABYTE)).result(60).bytes == MEGABYTE
         uploader.close()
     finally:
         server.remove()

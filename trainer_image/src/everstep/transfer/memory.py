@@ -74,6 +74,6 @@ class Segment:
 
 def _anonymous_file() -> int:
     if hasattr(os, "memfd_create"):
-        return os.memfd_create("everstep", os.MFD_CLOEXEC)
+        return os.memfd_create("everstep")
     with tempfile.TemporaryFile() as file:  # not on Linux: a workstation
         return os.dup(file.fileno())

@@ -180,9 +180,9 @@ class _Link:
 
     def _receive(self) -> None:
         """Until the process is gone. A fork of the trainer may hold the other end open, so its end is no sure sign."""
-        with _process_handle(self.process.pid) as dead:
+        with _process_handles(self.process.pid) as dead:
             while True:
-                ready = wait([self._connection, dead])
+                ready = wait([self._connection, *dead])
                 try:
                     if self._connection not in ready:
                         return
@@ -225,9 +225,13 @@ def _spawn() -> tuple[subprocess.Popen[bytes], Connection]:
 
 
 @contextlib.contextmanager
-def _process_handle(pid: int) -> Iterator[int]:
+def _process_handles(pid: int) -> Iterator[list[int]]:
+    """What becomes readable when the process ends, where the system has such a thing."""
+    if sys.platform != "linux":
+        yield []
+        return
     handle = os.pidfd_open(pid)
     try:
-        yield handle
+        yield [handle]
     finally:
         os.close(handle)

@@ -86,9 +86,10 @@ class Store(Protocol):
     def put(self, key: str, body: bytes | bytearray | memoryview, sums: Sequence[int] = ()) -> int:
         """Write a whole object of any size, without a copy of `body`, which must not change until this returns.
 
-        `sums`: the CRC32C of each BLOCK bytes of `body` where the caller has them; a store that can checks by them what
-        it received. Returns how many requests had to be sent again. Nothing is left of an object that failed but, where
-        storage could not be reached any more, an unfinished upload that `abort_uploads` ends.
+        `sums`: the CRC32C of each BLOCK bytes of `body` where the caller has them, so that they are not made again; a
+        store that can checks by them what it received. Returns how many requests had to be sent again. Nothing is
+        left of an object that failed but, where storage could not be reached any more, an unfinished upload that
+        `abort_uploads` ends.
         """
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import ssl
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, cast
 
 import boto3
@@ -40,10 +41,19 @@ class S3Clients:
             aws_session_token=access.session_token,
             region_name=access.region,
         )
+        self._lock = threading.Lock()
+        self._data: DataPath | None = None
+        self._parts: ThreadPoolExecutor | None = None
         self.control = self._client({})
 
-    @cached_property
+    @property
     def data(self) -> DataPath:
+        with self._lock:  # a session makes one client at a time
+            if self._data is None:
+                self._data = self._data_path()
+            return self._data
+
+    def _data_path(self) -> DataPath:
         asked = self._session._session.get_config_variable("request_checksum_calculation")
         client = self._client({"payload_signing_enabled": False})
         endpoint = client.meta.endpoint_url
@@ -53,10 +63,13 @@ class S3Clients:
             client.meta.events.register("before-send.s3", cast("Any", wire.send))
         return DataPath(client, wire, str(asked or "when_supported").lower() != "when_required")
 
-    @cached_property
+    @property
     def parts(self) -> ThreadPoolExecutor:
         """Threads for parts of objects; whoever waits for them is in none of them."""
-        return ThreadPoolExecutor(self._access.connections, thread_name_prefix="everstep-part")
+        with self._lock:
+            if self._parts is None:
+                self._parts = ThreadPoolExecutor(self._access.connections, thread_name_prefix="everstep-part")
+            return self._parts
 
     @property
     def _limits(self) -> Limits:

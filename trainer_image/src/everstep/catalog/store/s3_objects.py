@@ -15,7 +15,7 @@ from botocore.exceptions import ClientError
 from everstep.catalog.store.s3_bucket import S3Bucket, code_of, status_of
 from everstep.catalog.store.tries import Tries
 from everstep.catalog.store.wire import Body
-from everstep.catalog.sums import BLOCK, header, whole_sum
+from everstep.catalog.sums import BLOCK, block_sums, header, whole_sum
 from everstep.errors import InvalidOperationError, StorageUnavailableError
 
 PART = 32 << 20
@@ -38,8 +38,7 @@ class S3Objects:
             raise InvalidOperationError(f"{key}: {len(sums)} sums for {len(body)} bytes")
         tries = self._tries()
         data = self._bucket.clients.data
-        if not data.checksums:
-            sums = ()
+        sums = (sums or block_sums(body)) if data.checksums else ()
         if len(body) <= WHOLE:
             options = _checksum(sums, 0, len(body))
             self._bucket.call(
@@ -174,16 +173,17 @@ def part_size(size: int) -> int:
 
 
 def _all(futures: list[Future[Any]], tries: Tries) -> list[Any]:
-    """Their results in order. Where one fails none is running any more when its error is raised."""
-    done, _ = wait(futures, return_when=FIRST_EXCEPTION)
-    failed = next((error for future in done if (error := future.exception()) is not None), None)
-    if failed is not None:
+    """Their results in order. Whatever is raised, none of them looks at the caller's memory any more."""
+    try:
+        for future in wait(futures, return_when=FIRST_EXCEPTION).done:
+            future.result()
+        return [future.result() for future in futures]
+    except BaseException:
         tries.give_up()
         for future in futures:
             future.cancel()
         wait(futures)
-        raise failed
-    return [future.result() for future in futures]
+        raise
 
 
 def _checksum(sums: Sequence[int], start: int, length: int) -> dict[str, Any]:

@@ -167,7 +167,7 @@ class _Link(http.client.HTTPConnection):
         self.broken = False
         self._silence = limits.silence
         try:
-            self.socket = tls.wrap_socket(plain, server_hostname=self.host) if tls is not None else plain
+            self.socket: socket.socket = tls.wrap_socket(plain, server_hostname=self.host) if tls is not None else plain
         except OSError:
             plain.close()
             raise
@@ -216,8 +216,14 @@ class _TimedSocket:
         self._link = link
 
     def sendall(self, data: Any) -> None:
-        self._link.socket.settimeout(self._link.wait())
-        self._link.socket.sendall(data)
+        through, view = self._link.socket, memoryview(data)
+        if isinstance(through, ssl.SSLSocket):  # its limit is on each record, not on the whole
+            while view:
+                through.settimeout(self._link.wait())
+                view = view[through.send(view) :]
+        else:
+            through.settimeout(self._link.wait())
+            through.sendall(view)
 
     def makefile(self, mode: str) -> io.BufferedReader:
         assert mode == "rb"
