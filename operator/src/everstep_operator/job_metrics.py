@@ -1,7 +1,7 @@
 """The series of each job, made at the scrape from what this process remembers: those of a deleted job are gone with it.
 
-About fifteen series a job, from the holder of the Lease alone. Labels are namespace and name; free text of a tenant is
-no label.
+About twenty series a job, from the holder of the Lease alone. Labels are namespace and name; free text of a tenant is
+no label, and whatever a status holds, the scrape succeeds.
 """
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ from collections.abc import Iterator
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from everstep_operator.api import TrainingJobStatus
+from everstep_operator.api import ConditionType, TrainingJobStatus
 from everstep_operator.memory import JobMemory, Key, Memories
 
 LABELS = ("namespace", "job")
+_CONDITIONS = frozenset(ConditionType)
 
 
 class JobSeries(Collector):
@@ -67,7 +68,7 @@ class _Families:
         if status.phase is not None:
             self.phase.add_metric([*labels, status.phase.value], 1)
         for condition in status.conditions:
-            if condition.status != "Unknown":
+            if condition.status != "Unknown" and condition.type in _CONDITIONS:
                 self.condition.add_metric([*labels, condition.type], float(condition.status == "True"))
         self.attempt.add_metric(labels, status.attempt)
         self.nodes.add_metric(labels, status.nodes)
@@ -78,8 +79,9 @@ class _Families:
             self.restarts.add_metric([*labels, "in_place"], restarts.in_place)
         self._progress(labels, memory, status)
         self._storage(labels, memory, status)
-        if status.goodput is not None:
-            self.goodput.add_metric(labels, float(status.goodput.rstrip("%")) / 100)
+        share = (status.goodput or "").removesuffix("%")
+        if share.isdecimal():
+            self.goodput.add_metric(labels, int(share) / 100)
 
     def _progress(self, labels: list[str], memory: JobMemory, status: TrainingJobStatus) -> None:
         beat = memory.registers.heartbeat

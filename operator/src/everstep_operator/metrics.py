@@ -13,18 +13,17 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from everstep_operator.api import TrainingJobStatus
 from everstep_operator.api.status import Recovery
 from everstep_operator.memory import JobMemory
+from everstep_operator.reconcile import disruption, stall
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 RECOVERY_SECONDS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300, 900)
 
-REASONS = frozenset(
-    {
-        *("OOMKilled", "Evicted", "NodeLost", "PodDeleted", "Stalled", "StartTimeout", "Stopped", "Fenced"),
-        *("SIGKILL", "SIGSEGV", "SIGABRT", "SIGBUS", "SIGFPE", "SIGILL", "SIGINT"),
-        *("PreemptionByScheduler", "DeletionByTaintManager", "EvictionByEvictionAPI", "DeletionByPodGC"),
-        *("TerminationByKubelet", "DisruptionTarget", "ContainerStatusUnknown"),
-    }
-)
+REASONS = disruption.REASONS | {
+    *("OOMKilled", "Evicted", "Fenced", "ContainerStatusUnknown", stall.REASON),
+    *("SIGKILL", "SIGSEGV", "SIGABRT", "SIGBUS", "SIGFPE", "SIGILL", "SIGINT"),
+    *("PreemptionByScheduler", "DeletionByTaintManager", "EvictionByEvictionAPI", "DeletionByPodGC"),
+    *("TerminationByKubelet", "DisruptionTarget"),
+}
 """Reasons of restarts that have a series of their own; all others, such as the names of exceptions, are `Error`."""
 
 
@@ -100,10 +99,12 @@ class Metrics:
         self.requests.labels(verb, resource, str(code)).inc()
 
     def looked(self, memory: JobMemory) -> None:
-        """Count what was committed since the last look at a job's register; the first look only sets the mark."""
+        """Count what was committed since the last look at a job's register that gave an answer; the first of them only
+        sets the mark, and a register that is gone for a while moves none.
+        """
         snapshot = memory.registers.snapshot
         sequence = snapshot.catalog.sequence if snapshot else 0
-        before, memory.counted = memory.counted, sequence
+        before, memory.counted = memory.counted, max(memory.counted or 0, sequence)
         if before is None or snapshot is None or sequence <= before:
             return
         self.commits.inc(sequence - before)

@@ -123,7 +123,8 @@ class Reconciler:
         memory.status = seen.job.status
         storage = await self._observer.storage(seen.job)
         stored = await self._observer.registers(seen.job, memory, storage)
-        self._metrics.looked(memory)
+        if stored.problem is None:
+            self._metrics.looked(memory)
         known = Results(
             probed=memory.probed is not None and memory.probed == getattr(storage, "root", None),
             checkpoints_deleted=memory.deleted,

@@ -61,6 +61,14 @@ def test_a_jobs_first_commits_are_counted(metrics: Metrics) -> None:
     assert value(metrics, "everstep_commits_total") == 1
 
 
+def test_a_register_that_was_gone_is_not_counted_again(metrics: Metrics) -> None:
+    memory = Memories().of(("ns", "job"), "uid")
+    for seen in (snapshot(entry(1), entry(2)), None, snapshot(entry(1), entry(2)), snapshot(entry(2), entry(3))):
+        memory.registers.snapshot = seen
+        metrics.looked(memory)
+    assert value(metrics, "everstep_commits_total") == 1
+
+
 def restarted(total: int, reason: str) -> TrainingJobStatus:
     return TrainingJobStatus(restarts=Restarts(total=total), history=[HistoryEntry(attempt=total, reason=reason)])
 
@@ -111,6 +119,19 @@ def test_a_jobs_series_tell_its_status_and_vanish_with_it(metrics: Metrics) -> N
     assert phases == ['everstep_job_phase{job="job",namespace="ns",phase="Failed"} 1.0'], "one phase at a time"
     memories.forget(("ns", "job"))
     assert 'job="job"' not in generate_latest(metrics.registry).decode()
+
+
+def test_a_status_that_somebody_edited_breaks_no_scrape(metrics: Metrics) -> None:
+    memories = Memories()
+    metrics.registry.register(JobSeries(memories))
+    when = "2026-01-01T00:00:00Z"
+    conditions = [{"type": "Mine", "status": "True", "lastTransitionTime": when}]
+    content = {"goodput": "a lot", "conditions": conditions, "attempt": 3}
+    memories.of(("ns", "job"), "uid").status = TrainingJobStatus.model_validate(content)
+    text = generate_latest(metrics.registry).decode()
+    assert value(metrics, "everstep_job_attempt", namespace="ns", job="job") == 3
+    assert "Mine" not in text
+    assert "everstep_job_goodput_ratio{" not in text
 
 
 def test_series_of_one_job_are_few(metrics: Metrics) -> None:
