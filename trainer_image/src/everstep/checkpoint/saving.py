@@ -14,8 +14,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
 from torch.distributed.checkpoint.metadata import MetadataIndex
-from torch.distributed.checkpoint.planner import WriteItemType
+from torch.distributed.checkpoint.planner import WriteItem, WriteItemType
+from torch.distributed.tensor import DTensor
 
 from everstep.catalog import File, Location, Store
 from everstep.catalog.keys import METADATA
@@ -34,9 +36,8 @@ from everstep.weights.assets import ASSETS
 class Times:
     """Seconds of one rank's part. `blocked`: how long training stood still for it."""
 
-    bytes: int = 0
-    staged: float = 0.0
-    uploaded: float = 0.0
+    staged: float
+    uploaded: float
     blocked: float = 0.0
     retries: int = 0
 
@@ -91,7 +92,7 @@ class Shards:
         return found, self.plans.fits(found)
 
     def _take(self, found: Outline, plan: Plan, late: Callable[[torch.Tensor], bool]) -> Staging:
-        sources: dict[MetadataIndex, Source] = {item.index: found.planner.resolve_data(item) for item in plan.items}
+        sources: dict[MetadataIndex, Source] = {item.index: _source(item, found.planner) for item in plan.items}
         layouts = self._layout(plan, sources)
         state = found.planner.state_dict
         owners = {item.index: state[item.index.fqn] for item in plan.items if item.type == WriteItemType.SHARD}
@@ -118,13 +119,19 @@ class Shards:
             done = time.monotonic()
             prepared.staged()
         retries = self._upload.put([(location.key(file.layout.name), file) for file in staged])
-        size = sum(file.layout.size for file in staged)
-        times = Times(size, done - prepared.began, time.monotonic() - done, retries=retries)
+        times = Times(done - prepared.began, time.monotonic() - done, retries=retries)
         return _report(staged, self._gang.rank, times)
 
     def close(self) -> None:
         self._upload.close()
         self.buffers.close()
+
+
+def _source(item: WriteItem, planner: DefaultSavePlanner) -> Source:
+    value = planner.state_dict[item.index.fqn]
+    if isinstance(value, DTensor) and item.tensor_data and value._local_tensor.size() == item.tensor_data.chunk.sizes:
+        return value._local_tensor  # the planner finds the same, by a detour for each of thousands
+    return planner.resolve_data(item)
 
 
 def _archive_bytes(source: Source) -> int:
