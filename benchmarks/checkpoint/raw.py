@@ -3,7 +3,8 @@
 Clients run one after another in one interleaved run, so that all meet the same machine; uploads and downloads, into a
 server that keeps nothing (`sink`) and into a real one (SeaweedFS, begun anew for each round). Beside each measurement
 stands the load that was not ours. Peers that are not installed are left out; `uv run --with obstore --with
-s3torchconnectorclient` brings them. Raw results go to benchmarks/checkpoint/results/raw-{server}.jsonl.
+s3torchconnector` brings them. Raw results are appended to
+benchmarks/checkpoint/results/raw-{server}.jsonl.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
@@ -29,7 +30,11 @@ from benchmarks.checkpoint.raw_clients import CLIENTS, Task
 from dev.s3 import S3Server
 
 RESULTS = Path(__file__).parent / "results"
-NEEDS = {"obstore": "obstore", "s3torchconnector's client": "s3torchconnectorclient"}
+NEEDS = {
+    "obstore": "obstore",
+    "s3torchconnector's client": "s3torchconnectorclient",
+    "DCP with s3torchconnector's writer": "s3torchconnector",
+}
 GIB = 1 << 30
 
 
@@ -70,18 +75,27 @@ def measure(direction: str, client: str, task: Task) -> dict[str, Any] | None:
 def main(
     repeats: int = 7,
     megabytes: Annotated[int, typer.Option(help="per object; there are four")] = 256,
+    directions: Annotated[list[str] | None, typer.Option(help="put, get, save; by default all")] = None,
+    report: Annotated[bool, typer.Option("--report", help="only show what was measured before")] = False,
     servers: Annotated[list[str] | None, typer.Option(help="which servers; by default all")] = None,
 ) -> None:
+    if report:
+        kept = (path.read_text().splitlines() for path in sorted(RESULTS.glob("raw-*.jsonl")))
+        print(table([json.loads(line) for lines in kept for line in lines]))
+        return
     size, rows = megabytes << 20, []
     for number in range(repeats):
         for server in servers or list(SERVERS):
             with SERVERS[server](size) as task:
                 for direction, clients in CLIENTS.items():
                     for client in clients:
+                        if directions and direction not in directions:
+                            continue
                         if client in NEEDS and find_spec(NEEDS[client]) is None:
                             continue
                         load, began = os.getloadavg()[0], time.time()
-                        found = measure(direction, client, task)
+                        whole = replace(task, size=task.size * task.files, files=1)
+                        found = measure(direction, client, whole if direction == "save" else task)
                         if found is None:
                             continue
                         gib = task.size * task.files / GIB
@@ -99,9 +113,9 @@ def main(
                         rows.append(row)
                         print(json.dumps(row), flush=True)
     RESULTS.mkdir(exist_ok=True)
-    for server in {row["server"] for row in rows}:
-        text = "".join(f"{json.dumps(row)}\n" for row in rows if row["server"] == server)
-        (RESULTS / f"raw-{server.lower()}.jsonl").write_text(text)
+    for row in rows:
+        with (RESULTS / f"raw-{row['server'].lower()}.jsonl").open("a") as file:
+            file.write(f"{json.dumps(row)}\n")
     print(table(rows))
 
 

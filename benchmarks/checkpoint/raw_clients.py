@@ -1,4 +1,4 @@
-"""One client, one direction, one measurement: `files` objects of the same size, four at a time.
+"""One client, one direction, one measurement: `files` objects of the same size, four at a time; or one save of all.
 
 Started by `benchmarks.checkpoint.raw` in a process of its own, so that what is measured is this client's alone: wall
 seconds, and the CPU seconds of this process and of its children while the bytes moved. Memory for the bodies is there
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from everstep.catalog import S3Access, open_store
-from everstep.catalog.sums import block_sums
+from everstep.catalog.sums import BLOCK, block_sums
 from everstep.transfer import Segment, SharedBuffer, Uploader
 
 PART = 32 << 20
@@ -233,6 +233,56 @@ def obstore_get(task: Task, body: memoryview) -> Move:
     return get
 
 
+def everstep_save(task: Task, body: memoryview) -> Move:
+    """What a save moves: copied block by block into shared memory, summed while a block is in the cache, uploaded."""
+    quarter = len(body) // 4
+    buffers = [SharedBuffer(max(quarter, 1)) for _ in range(4)]
+    uploader = Uploader(f"s3://{task.bucket}", replace(task.access, connections=CONNECTIONS))
+    uploader.start()
+    for number, buffer in enumerate(buffers):
+        uploader.submit(f"raw/warm{number}", Segment(buffer, 0, 1)).result(60)
+
+    def save(_: int) -> None:
+        under_way = []
+        for number, buffer in enumerate(buffers):
+            source = body[number * quarter : (number + 1) * quarter]
+            sums: list[int] = []
+            for start in range(0, quarter, BLOCK):
+                block = buffer.view[start : start + BLOCK]
+                block[:] = source[start : start + BLOCK]
+                sums += block_sums(block)
+            under_way.append(uploader.submit(name(number), Segment(buffer, 0, quarter), sums))
+        for future in under_way:
+            future.result(600)
+
+    return save
+
+
+def dcp_save(task: Task, body: memoryview) -> Move:
+    """torch.distributed.checkpoint.save with s3torchconnector's writer; its client needs an endpoint of its own."""
+    import torch
+    from s3torchconnector import S3ClientConfig
+    from s3torchconnector._s3client import S3Client
+    from s3torchconnector.dcp import S3StorageWriter
+    from torch.distributed.checkpoint.state_dict_saver import save as save_by_dcp
+
+    task.environment()
+    quarter = len(body) // 4
+    state = {
+        f"tensor{number}": torch.frombuffer(body[number * quarter : (number + 1) * quarter], dtype=torch.uint8)
+        for number in range(4)
+    }
+    config = S3ClientConfig(part_size=PART, force_path_style=True)
+    client = S3Client("us-east-1", endpoint=task.url, s3client_config=config)
+
+    def save(number: int) -> None:
+        writer = S3StorageWriter("us-east-1", f"s3://{task.bucket}/{name(number)}", config, thread_count=PARALLEL)
+        writer.fs._client = client
+        save_by_dcp(state, storage_writer=writer, no_dist=True)
+
+    return save
+
+
 CLIENTS: dict[str, dict[str, Callable[[Task, memoryview], Move]]] = {
     "put": {
         "everstep": everstep_put,
@@ -249,6 +299,10 @@ CLIENTS: dict[str, dict[str, Callable[[Task, memoryview], Move]]] = {
         "CRT by s3transfer": crt_get,
         "s3torchconnector's client": s3torchconnector_get,
         "obstore": obstore_get,
+    },
+    "save": {
+        "everstep: copy, sums, uploader": everstep_save,
+        "DCP with s3torchconnector's writer": dcp_save,
     },
 }
 
@@ -270,7 +324,7 @@ def main() -> None:
     direction, client = sys.argv[1:3]
     task = Task(**json.loads(sys.argv[3]))
     whole = memoryview(bytearray(os.urandom(1 << 20) * (task.size >> 20)))
-    CLIENTS[direction][client](task, whole[:1000] if direction == "put" else whole)(0)
+    CLIENTS[direction][client](task, whole if direction == "get" else whole[:1000])(0)
     move = CLIENTS[direction][client](task, whole)
     with ThreadPoolExecutor(PARALLEL) as pool:
         list(pool.map(lambda _: None, range(PARALLEL)))
