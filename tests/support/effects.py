@@ -118,14 +118,11 @@ EFFECTS: Final[dict[str, tuple[str, ...]]] = {
 }
 """Fields without fields of their own; what holds for an object is what holds for these."""
 
-SUSPEND: Final = f"{_ATTEMPTS}test_a_change_of_mind_while_the_gang_saves_does_not_cost_the_save"
-"""The change that `suspend` is."""
-
 _CRD = "tests/operator/api/test_crd.py::"
 _CHANGES = f"{_UNIT}edits.py::"
 
 CHANGES: Final[dict[str, str]] = {
-    "live": f"{_CHANGES}test_a_live_field_leaves_the_gang_alone_and_asks_for_no_attempt[{{path}}]",
+    "live": f"{_UNIT}live.py::test_an_edit_is_acted_on_at_once[{{path}}]",
     "restart": f"{_EDITS}test_a_field_that_needs_a_restart[{{path}}]",
     "next-attempt": f"{_CHANGES}test_a_field_for_the_next_attempt_leaves_the_gang_alone_and_says_so[{{path}}]",
     "first-attempt": f"{_CRD}test_resume_may_change_until_the_first_attempt_has_started",
@@ -133,3 +130,9 @@ CHANGES: Final[dict[str, str]] = {
     "none": f"{_NOTHING}[{{path}}]",
 }
 """For each way to change, the test that an edit of a field does just that; `path`: the field, or what holds it."""
+
+SPECIAL_CHANGES: Final[dict[str, str]] = {
+    "suspend": f"{_ATTEMPTS}test_a_change_of_mind_while_the_gang_saves_does_not_cost_the_save",
+    "elastic.maxNodes": f"{_REFUSALS}[spec.nodes: rule0]",
+}
+"""Fields whose edit is tried elsewhere than that of their kind."""

@@ -9,7 +9,7 @@ from typing import Final
 from everstep_operator.api.docs import row
 from everstep_operator.api.fields import SpecField, changing, spec_fields
 from everstep_operator.api.schema import Schema
-from tests.support.effects import CHANGES, EFFECTS, SUSPEND
+from tests.support.effects import CHANGES, EFFECTS, SPECIAL_CHANGES
 
 _HEAD: Final = """\
 # Fields of a TrainingJob and their proofs
@@ -38,8 +38,8 @@ def markdown() -> str:
 
 def change_test(field: SpecField) -> str:
     """The test that an edit of the field does what its mark says."""
-    if field.path == "suspend":
-        return SUSPEND
+    if field.path in SPECIAL_CHANGES:
+        return SPECIAL_CHANGES[field.path]
     assert field.change is not None
     return CHANGES[field.change].format(path=_holder(field))
 
