@@ -20,7 +20,7 @@ from everstep.catalog.store.posix import PosixStore
 from everstep.checkpoint.environment import JobEnvironment, Policy
 from everstep.checkpoint.gate import Hold
 from everstep.checkpoint.staging import StagedFile, Staging
-from everstep.errors import StorageUnavailableError
+from everstep.errors import FencedError, StorageUnavailableError
 
 from .conftest import Job
 from .test_checkpointer import folder_of, steps_of
@@ -257,6 +257,23 @@ def test_leaving_the_loop_waits_for_the_save(job: Jobs, tmp_path: Path, storage:
                 threading.Timer(0.2, storage.opened.set).start()
                 break
     assert steps_of(tmp_path) == [2]
+
+
+def test_leaving_the_loop_of_a_run_that_was_fenced_meanwhile(job: Jobs, tmp_path: Path, storage: Storage) -> None:
+    mine = job()
+
+    def train() -> None:
+        with mine.checkpointer(tmp_path, interval_steps=2) as checkpointer:
+            for step in checkpointer.steps(9):
+                mine.step()
+                if step == 3:
+                    JobCatalog(checkpointer.store).claim()
+                    threading.Timer(0.2, storage.opened.set).start()
+                    break
+
+    with pytest.raises(FencedError):
+        train()
+    assert steps_of(tmp_path) == []
 
 
 def test_a_transaction_waits_for_the_loops_save(job: Jobs, tmp_path: Path, storage: Storage) -> None:

@@ -82,6 +82,8 @@ class Checkpointer(Transactions):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if error is None:
+            error = self._last_word()
         if isinstance(error, Exception) and not isinstance(error, CheckpointError):
             fenced = hidden_fence(self._session, error)
             self._peers_gone = fenced is not None
@@ -100,8 +102,16 @@ class Checkpointer(Transactions):
             if code == exits.MISFIT and self._gang.leads:
                 print(f"error: {error}", file=sys.stderr, flush=True)
             raise SystemExit(code) from error
-        if error is not None and isinstance(error, FencedError) and self._peers_gone:
+        if error is not None and (kind is None or (self._peers_gone and isinstance(error, FencedError))):
             raise error
+
+    def _last_word(self) -> Exception | None:
+        """What ends a run whose loop was left while a save was under way."""
+        try:
+            self._land()
+        except Exception as error:  # noqa: BLE001 - raised once everything is closed
+            return error
+        return self._fenced
 
     def close(self, error: BaseException | None = None) -> None:
         """End the heartbeat, give the signal handler back and, where the other ranks do the same, the process group."""
@@ -122,6 +132,7 @@ class Checkpointer(Transactions):
         flight = self._beside.take()
         if flight is None:
             return True
+        log.info("waiting for the save of step %d", flight.step)
         try:
             flight.wait(seconds)
         except TimeoutError:
@@ -253,6 +264,8 @@ class Checkpointer(Transactions):
         A save waits for the one before: every interval is saved, and where storage is slower than the interval training
         slows down to it, rather than be told that it is safe when it is not.
         """
+        if self._fenced is not None:
+            raise self._fenced  # the other ranks hear of it now, in the same place
         waited = self._land()
         if waited > LONG_WAIT:
             self._saves_waited += 1

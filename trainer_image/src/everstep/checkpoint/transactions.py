@@ -225,13 +225,15 @@ class Transactions:
         flight = self._beside.take()
         if flight is None:
             return 0.0
+        if not flight.landed:
+            self._tell(phase="saving")
         try:
             flight.wait()
         except FencedError:
             raise
         except CheckpointError as error:
             self._count_failure(flight.step, error)
-        self._tell(saving_step=None)
+        self._tell(phase="training", saving_step=None)
         return time.monotonic() - began
 
     def _count_failure(self, step: int, error: CheckpointError) -> None:
