@@ -15,6 +15,8 @@ from everstep.catalog import JobCatalog, open_store
 from . import gang
 from .test_recipe import newest, stock_load
 
+pytestmark = pytest.mark.timeout(900)  # three gangs, one after the other
+
 SCRIPT = str(Path(__file__).parent / "samples.py")
 
 
