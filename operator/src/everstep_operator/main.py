@@ -105,6 +105,7 @@ class Operator:
         self._queue.on_error = self._report
         self._queue.on_taken = metrics.waited.observe
         metrics.queue.set_function(lambda: self._queue.ready() if leadership.held else 0)
+        metrics.keys.set_function(lambda: len(self._queue.schedule))
         metrics.registry.register(JobSeries(self._memories))
         metrics.jobs.set_function(lambda: len(self._memories))
         metrics.leader.set_function(lambda: float(leadership.held))

@@ -45,6 +45,9 @@ class Metrics:
             buckets=SECONDS,
         )
         self.queue = Gauge("everstep_queue_depth", "Jobs that are due and wait for a worker.", registry=self.registry)
+        self.keys = Gauge(
+            "everstep_queue_keys", "Jobs that the queue knows of, a standby's too.", registry=self.registry
+        )
         self.waited = Histogram(
             "everstep_queue_seconds",
             "How long a job that was due waited for a worker.",

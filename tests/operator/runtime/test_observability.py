@@ -11,6 +11,7 @@ from typing import Any
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.support.kubelet import wait_for
+from tests.support.operator_process import OperatorProcess
 from tests.support.rig import Rig
 from tests.trainers.lite import Options
 
@@ -24,17 +25,17 @@ OWN = (
 """Modules that speak of jobs only."""
 
 
-def lines(rig: Rig) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in rig.operator.log.read_text().splitlines()]
+def lines(operator: OperatorProcess) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in operator.log.read_text().splitlines()]
 
 
-def port(rig: Rig) -> int:
-    told = (line["message"].split() for line in lines(rig) if line["message"].startswith("serving probes"))
+def port(operator: OperatorProcess) -> int:
+    told = (line["message"].split() for line in lines(operator) if line["message"].startswith("serving probes"))
     return int(next(told)[-1])
 
 
-def samples(rig: Rig) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
-    with urllib.request.urlopen(f"http://127.0.0.1:{port(rig)}/metrics", timeout=5) as answer:
+def samples(operator: OperatorProcess) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port(operator)}/metrics", timeout=5) as answer:
         families = text_string_to_metric_families(answer.read().decode())
     return {(s.name, frozenset(s.labels.items())): s.value for family in families for s in family.samples}
 
@@ -51,7 +52,7 @@ def test_metrics_and_logs_tell_a_jobs_life(make_rig: Callable[..., Rig]) -> None
         job = {"namespace": rig.namespace, "job": "job"}
 
         def value(name: str, **labels: str) -> float | None:
-            return samples(rig).get((name, frozenset(labels.items())))
+            return samples(rig.operator).get((name, frozenset(labels.items())))
 
         assert value("everstep_job_phase", **job, phase="Succeeded") == 1
         assert value("everstep_job_phase", **job, phase="Running") is None
@@ -71,10 +72,10 @@ def test_metrics_and_logs_tell_a_jobs_life(make_rig: Callable[..., Rig]) -> None
 
         rig.delete()
         wait_for("its series are gone", lambda: value("everstep_job_attempt", **job) is None)
-        assert not any(("job", "job") in labels for _, labels in samples(rig))
+        assert not any(("job", "job") in labels for _, labels in samples(rig.operator))
         assert value("everstep_jobs") == 0
 
-    about = [line for line in lines(rig) if line["logger"].startswith(OWN)]
+    about = [line for line in lines(rig.operator) if line["logger"].startswith(OWN)]
     assert len(about) > 10
     assert [line for line in about if (line.get("namespace"), line.get("job")) != (rig.namespace, "job")] == []
     events = {line["message"].split(":")[0]: line.get("attempt") for line in about if "events" in line["logger"]}
@@ -82,3 +83,26 @@ def test_metrics_and_logs_tell_a_jobs_life(make_rig: Callable[..., Rig]) -> None
     assert events["Succeeded"] == 2
     failed = next(line for line in about if line["message"].startswith("GangFailed"))
     assert failed["attempt"] == 1
+
+
+def test_a_standby_forgets_jobs_that_are_deleted(rig: Rig) -> None:
+    rig.options[0] = QUICK
+    settings = {"LOG_FORMAT": "json", "RESYNC_SECONDS": "1"}
+    standby = replace(rig.operator, identity="operator-1", process=None, settings=settings).start()
+
+    def known() -> float:
+        return samples(standby)[("everstep_queue_keys", frozenset())]
+
+    try:
+        wait_for("it stands by", lambda: "serving probes" in standby.tail())
+        for number in range(4):
+            rig.apply(f"job-{number}", nodes=1)
+        wait_for("it knows them", lambda: known() == 4)
+        for number in range(4):
+            rig.until_phase("Succeeded", name=f"job-{number}")
+            rig.delete(f"job-{number}")
+        wait_for("it has forgotten them", lambda: known() == 0)
+        assert samples(standby)[("everstep_leader", frozenset())] == 0
+        assert samples(standby)[("everstep_queue_depth", frozenset())] == 0
+    finally:
+        standby.kill()
