@@ -432,3 +432,16 @@ def test_the_claim_says_what_was_resumed_in_the_end(job: JobCatalog) -> None:
     claim = job.require().claim
     assert claim is not None
     assert claim.resumed == good.location
+
+
+def test_a_fence_that_comes_too_late_begins_nothing(tmp_path: Path) -> None:
+    """A deposed operator's, decided before its successor's: it would cost a gang that trains."""
+    job = JobCatalog(open_store(str(tmp_path)))
+    job.fence(OWNER, expected=0)
+    job.fence(OWNER, expected=1)
+    with pytest.raises(FencedError, match="attempt 2 has begun since attempt 1 was looked at"):
+        job.fence(OWNER, expected=1)
+    assert job.require().attempt == 2
+    assert job.fence(OWNER, expected=2).attempt == 3
+    later = OWNER.model_copy(update={"uid": "another"})
+    assert job.fence(later, expected=0).attempt == 4, "a namesake's is taken over"

@@ -53,7 +53,7 @@ def test_the_record() -> None:
 def test_the_fence_comes_first_and_the_grace_is_short() -> None:
     plan = after_crash()
     assert plan.actions == (
-        Fence(2, expect_existing=True),
+        Fence(2, expect_existing=True, expected=1),
         DeletePod("job-1-0", "pod-1-0", 1),
         DeletePod("job-1-1", "pod-1-1", 1),
     )

@@ -10,6 +10,8 @@ from dataclasses import replace
 from everstep.catalog import Catalog, Owner, Resume, fork
 from everstep.catalog.progress import Request, write_request
 from everstep.catalog.store.probe import probe
+from everstep.errors import FencedError
+from everstep_operator.act.status import StaleError
 from everstep_operator.memory import JobMemory
 from everstep_operator.observe import Seen
 from everstep_operator.reconcile.observation import Problem
@@ -70,15 +72,20 @@ def _holder(seen: Seen, cluster: str) -> str:
 
 
 async def fence(storage: JobStorage, memory: JobMemory, owner: Owner, action: Fence) -> Catalog | Problem:
-    """Begin an attempt. A fence whose answer did not come in time is awaited again, never doubled."""
+    """Begin an attempt. A fence whose answer did not come in time is awaited again, never doubled; one that comes too
+    late, after another operator's, begins nothing. Raises StaleError for that."""
 
     def swap() -> Catalog:
-        return storage.catalog.fence(owner, action.at_least, action.resume, action.adopt, action.expect_existing)
+        return storage.catalog.fence(
+            owner, action.at_least, action.resume, action.adopt, action.expect_existing, action.expected
+        )
 
     future = memory.fencing or storage.lane.submit(swap)
     memory.fencing = future
     try:
         catalog = await storage.lane.wait(future, storage.timeout)
+    except FencedError as error:
+        raise StaleError(str(error)) from error
     except Exception as error:  # noqa: BLE001 - raised again unless it is storage's
         return _known(error, classify)
     finally:

@@ -53,11 +53,13 @@ def plan(observation: Observation, attempt: Attempt, status: TrainingJobStatus) 
     checks = _checks(observation, attempt)
     if checks:
         return Plan(status, actions=(*deletes, *checks), again=True)
+    catalog = attempts.own(observation)
     fence = Fence(
         at_least=attempts.next_number(observation),
         resume=resume.mode(observation),
         adopt=attempts.adopts(observation),
         expect_existing=status.last_checkpoint is not None,
+        expected=catalog.attempt if catalog is not None else 0,
     )
     return Plan(status, actions=(fence, *deletes), again=True)
 

@@ -44,6 +44,9 @@ class Fence:
     resume: Resume = AUTO
     adopt: bool = False
     expect_existing: bool = False
+    expected: int = 0
+    """The attempt that the catalog named when this was decided: where it names another by now, somebody else has
+    decided since, and nothing is fenced."""
 
 
 @dataclass(frozen=True, slots=True)

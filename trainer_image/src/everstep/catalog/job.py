@@ -72,20 +72,25 @@ class JobCatalog(Ledger):
         resume: Resume = AUTO,
         adopt: bool = False,
         expect_existing: bool = False,
+        expected: int | None = None,
     ) -> Catalog:
         """Begin an attempt; its resume point is `resume_point` of the returned document and of no other.
 
-        `resume` counts only in the first fence of the owner's uid.         Creates the register in an empty root.
+        `resume` counts only in the first fence of the owner's uid. Creates the register in an empty root. `expected`:
+        the owner's attempt that this one is to follow, 0 for none; None: whatever stands there.
 
-        Raises CatalogMissingError where it is gone although checkpoints stand there or are known of
-        (`expect_existing`; then an empty one is no register either), OwnerConflictError where it is another cluster's
-        or a later incarnation's.
+        Raises FencedError where another attempt has begun since, CatalogMissingError where the register is gone though
+        checkpoints stand there or are known of (`expect_existing`; then an empty one is no register either),
+        OwnerConflictError where it is another cluster's or a later incarnation's.
         """
         fence_id = secrets.token_hex(16)
 
         def decide(catalog: Catalog | None) -> Catalog:
             if catalog is None or (expect_existing and catalog.sequence == 0):
                 catalog = self._created(expect_existing)
+            theirs = catalog.owner is not None and catalog.owner.uid == owner.uid and catalog.fence != fence_id
+            if expected is not None and theirs and catalog.attempt != expected:
+                raise FencedError(f"attempt {catalog.attempt} has begun since attempt {expected} was looked at")
             return transitions.fence(catalog, owner, fence_id, at_least, resume, adopt)
 
         return self.register.swap(decide)
