@@ -16,7 +16,7 @@ from everstep_operator.api import GROUP, PLURAL, VERSION
 from everstep_operator.build import names
 from tests.faults.mixed import COUNTED, Blow, MixedTrial
 from tests.support import pod_processes
-from tests.support.followers import Followers
+from tests.support.followers import Followers, Pod
 from tests.support.installed import SELECTOR
 from tests.support.site import Site
 from tests.support.tenant import ENDED
@@ -65,6 +65,7 @@ class Disturber:
             case "kill-container":
                 self._kill(blow.pod)
             case "delete-pod":
+                self._until(f"pod {blow.pod} runs", lambda: self._ended() or bool(self._running(blow.pod)))
                 with contextlib.suppress(AssertionError):  # it was on its way out already
                     self.site.delete_pod(self._pod(blow.pod))
             case "kill-operator":
@@ -89,11 +90,15 @@ class Disturber:
                 self._again()
 
     def _kill(self, index: int) -> None:
-        """SIGKILL the first process of a pod, if it runs."""
-        pods = [pod for pod in self.followers.pods.values() if pod.name == self._pod(index) and pod.address]
-        for pod in pods[-1:]:
-            with contextlib.suppress(StopIteration):
+        """SIGKILL the first process of a pod, once it runs."""
+        self._until(f"pod {index} runs", lambda: self._ended() or bool(self._running(index)))
+        for pod in self._running(index)[-1:]:
+            with contextlib.suppress(StopIteration):  # it has ended meanwhile
                 pod_processes.first(pod.address, self.uid).send(signal.SIGKILL)
+
+    def _running(self, index: int) -> list[Pod]:
+        name = self._pod(index)
+        return [pod for pod in list(self.followers.pods.values()) if pod.name == name and pod.phase == "Running"]
 
     def _pod(self, index: int) -> str:
         return f"{self.job}-{self.site.status(self.job).get('attempt', 1)}-{index}"
