@@ -76,8 +76,11 @@ def test_a_value_that_only_a_pod_shows_to_be_wrong(team: Tenant) -> None:
     assert "must be greater than or equal to 0" in message
 
 
+NO_ROOM = {"name": "no-room", "action": "FailJob", "onReasons": ["Unschedulable"]}
+
+
 def test_more_than_the_cluster_holds(team: Tenant) -> None:
-    manifest = team.job("huge", failurePolicy={"startTimeoutSeconds": 5, "maxRestarts": 0})
+    manifest = team.job("huge", failurePolicy={"startTimeoutSeconds": 5, "rules": [NO_ROOM]})
     container(manifest)["resources"] = {"requests": {"cpu": "400"}}
     team.apply(manifest)
     message = waits(team, "huge", "Starting", "Unschedulable")

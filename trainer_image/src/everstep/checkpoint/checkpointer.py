@@ -193,7 +193,8 @@ class Checkpointer(Transactions):
         return self._gang.start_sum([int(self._termination.raised)]).wait()[0] > 0
 
     def phase(self, name: str) -> None:
-        """Show in the heartbeat what the run is doing: `evaluating` or `training`."""
+        """Show in the heartbeat what the run is doing: `evaluating`, `compiling` or `training`. Each has its own limit,
+        after which a run that shows nothing new counts as hanging."""
         self._tell(phase=name)
 
     def _claim_after_load(self) -> None:
