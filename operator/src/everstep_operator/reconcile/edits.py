@@ -1,23 +1,19 @@
 """Edits of a job that runs. The fields say themselves what an edit of them does; this policy has the gang do it.
 
 What a pod was built from stands in its annotations. Where a field that needs a restart differs from it, the gang saves
-and stops, and the next attempt resumes that save: no failure, so that nothing is counted and no back-off waits. The
-attempt's planned end is recorded before its first pod is deleted. Before that the API server is asked whether it would
-take the new pod: a template that it refuses must not cost a gang that trains.
+and stops, and the next attempt resumes that save. Before that the API server is asked whether it would take the new
+pod: a template that it refuses must not cost a gang that trains.
 """
 
 from __future__ import annotations
-
-from dataclasses import replace
 
 from everstep_operator.api import Condition, ConditionType, TrainingJobStatus
 from everstep_operator.api.common import Change
 from everstep_operator.build import Launch, fingerprint, pod_manifest
 from everstep_operator.reconcile import attempt as attempts
-from everstep_operator.reconcile import conditions, failure, history, launch, recovery, storage
+from everstep_operator.reconcile import conditions, history, planned
 from everstep_operator.reconcile.attempt import Attempt
-from everstep_operator.reconcile.classify import Cause
-from everstep_operator.reconcile.observation import Observation, Problem, ProblemKind, Results
+from everstep_operator.reconcile.observation import Observation, Problem, ProblemKind
 from everstep_operator.reconcile.plan import DryRunPod, Plan
 
 QUOTA = "QuotaExceeded"
@@ -27,19 +23,14 @@ QUOTA = "QuotaExceeded"
 def plan(observation: Observation, attempt: Attempt, status: TrainingJobStatus) -> Plan | None:
     """The planned end of an attempt that an edit has overtaken; None where the attempt is to go on."""
     fields = changed(observation, attempt, "restart")
-    if not fields or _refusal(observation, status) is not None or not _may_stop(observation, attempt):
+    if not fields or _refusal(observation, status) is not None or not planned.possible(observation, attempt):
         return None
     results = observation.results
     if not results.dry_run and results.problem is None:
         number = attempts.next_number(observation)
         sample = Launch(number, observation.job.spec.nodes, epoch=0, generation=0)
         return Plan(status, actions=(DryRunPod(pod_manifest(observation.job, sample, 0)),), again=True)
-    message = f"{_told(fields)} changed"
-    status = history.ended(observation, attempt, status, Cause(history.EDITED, message))
-    status = recovery.drop(status).model_copy(update={"gang": None, "nodes": 0})
-    status = conditions.put(observation, status, ConditionType.RESTARTING, True, history.EDITED, message)
-    written = replace(observation, results=Results()).written(status)
-    return launch.plan(written, attempts.current(written), status)
+    return planned.stop(observation, attempt, status, history.EDITED, f"{_told(fields)} changed")
 
 
 def describe(observation: Observation, attempt: Attempt, status: TrainingJobStatus) -> TrainingJobStatus:
@@ -65,16 +56,6 @@ def changed(observation: Observation, attempt: Attempt, how: Change) -> tuple[st
     if attempt.ended:
         return ()
     return fingerprint.differences(observation.job.spec, (pod.annotations for pod in attempt.pods), how)
-
-
-def _may_stop(observation: Observation, attempt: Attempt) -> bool:
-    """Not where a save would not succeed, nor a gang that comes to its end just now."""
-    found = storage.problem(observation, attempt)
-    if found is not None and storage.is_storage(found):
-        return False
-    if found is not None and found.kind is ProblemKind.CLUSTER:
-        return False
-    return not failure.has_finished(observation, attempt) and not any(pod.phase == "Succeeded" for pod in attempt.pods)
 
 
 def _refusal(observation: Observation, status: TrainingJobStatus) -> Problem | Condition | None:

@@ -29,7 +29,7 @@ def described(observation: Observation, attempt: Attempt) -> str:
     wanted = observation.job.spec.nodes
     if observation.job.spec.elastic is None or attempt.nodes >= wanted:
         return ""
-    return f"; {attempt.nodes} of {wanted} nodes, as there was no room for more: suspend and resume to try again"
+    return f"; {attempt.nodes} of {wanted} nodes, as there was no room for more: everstep.dev/restart-now tries again"
 
 
 def _has_run(observation: Observation, attempt: Attempt) -> bool:

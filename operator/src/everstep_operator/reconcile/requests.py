@@ -8,13 +8,11 @@ from __future__ import annotations
 import hashlib
 
 from everstep.catalog import Catalog
-from everstep_operator.api import ConditionType, Phase, TrainingJobStatus
+from everstep_operator.api import Phase, TrainingJobStatus
 from everstep_operator.api.status import Requests
 from everstep_operator.build import names
-from everstep_operator.reconcile import attempt as attempts
-from everstep_operator.reconcile import conditions, failure, history, launch, recovery, storage
+from everstep_operator.reconcile import failure, history, planned
 from everstep_operator.reconcile.attempt import Attempt, own
-from everstep_operator.reconcile.classify import Cause
 from everstep_operator.reconcile.observation import Observation
 from everstep_operator.reconcile.plan import AskForSave, Plan
 
@@ -32,14 +30,10 @@ def asked(observation: Observation, annotation: str) -> str | None:
 def restart(observation: Observation, attempt: Attempt, status: TrainingJobStatus) -> Plan | None:
     """The planned end of an attempt that is to be restarted: it saves first, and nothing is counted."""
     value = _restart_wanted(observation, status)
-    if value is None or not attempt.launched or attempt.ended or not _may_stop(observation, attempt):
+    if value is None or not attempt.launched or attempt.ended or not planned.possible(observation, attempt):
         return None
     message = f"annotation {names.RESTART_NOW}={value} asks for a restart"[:1024]
-    status = history.ended(observation, attempt, status, Cause(history.REQUESTED, message))
-    status = recovery.drop(_acknowledged(status, value)).model_copy(update={"gang": None, "nodes": 0})
-    status = conditions.put(observation, status, ConditionType.RESTARTING, True, history.REQUESTED, message)
-    written = observation.written(status)
-    return launch.plan(written, attempts.current(written), status)
+    return planned.stop(observation, attempt, _acknowledged(status, value), history.REQUESTED, message)
 
 
 def ask(observation: Observation, attempt: Attempt) -> tuple[AskForSave, ...]:
@@ -100,9 +94,3 @@ def _restart_wanted(observation: Observation, status: TrainingJobStatus) -> str 
 def _acknowledged(status: TrainingJobStatus, value: str) -> TrainingJobStatus:
     before = status.requests or Requests()
     return status.model_copy(update={"requests": before.model_copy(update={"restart": value})})
-
-
-def _may_stop(observation: Observation, attempt: Attempt) -> bool:
-    """Not where a save could not succeed: it waits for storage, and the gang goes on."""
-    found = storage.problem(observation, attempt)
-    return (found is None or not storage.is_storage(found)) and not failure.has_finished(observation, attempt)
