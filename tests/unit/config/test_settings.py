@@ -105,9 +105,12 @@ def test_a_setting_that_does_not_exist_is_refused(
     assert refused(capfd) == f"everstep-operator: EVERSTEP_OPERATOR_{name} is no setting: {hint}"
 
 
-def test_variables_of_a_service_are_no_settings() -> None:
-    links = ["SERVICE_HOST", "SERVICE_PORT", "METRICS_SERVICE_PORT_METRICS", "METRICS_PORT", "PORT_8080_TCP_ADDR"]
-    assert read([], {f"EVERSTEP_OPERATOR_{name}": "tcp://10.0.0.1:8080" for name in links}).http_port == 8080
+@pytest.mark.parametrize(
+    "name", ["SERVICE_HOST", "SERVICE_PORT", "METRICS_SERVICE_PORT_METRICS", "METRICS_PORT", "PORT_8080_TCP_ADDR"]
+)
+def test_variables_of_a_service_are_no_settings(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(f"EVERSTEP_OPERATOR_{name}", "tcp://10.0.0.1:8080")
+    assert read([]).http_port == 8080
 
 
 def test_flags_override_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

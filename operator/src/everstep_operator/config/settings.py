@@ -18,7 +18,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 PREFIX = "EVERSTEP_OPERATOR_"
 _DNS_LABEL = r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$"
 _DNS_NAME = r"^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$"
-_SERVICE_LINK = re.compile(r".*(_SERVICE_(HOST|PORT)(_.*)?|_PORT(_\d+_.*)?)|PORT(_\d+_.*)?|SERVICE_(HOST|PORT)(_.*)?")
+_SERVICE_LINK = re.compile(r"(.*_)?(SERVICE_(HOST|PORT)(_.*)?|PORT(_\d+_.*)?)")
 """Variables that the kubelet makes for a Service whose name begins with everstep-operator."""
 _SERVICE_ACCOUNT_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
@@ -120,7 +120,7 @@ class SettingsError(Exception):
         super().__init__("\n".join(lines))
 
 
-def read(arguments: Sequence[str], environment: Mapping[str, str] = os.environ) -> Settings:
+def read(arguments: Sequence[str]) -> Settings:
     """Settings from the environment, overridden by flags; each setting has a flag of its name. Raises SettingsError."""
     parser = argparse.ArgumentParser(
         prog="everstep-operator",
@@ -130,7 +130,7 @@ def read(arguments: Sequence[str], environment: Mapping[str, str] = os.environ) 
         about = " ".join((field.description or "").split()).replace("%", "%%")
         parser.add_argument(f"--{name.replace('_', '-')}", dest=name, metavar="VALUE", default=None, help=about)
     given = {name: value for name, value in vars(parser.parse_args(arguments)).items() if value is not None}
-    unknown = [_unknown(name) for name in sorted(environment) if _is_unknown(name)]
+    unknown = [_unknown(name) for name in sorted(os.environ) if _is_unknown(name)]
     if unknown:
         raise SettingsError(unknown)
     try:
