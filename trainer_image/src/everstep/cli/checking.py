@@ -37,7 +37,7 @@ def verify(
             task = progress.add_task(f"step {entry.step}", total=entry.bytes)
             results.append(_verify(target.job, entry, jobs, partial(progress.advance, task)))
             progress.remove_task(task)
-    emit(output, {"uri": target.job.store.uri, "checkpoints": results}, _lines(results))
+    emit(output, {"uri": target.job.store.uri, "checkpoints": results}, _lines(target.job.store.uri, results))
     if any(result["damage"] for result in results):
         raise typer.Exit(common.DAMAGED)
 
@@ -63,18 +63,18 @@ def _verify(job: JobCatalog, entry: Entry, jobs: int, on_bytes: Callable[[int], 
     }
 
 
-def _lines(results: list[dict[str, Any]]) -> Iterator[str]:
+def _lines(uri: str, results: list[dict[str, Any]]) -> Iterator[str]:
     cells = []
     for result in results:
         rate = result["bytes"] / max(result["seconds"], 1e-3)
-        verdict = "; ".join(result["damage"]) or "all right"
+        verdict = "; ".join(each.removeprefix(f"{uri}/{result['location']}/") for each in result["damage"])
         cells.append(
             [
                 str(result["step"]),
                 str(result["files"]),
                 written.size(result["bytes"]),
                 f"{written.size(int(rate))}/s",
-                verdict,
+                verdict or "all right",
             ]
         )
     yield from table((">Step", ">Files", ">Size", ">Rate", "Found"), cells, width())

@@ -26,6 +26,8 @@ def compare(
     step: common.Step = None,
     other_step: Annotated[int | None, typer.Option(help="the step of the other; without it its latest")] = None,
     values: Annotated[bool, typer.Option("--values", help="read what differs, and say how much")] = False,
+    only: Annotated[str, typer.Option(metavar="PREFIX", help="tensors whose names begin so, such as model.")] = "",
+    most: Annotated[int, typer.Option(min=1, help="print so many tensors; JSON and YAML have all")] = 20,
     endpoint: common.Endpoint = None,
     region: common.Region = None,
     output: common.Form = Output.table,
@@ -36,7 +38,9 @@ def compare(
     """
     from everstep.export.comparing import differences, facts
 
-    (first, a), (second, b) = (_open(each, at, endpoint, region) for each, at in ((uri, step), (other, other_step)))
+    (first, a), (second, b) = (
+        _open(each, at, only, endpoint, region) for each, at in ((uri, step), (other, other_step))
+    )
     differing = list(differences(a, b, values))
     said = facts(a.manifest, b.manifest)
     data = {
@@ -46,21 +50,21 @@ def compare(
         "tensors": [asdict(each) for each in differing],
         "same": len(a.specs()) - sum(each.how != "only in B" for each in differing),
     }
-    emit(output, data, _lines(data, differing))
+    emit(output, data, _lines(data, differing, most))
     if differing:
         raise typer.Exit(common.DIFFERENT)
 
 
-def _open(uri: str, step: int | None, endpoint: str | None, region: str | None) -> tuple[str, SavedTensors]:
+def _open(uri: str, step: int | None, only: str, endpoint: str | None, region: str | None) -> tuple[str, SavedTensors]:
     from everstep.export.saved import SavedTensors
 
     target = common.open_target(uri, endpoint, region)
     entry = target.pick(target.job.require(), step)
     manifest: Manifest = target.job.manifest(entry)
-    return f"{target.job.store.uri}/{entry.location}", SavedTensors(target.job.store, manifest)
+    return f"{target.job.store.uri}/{entry.location}", SavedTensors(target.job.store, manifest, only)
 
 
-def _lines(data: dict[str, Any], differing: list[Difference]) -> Iterator[str]:
+def _lines(data: dict[str, Any], differing: list[Difference], most: int) -> Iterator[str]:
     room = width()
     yield f"A  {data['a']}"
     yield f"B  {data['b']}"
@@ -70,8 +74,10 @@ def _lines(data: dict[str, Any], differing: list[Difference]) -> Iterator[str]:
         yield from table(("Manifest", "A", "B"), rows, room)
         yield ""
     if differing:
-        cells = ([_amount(each), each.how, each.detail, each.name] for each in differing)
+        cells = ([_amount(each), each.how, each.detail, each.name] for each in differing[:most])
         yield from table((">Largest", "Differs by", "In detail", "Tensor"), cells, room)
+        if len(differing) > most:
+            yield f"and {len(differing) - most} more: --most, --only"
     yield f"{data['same']} tensors are the same, {len(differing)} differ"
 
 

@@ -25,6 +25,7 @@ from everstep.train.data import VOCABULARY, Encode, TextDataset, Tokens, encode_
 from everstep.train.ranks import Ranks, start
 from everstep.train.schedule import factor
 from everstep.train.text import is_held_out, read_documents
+from everstep.weights.assets import tokenizer_files
 
 
 def run(config: TrainConfig) -> None:
@@ -65,6 +66,7 @@ def train(config: TrainConfig, ranks: Ranks) -> None:
         root=config.root,
         interval_steps=config.save_steps,
         config=config.model_dump(mode="json", exclude={"config", "root", "loss_log"}),
+        assets={} if config.data.tokenizer == "bytes" else tokenizer_files(Path(config.data.tokenizer)),
     ) as checkpointer:
         board = Board(checkpointer.store) if ranks.leads else None
         if board is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -29,6 +30,25 @@ def assets_of(model: nn.Module | None, given: Mapping[str, str | bytes]) -> dict
     if CONFIG not in found and callable(getattr(config, "to_json_string", None)):
         found[CONFIG] = _config(getattr(model, "module", model), config)
     return found
+
+
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "chat_template.jinja",
+)
+"""As transformers names them."""
+
+
+def tokenizer_files(folder: Path) -> dict[str, bytes]:
+    """Those of a tokenizer that was saved with save_pretrained, as `assets=` takes them."""
+    return {name: (folder / name).read_bytes() for name in TOKENIZER_FILES if (folder / name).is_file()}
 
 
 def _config(model: Any, config: Any) -> bytes:
