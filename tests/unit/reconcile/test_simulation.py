@@ -443,6 +443,10 @@ class Simulation(RuleBasedStateMachine):
         container = {"name": "main", "image": f"example.test/train:{tag}"}
         self.world.spec["template"] = {"spec": {"containers": [container]}}
 
+    @rule(value=st.sampled_from(["1", "2"]))
+    def user_asks_for_a_restart(self, value: str) -> None:
+        self.world.metadata = {"annotations": {names.RESTART_NOW: value}}
+
     @rule()
     def catalog_is_removed_or_put_back(self) -> None:
         world = self.world
