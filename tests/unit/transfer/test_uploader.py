@@ -144,3 +144,26 @@ def test_closing_gives_up_at_its_deadline(buffer: SharedBuffer, tmp_path: Path) 
     assert time.monotonic() - began < 5
     with pytest.raises(UploaderDiedError):
         pending.result(0)
+
+
+def test_a_closed_buffer_is_not_uploaded(uploader: Uploader) -> None:
+    buffer = SharedBuffer(MEGABYTE)
+    segment = Segment(buffer, 0, 5)
+    buffer.close()
+    with pytest.raises(InvalidOperationError, match="checkpoints/a/1"):
+        uploader.submit("checkpoints/a/1", segment)
+
+
+def test_closing_does_not_wait_for_a_process_that_reads_no_more(buffer: SharedBuffer, tmp_path: Path) -> None:
+    uploader = Uploader(str(tmp_path / "root"))
+    uploader.start()
+    uploader.submit("checkpoints/a/0", Segment(buffer, 0, 5)).result(30)
+    assert uploader.pid is not None
+    os.kill(uploader.pid, signal.SIGSTOP)
+    with ThreadPoolExecutor(1) as pool:
+        stuck = pool.submit(uploader.submit, "checkpoints/a/1", Segment(buffer, 0, 5), range(10**6))
+        with pytest.raises(TimeoutError):
+            stuck.result(0.5)
+        uploader.close(0.5)
+        with pytest.raises(UploaderDiedError):
+            stuck.result(10).result(10)

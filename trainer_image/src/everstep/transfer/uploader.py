@@ -14,7 +14,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 import weakref
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
@@ -79,15 +78,15 @@ class Uploader:
         """Upload `segment` as the object `key`. Its bytes must not change until the future is done.
 
         `sums` as in `Store.put`. Waits while the queue is full. The future raises StorageUnavailableError or
-        StorageRefusedError as the store does, or UploaderDiedError. Raises InvalidOperationError before `start`,
-        UploaderDiedError where the process has ended since.
+        StorageRefusedError as the store does, or UploaderDiedError. Raises InvalidOperationError before `start` and for
+        a buffer that was closed, UploaderDiedError where the process has ended since.
         """
         link = self._link
         if link is None:
             raise InvalidOperationError(f"{key}: the uploader was not started")
         self._room.acquire()
         try:
-            future = link.put(key, segment, tuple(sums))
+            future = link.put(key, segment, tuple(int(each) for each in sums))
         except BaseException:
             self._room.release()
             raise
@@ -129,6 +128,8 @@ class _Link:
         future: Future[Uploaded] = Future()
         future.set_running_or_notify_cancel()
         buffer = segment.buffer
+        if buffer.closed:
+            raise InvalidOperationError(f"{key}: its buffer is closed")
         with self._lock:
             if not self.alive:
                 raise UploaderDiedError(f"{key}: {self._over or 'the uploader belongs to another process'}")
@@ -144,7 +145,8 @@ class _Link:
                     self._shared[buffer.id] = weakref.ref(buffer)
                 self._connection.send(Put(number, key, buffer.id, segment.offset, segment.length, sums))
         except OSError:
-            self._thread.join()  # it died: the receiver has failed the future, or is about to
+            self.process.kill()  # most likely it is dead; if not, it waits for the rest of a message
+            self._thread.join()  # the receiver has failed the future
         return future
 
     def _forget_closed(self) -> None:
@@ -157,26 +159,31 @@ class _Link:
     def close(self, deadline: float) -> None:
         if self._owner != os.getpid():
             return
-        until = time.monotonic() + deadline
-        with contextlib.suppress(OSError), self._sending:
-            self._connection.send(Finish())
-        self._thread.join(max(0.0, until - time.monotonic()))
+        finishing = threading.Thread(target=self._finish, name="uploader-end", daemon=True)
+        finishing.start()  # a process that does not read any more would hold up whoever writes
+        self._thread.join(deadline)
         if self._thread.is_alive():
             self.process.kill()
             self._thread.join()
 
+    def _finish(self) -> None:
+        with contextlib.suppress(OSError), self._sending:
+            self._connection.send(Finish())
+
     def _live(self, opening: Open, started: threading.Event) -> None:
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
         try:
-            self.process, self._connection = _spawn()
-            self._connection.send(opening)
+            self.process, self._connection = _spawn(opening)
         except OSError as error:
             self._failure = error
             return
         finally:
             started.set()
-        self._receive()
-        self._end(self.process.wait())
+        try:
+            self._receive()
+        finally:
+            self.process.kill()
+            self._end(self.process.wait())
 
     def _receive(self) -> None:
         """Until the process is gone. A fork of the trainer may hold the other end open, so its end is no sure sign."""
@@ -207,7 +214,7 @@ class _Link:
             future.set_exception(UploaderDiedError(f"{key}: {self._over} before the object was stored"))
 
 
-def _spawn() -> tuple[subprocess.Popen[bytes], Connection]:
+def _spawn(opening: Open) -> tuple[subprocess.Popen[bytes], Connection]:
     ours, theirs = socket.socketpair()
     try:
         root = str(Path(__file__).parents[2])
@@ -221,7 +228,10 @@ def _spawn() -> tuple[subprocess.Popen[bytes], Connection]:
         raise
     finally:
         theirs.close()
-    return process, Connection(ours.detach())
+    connection = Connection(ours.detach())
+    with contextlib.suppress(BrokenPipeError):  # it is dead already: the receiver will find it so
+        connection.send(opening)
+    return process, connection
 
 
 @contextlib.contextmanager
