@@ -3,6 +3,8 @@ unnoticed."""
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -257,6 +259,27 @@ def test_leaving_the_loop_waits_for_the_save(job: Jobs, tmp_path: Path, storage:
                 threading.Timer(0.2, storage.opened.set).start()
                 break
     assert steps_of(tmp_path) == [2]
+
+
+def test_sigterm_lets_the_save_under_way_land_and_saves_the_last_step(
+    job: Jobs, tmp_path: Path, storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EVERSTEP_TERMINATION_LOG", str(tmp_path / "termination"))
+    mine = job()
+
+    def train() -> None:
+        with mine.checkpointer(tmp_path, interval_steps=2) as checkpointer:
+            for step in checkpointer.steps(99):
+                mine.step()
+                if step == 3:
+                    threading.Timer(0.2, storage.opened.set).start()
+                    os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(SystemExit) as end:
+        train()
+    assert end.value.code == 143
+    assert steps_of(tmp_path) == [2, 4]
+    assert "which was saved" in (tmp_path / "termination").read_text()
 
 
 def test_leaving_the_loop_of_a_run_that_was_fenced_meanwhile(job: Jobs, tmp_path: Path, storage: Storage) -> None:

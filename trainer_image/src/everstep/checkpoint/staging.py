@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -184,8 +184,8 @@ class _Sums:
 class _Streams:
     """Copies from an accelerator beside the training's own work, but not before what was under way at the boundary."""
 
-    def __init__(self, tensors: object) -> None:
-        devices = {tensor.device for tensor in tensors if tensor.device.type == "cuda"}  # type: ignore[attr-defined]
+    def __init__(self, tensors: Iterable[torch.Tensor]) -> None:
+        devices = {tensor.device for tensor in tensors if tensor.device.type == "cuda"}
         self._side = {
             device: torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
             for device in devices
