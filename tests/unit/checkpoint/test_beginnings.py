@@ -111,6 +111,20 @@ def fetched(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return sizes
 
 
+def test_hardly_a_byte_more_than_needed_is_fetched_in_few_requests(
+    job: Jobs, tmp_path: Path, fetched: list[int]
+) -> None:
+    """A state of 82 MiB, in tensors of all sizes."""
+    large = job(width=1_200_000)
+    large.run(tmp_path, 2)
+    fetched.clear()
+    job(width=1_200_000, seed=1).checkpointer(tmp_path).load(2)
+    needed = 3 * sum(value.nbytes for value in large.model.state_dict().values())
+    assert needed > 80 << 20
+    assert needed <= sum(fetched) < 1.02 * needed
+    assert len(fetched) < 16
+
+
 def test_weights_alone(job: Jobs, tmp_path: Path, fetched: list[int]) -> None:
     trained = job(width=100_000)
     trained.run(tmp_path, 4)

@@ -14,7 +14,7 @@ def test_the_page_on_training_runs_as_it_stands(
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("EVERSTEP_ROOT", raising=False)
     blocks = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(), re.DOTALL | re.MULTILINE)
-    assert len(blocks) == 5
+    assert len(blocks) == 6
     namespace: dict[str, object] = {"__name__": "page"}
     for block in blocks:
         exec(compile(block, str(PAGE), "exec"), namespace)

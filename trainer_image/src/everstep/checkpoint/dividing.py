@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from everstep.catalog.manifest import BLOCK
 from everstep.checkpoint.targets import Range
 
-PIECE = 8 << 20
+PIECE = 16 << 20
 """Bytes that are fetched, and handed on, at a time."""
 SHARE = 1 << 20
 """What several ranks need is cut no smaller than this to share the fetching out among them."""
