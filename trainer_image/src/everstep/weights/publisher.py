@@ -15,7 +15,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import torch
@@ -60,7 +60,7 @@ class Draft:
 @dataclass(slots=True)
 class _Flight:
     thread: threading.Thread | None = None
-    failure: BaseException | None = field(default=None)
+    failure: CheckpointError | None = None
 
 
 class WeightsPublisher:
@@ -111,8 +111,10 @@ class WeightsPublisher:
         def fly() -> None:
             try:
                 self._fly(draft, mine)
-            except BaseException as error:  # noqa: BLE001 - handed on by `settle`
+            except CheckpointError as error:
                 flight.failure = error
+            except Exception as error:  # noqa: BLE001 - a peer that is gone is training's to find out
+                flight.failure = CheckpointError(f"{type(error).__name__}: {error}")
 
         flight.thread = threading.Thread(target=fly, name="everstep-weights", daemon=True)
         flight.thread.start()
