@@ -112,6 +112,8 @@ def test_the_name_is_immutable_and_the_status_is_not_the_specs_writers(jobs: Job
 
 OTHER_VALUES: dict[str, Any] = {
     "spec.nodes": 3,
+    "spec.elastic.minNodes": 2,
+    "spec.elastic.maxNodes": 3,
     "spec.checkpoint.keepBest.metric": "loss",
     "spec.resume.path": "s3://bucket/another",
 }
