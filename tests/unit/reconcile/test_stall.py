@@ -123,6 +123,7 @@ def test_the_end_of_a_stalled_attempt_names_phase_and_limit() -> None:
     (entry,) = plan.status.history
     assert (entry.reason, entry.to_step) == ("Stalled", 7)
     assert "saving for more than 40 s" in (entry.message or "")
+    assert (entry.message or "").endswith("; stacks of its ranks: progress/000001/stacks-*.txt under the job's root")
     assert plan.status.is_true("Stalled")
     assert [event.reason for event in plan.events] == ["GangFailed"]
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from everstep.catalog.keys import stacks_key
 from everstep_operator.api.failure import FailurePolicy
 from everstep_operator.reconcile.attempt import Attempt
 from everstep_operator.reconcile.classify import Cause
@@ -37,7 +38,9 @@ def find(observation: Observation, attempt: Attempt, found: HeartbeatView | None
     if at is None or not at.limit or at.age < at.limit:
         return None
     step = found.heartbeat.step if found is not None else None
-    return Cause(REASON, _message(at, found), step=step, reasons=frozenset({REASON}))
+    where = stacks_key(attempt.number, "*")
+    message = f"{_message(at, found)}; stacks of its ranks: {where} under the job's root"
+    return Cause(REASON, message, step=step, reasons=frozenset({REASON}))
 
 
 def standstill(policy: FailurePolicy, found: HeartbeatView) -> Standstill:

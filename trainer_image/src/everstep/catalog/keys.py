@@ -87,8 +87,8 @@ def request_key(attempt: int) -> str:
 
 
 def stacks_key(attempt: int, pod: str) -> str:
-    """What the ranks of a pod were at when their attempt was given up for hanging."""
-    name = re.sub(r"[^A-Za-z0-9.-]", "-", pod)[:63]
+    """What the ranks of a pod were at when their attempt was given up for hanging. `*` names those of all pods."""
+    name = re.sub(r"[^A-Za-z0-9.*-]", "-", pod)[:63]
     return f"{PROGRESS}{attempt:06}/stacks-{name}.txt"
 
 
