@@ -14,7 +14,8 @@ SCRIPT = str(Path(__file__).parent / "reshard.py")
 
 def test_any_layout_loads_into_any_other_and_every_byte_is_fetched_once(tmp_path: Path) -> None:
     (tmp_path / "roots").mkdir()
-    ended = gang.run(tmp_path, [SCRIPT, str(tmp_path)], str(tmp_path / "roots"), ranks=4)
+    ended = gang.start(tmp_path, [SCRIPT, str(tmp_path)], str(tmp_path / "roots"), ranks=4)
+    assert ended.wait(280) == 0, ended.log[-4000:]  # nineteen gangs, one after the other
     lines = [json.loads(line) for line in ended.log.splitlines() if line.startswith('{"from"')]
     assert [(line["from"], line["to"]) for line in lines] == [
         ("fsdp-2", "fsdp-1"),
@@ -33,7 +34,7 @@ def test_any_layout_loads_into_any_other_and_every_byte_is_fetched_once(tmp_path
     ]
     for line in lines:
         before = (1 + len(line["fetched"])) * BLOCK  # counters, and random numbers of each rank: read before the rest
-        assert sum(line["fetched"]) <= line["needed"] * 1.01 + before, line
+        assert sum(line["fetched"]) <= line["needed"] * 1.02 + before, line
         if line["to"].startswith(("hsdp", "plain")):
             assert min(line["fetched"]) > 0.6 * max(line["fetched"]), "replicas fetch in turns"
     assert "failures met by all" in ended.log

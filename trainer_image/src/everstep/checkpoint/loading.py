@@ -85,7 +85,7 @@ def want(state: dict[str, Any], saved: SavedShards) -> Wanted:
     items = planner.create_local_plan().items
     check_covered(planner.state_dict, items)
     for item in items:
-        if 0 not in item.lengths or item.type == LoadItemType.BYTE_IO:
+        if item.type == LoadItemType.BYTE_IO or 0 not in item.lengths:  # an empty part of a tensor needs nothing
             place = saved.place(item.storage_index)
             targets[saved.numbers[place.relative_path]].append(_target(item, place, planner, saved))
     needs = {
@@ -160,7 +160,7 @@ class Fetching:
             futures = [pool.submit(self._fetch, piece) for piece in pieces]
             wait(futures, return_when=FIRST_EXCEPTION)
             self._failed.set()  # those that have not begun do nothing: there are none unless one failed
-        return sum(future.result() for future in _failed_first(futures))
+        return sum(future.result() for future in sorted(futures, key=lambda future: future.exception() is None))
 
     def held(self, piece: Piece) -> torch.Tensor:
         """What was fetched of a piece that others need too."""
@@ -186,10 +186,6 @@ class Fetching:
             self._thread.scratch = torch.empty(PIECE, dtype=torch.uint8)
         scratch: torch.Tensor = self._thread.scratch
         return scratch[:size]
-
-
-def _failed_first(futures: Sequence[Any]) -> list[Any]:
-    return sorted(futures, key=lambda future: future.exception() is None)
 
 
 def _share(piece: Piece, fetching: Fetching, targets: FileTargets, gang: Gang) -> None:
