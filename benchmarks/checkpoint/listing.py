@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -63,17 +64,22 @@ def fill(server: S3Endpoint, runs: int, count: int) -> str:
     return place
 
 
-def seconds(server: S3Endpoint, place: str, form: str, expected: int) -> float:
-    """Wall time of one run of the program, whose answer is looked at."""
+def seconds(server: S3Endpoint, place: str, form: str, expected: int) -> tuple[float, float]:
+    """Wall and CPU time of one run of the program, whose answer is looked at."""
     environment = {**os.environ, **server.environment(), "COLUMNS": "80"}
-    began = time.monotonic()
+    began, cpu = time.monotonic(), cpu_of_children()
     done = subprocess.run([*COMMAND, place, "-o", form], env=environment, capture_output=True, text=True, check=True)
-    took = time.monotonic() - began
+    took = time.monotonic() - began, cpu_of_children() - cpu
     if form == "json" and json.loads(done.stdout)["checkpoints"] != expected:
         raise RuntimeError(f"not {expected} checkpoints")
     if form == "table" and f" {expected} checkpoints" not in done.stdout.splitlines()[-1]:
         raise RuntimeError(done.stdout[-200:])
     return took
+
+
+def cpu_of_children() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def main(
@@ -88,7 +94,7 @@ def main(
             endpoint = server.start()
             place = fill(endpoint, runs, count)
             forms = ("table", "json", "yaml")
-            measured: dict[str, list[float]] = {form: [] for form in forms}
+            measured: dict[str, list[tuple[float, float]]] = {form: [] for form in forms}
             loads = []
             for _ in range(repeats):
                 for form in forms:
@@ -97,11 +103,18 @@ def main(
         finally:
             server.remove()
     for form, times in measured.items():
-        low, middle, high = min(times), statistics.median(times), max(times)
-        print(f"{form}: median {middle:.2f} s ({low:.2f} to {high:.2f}, {repeats} repeats)")
+        for name, values in zip(("wall", "CPU"), zip(*times, strict=True), strict=True):
+            low, middle, high = min(values), statistics.median(values), max(values)
+            print(f"{form}, {name}: median {middle:.2f} s ({low:.2f} to {high:.2f}, {repeats} repeats)")
     print(f"load average {min(loads):.1f} to {max(loads):.1f} on {os.cpu_count()} cores")
     results.parent.mkdir(parents=True, exist_ok=True)
-    document = {"runs": runs, "checkpoints": count, "cores": os.cpu_count(), "load": loads, "seconds": measured}
+    document = {
+        "runs": runs,
+        "checkpoints": count,
+        "cores": os.cpu_count(),
+        "load": loads,
+        "wall and CPU seconds": measured,
+    }
     results.write_text(json.dumps(document, indent=1) + "\n")
 
 
