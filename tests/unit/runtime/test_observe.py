@@ -7,13 +7,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from everstep.catalog import Catalog, Heartbeat, JobCatalog, Owner, open_store, write_heartbeat
+import pytest
+
+from everstep.catalog import Catalog, Heartbeat, JobCatalog, Owner, Snapshot, open_store, write_heartbeat
 from everstep.catalog.keys import CATALOG, progress_key
+from everstep.errors import StorageUnavailableError
 from everstep_operator.build import names
 from everstep_operator.memory import JobMemory
 from everstep_operator.observe.registers import read_registers, stored
 from everstep_operator.observe.views import is_ready, moment, pod_view, service_view
-from everstep_operator.reconcile.observation import ProblemKind
+from everstep_operator.reconcile.observation import ProblemKind, Stored
 from everstep_operator.storage import Lanes
 
 OWNER = Owner(cluster="c", namespace="n", name="j", uid="u")
@@ -142,6 +145,47 @@ async def test_ages_are_counted_from_when_a_value_was_first_seen(tmp_path: Path)
     assert await look(40) == (0, 0)
     root.catalog.fence(OWNER)
     assert await look(50) is None
+
+
+async def test_the_time_in_which_storage_gave_no_answer_does_not_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, memory = storage(tmp_path), JobMemory("u")
+    root.catalog.fence(OWNER)
+    write_heartbeat(root.catalog.store, beat(1, 5))
+
+    async def look(now: float) -> Stored:
+        return await read_registers(root, memory, 1, lambda: now)  # type: ignore[arg-type]
+
+    def down(known: str | None = None) -> Snapshot:
+        raise StorageUnavailableError("no answer")
+
+    await look(0)
+    await look(10)
+    with monkeypatch.context() as outage:
+        outage.setattr(root.catalog, "poll", down)
+        for now in (20, 300):
+            assert (await look(now)).problem is not None
+    seen = await look(310)
+    assert seen.heartbeat is not None
+    assert (seen.heartbeat.beat_age, seen.heartbeat.still) == (10, 10)
+    seen = await look(312)
+    assert seen.heartbeat is not None
+    assert (seen.heartbeat.beat_age, seen.heartbeat.still) == (12, 12)
+
+
+async def test_an_absent_heartbeat_is_counted_from_the_first_look_at_its_attempt(tmp_path: Path) -> None:
+    root, memory = storage(tmp_path), JobMemory("u")
+    root.catalog.fence(OWNER)
+
+    async def absent(now: float) -> float | None:
+        return (await read_registers(root, memory, 0, lambda: now)).heartbeat_absent  # type: ignore[arg-type]
+
+    assert [await absent(now) for now in (5, 9)] == [0, 4]
+    write_heartbeat(root.catalog.store, beat(1, 5))
+    assert await absent(20) is None
+    root.catalog.fence(OWNER)
+    assert [await absent(now) for now in (30, 33)] == [0, 3]
 
 
 async def test_a_heartbeat_that_cannot_be_read_is_none(tmp_path: Path) -> None:
