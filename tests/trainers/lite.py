@@ -186,7 +186,10 @@ class Run:
         while not self.kill.wait(0.2):
             if self.stop.is_set() and not self.options.ignore_sigterm:
                 return TERMINATED
-            found = read_heartbeat(store, self.job.attempt)
+            try:
+                found = read_heartbeat(store, self.job.attempt)
+            except StorageUnavailableError:
+                continue
             if isinstance(found, tuple) and found[0].phase == "finished":
                 return self._hang(None, "finished") if self._hangs("finished") else 0
         return 137

@@ -92,6 +92,7 @@ def _one_round(rig: Rig, way: Stalling, attempt: int) -> None:
     _until_commit(rig)
     rig.patch({"spec": {"suspend": True}})
     rig.until_phase("Suspended", seconds=60)
+    assert {entry["reason"] for entry in rig.status()["history"]} == {"Suspended"}, rig.status()["history"]
     assert rig.catalog().live()[-1].step == rig.kubelet.container(f"job-{attempt}-0").run.step, "it has saved"
     rig.patch({"spec": {"suspend": False}})
     rig.until_running(attempt + 1)
