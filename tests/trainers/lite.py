@@ -177,7 +177,7 @@ class Run:
                 self._save_at_last(store, claimed)
                 beats.update("training", self.step)
             if stopping:
-                beats.update("finished", self.step, now=True)
+                beats.update("failed", self.step, now=True)  # as the library does: it has not come to its end
                 return TERMINATED
         beats.update("finished", self.step, now=True)
         return self._hang(beats, "finished") if self._hangs("finished") else 0

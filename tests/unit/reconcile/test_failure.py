@@ -129,6 +129,8 @@ def test_the_size_is_the_one_that_the_gang_was_created_with() -> None:
         ((succeeded(0),), None, False),
         ((succeeded(0),), beat(phase="finished"), True),
         ((), beat(phase="finished"), True),
+        ((succeeded(0),), beat(phase="finished", step=60, total_steps=60), True),
+        ((succeeded(0),), beat(phase="finished", step=17, total_steps=60), False),
         ((succeeded(0), replace(succeeded(1), deleting=True)), None, False),
         ((succeeded(0), replace(succeeded(1), deleting=True)), beat(phase="finished"), True),
     ],

@@ -58,9 +58,12 @@ def beating(observation: Observation, attempt: Attempt) -> HeartbeatView | None:
 
 
 def has_finished(observation: Observation, attempt: Attempt) -> bool:
-    """Whether the library says that the training came to its end."""
+    """Whether the library says that the training came to its end: of all its steps, where it knows how many."""
     found = beating(observation, attempt)
-    return found is not None and found.heartbeat.phase == "finished"
+    if found is None or found.heartbeat.phase != "finished":
+        return False
+    beat = found.heartbeat
+    return beat.total_steps is None or beat.step >= beat.total_steps
 
 
 def _lost_nodes(observation: Observation, attempt: Attempt) -> Cause | None:
