@@ -41,6 +41,7 @@ def stock_load(folder: Path) -> dict[str, torch.Tensor]:
 def test_a_killed_run_resumes_bit_for_bit(s3_root: Root, straight: gang.Gang, tmp_path: Path) -> None:
     broken = gang.start(tmp_path / "first", gang.RECIPE, s3_root.uri, environment=s3_root.environment)
     broken.wait_for('"step": 7,')
+    broken.wait_for("committed step 5: ")
     broken.kill()
     again = gang.run(tmp_path / "second", gang.RECIPE, s3_root.uri, environment=s3_root.environment)
     whole = straight.losses()
