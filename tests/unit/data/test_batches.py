@@ -233,3 +233,14 @@ next(data)
 sys.excepthook = lambda *error, kept=data: None
 """
     subprocess.run([sys.executable, "-c", script], timeout=100, check=True)
+
+
+def test_workers_end_though_somebody_holds_their_iterator() -> None:
+    data = Batches(range(40), 2, workers=2, prefetch=4)
+    next(data)
+    held, processes = data._source, list(data._processes)  # as the traceback of an exception may
+    data.close()
+    assert held is not None
+    assert len(processes) == 2
+    assert not any(process.is_alive() for process in processes)
+    assert list(torch.utils.data.DataLoader(range(3), batch_size=None)) == [0, 1, 2]  # and torch minds no dead worker

@@ -173,18 +173,23 @@ class Saves:
         reports = draft.reports or []
         began = time.monotonic()
         files = store_metadata(self._session.store, draft.location, draft.plan, reports, self._assets)
-        entry = self._session.claimed().commit(self._manifest(draft, record, files))
-        ended = time.monotonic()
-        times = SaveTimes(
-            step=entry.step,
-            bytes=entry.bytes,
+        times = SaveTimes(  # before the commit: nothing may fail once the save stands
+            step=draft.step,
+            bytes=0,
             staged_seconds=max(report.times.staged for report in reports),
             uploaded_seconds=max(report.times.uploaded for report in reports),
-            committed_seconds=ended - began,
-            blocked_seconds=ended - draft.began if blocked is None else blocked,
+            committed_seconds=0,
+            blocked_seconds=0,
             retries=sum(report.times.retries for report in reports),
         )
-        return Done(entry, times)
+        entry = self._session.claimed().commit(self._manifest(draft, record, files))
+        ended = time.monotonic()
+        measured = {
+            "bytes": entry.bytes,
+            "committed_seconds": ended - began,
+            "blocked_seconds": ended - draft.began if blocked is None else blocked,
+        }
+        return Done(entry, times.model_copy(update=measured))
 
     def _manifest(self, draft: Draft, record: Record, files: tuple[File, ...]) -> Manifest:
         claimed = self._session.claimed()

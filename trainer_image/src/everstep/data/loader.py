@@ -147,10 +147,16 @@ class Loader(Generic[C]):
 
     def close(self) -> None:
         """End the workers; the next batch starts them again. Done at the process's end too."""
-        self._source = None  # which tells them, and waits some seconds
+        source, self._source = self._source, None
+        # By name: somebody's traceback may hold the iterator. A worker that is killed while torch still has it on its
+        # list makes torch raise wherever the process then is.
+        end = getattr(source, "_shutdown_workers", None)
+        if end is not None:
+            end()  # tells them, and waits some seconds
         for process in self._processes:
             if process.is_alive():
                 process.kill()
+                process.join()
         self._processes = []
         _OPEN.discard(self)
 
