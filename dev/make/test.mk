@@ -21,7 +21,7 @@ lint: env  ## formatting, lint, types, import contracts
 	$(call TIER,$(RUN) ruff format --check . && $(RUN) ruff check . && $(RUN) mypy && $(RUN) mypy dev tests && $(RUN) lint-imports)
 
 test-unit: env  ## under a minute, no cluster, no servers
-	$(call TIER,$(PYTEST) tests/unit)
+	$(call TIER,$(PYTEST) -m "not slow" tests/unit)
 
 test-model: env  ## the storage contract against its model: 20,000 steps and more, and mutations that it must catch
 	$(call TIER,$(PYTEST) -s tests/model)
@@ -29,8 +29,8 @@ test-model: env  ## the storage contract against its model: 20,000 steps and mor
 test-storage: env  ## both stores on real storage
 	$(call TIER,$(PYTEST) tests/storage)
 
-test-trainer: env  ## real torchrun with several processes
-	$(call TIER,$(PYTEST) tests/trainer)
+test-trainer: env  ## real torchrun with several processes, and what takes long without it
+	$(call TIER,$(PYTEST) -m slow tests/unit && $(PYTEST) tests/trainer)
 
 test-operator: env  ## the operator against a real API server
 	$(call TIER,$(PYTEST) tests/operator)

@@ -344,6 +344,7 @@ def test_a_plan_is_made_again_where_the_state_has_changed(job: Jobs, tmp_path: P
     assert all(catalog.manifest(entry) for entry in catalog.require().live())
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_over_many_saves(job: Jobs, tmp_path: Path) -> None:
     mine = job(width=40_000)
     resident: list[int] = []

@@ -64,6 +64,7 @@ def restore(root: Path, entry: Entry, into: dict[str, Any]) -> None:
     load_state(into, saved, Gang())
 
 
+@pytest.mark.slow
 def test_a_thousand_flipped_bytes_are_found(job: Jobs, tmp_path: Path) -> None:
     first = job(width=WIDTH)
     first.run(tmp_path, 2)

@@ -7,6 +7,8 @@ import sys
 from functools import cache
 from pathlib import Path
 
+import pytest
+
 from everstep_operator.api.fields import changing, spec_fields
 from tests.support.effects import EFFECTS
 from tests.support.fields import change_test, markdown
@@ -38,10 +40,12 @@ def test_every_field_has_a_proof_and_every_proof_a_field() -> None:
     assert [path for path, tests in EFFECTS.items() if not tests] == []
 
 
+@pytest.mark.slow
 def test_every_proof_of_an_effect_is_a_test_that_is_there() -> None:
     assert [test for tests in EFFECTS.values() for test in tests if test not in collected()] == []
 
 
+@pytest.mark.slow
 def test_every_proof_of_a_change_is_a_test_that_is_there() -> None:
     assert [test for field in LEAVES if (test := change_test(field)) not in collected()] == []
 

@@ -42,7 +42,8 @@ validation, which is `kubectl`'s default, in the pod template too.
   counted. The API server is asked first whether it would take the new pods; where it would not, the gang goes on as it
   is, and the condition SpecApplied says why;
 - **from the next attempt**: the gang goes on with the former value, the condition SpecApplied says so, and the next
-  attempt, whatever it is for, has the new one; to have it at once, give the annotation `everstep.dev/restart-now` a new value;
+  attempt, whatever it is for, has the new one; to have it at once, give the annotation `everstep.dev/restart-now` a new
+  value;
 - **before the first attempt**: it may change until the first attempt has started, and is refused afterwards;
 - **no**: it is refused;
 - **not acted on yet**: the field is accepted and does nothing; a job that sets it is told so by the event NotActedOn.

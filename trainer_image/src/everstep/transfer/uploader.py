@@ -209,7 +209,11 @@ class _Link:
         with self._lock:
             self._over = f"the uploader {how}"
             pending, self._pending = self._pending, {}
-        self._connection.close()
+        # A sender that waits for a reader ends by this; to close under its hands would let it write to another file.
+        with contextlib.suppress(OSError), socket.socket(fileno=os.dup(self._connection.fileno())) as end:
+            end.shutdown(socket.SHUT_RDWR)
+        with self._sending:
+            self._connection.close()
         for key, future in pending.values():
             future.set_exception(UploaderDiedError(f"{key}: {self._over} before the object was stored"))
 
