@@ -2,18 +2,19 @@
 PYTEST := $(RUN) pytest -q --durations=5
 TIER = @start=$$(date +%s); echo "== $@"; $(1); code=$$?; echo "== $@: $$(( $$(date +%s) - start )) s"; [ $$code -eq 0 ]
 
-WITH_NODES := test-e2e test-faults
-WITHOUT_NODES := test-unit test-model test-storage test-trainer test-operator test-dev
+LANES := lane-nodes lane-operator lane-library
+TIERS := test-unit test-model test-storage test-trainer test-operator test-dev test-e2e test-faults
 
-.PHONY: test lane-with-nodes lane-without-nodes lint $(WITH_NODES) $(WITHOUT_NODES)
-test: lint cluster-build images-build  ## run every tier, in two lanes side by side; a tier's output comes when it ends
-	@$(MAKE) --no-print-directory --jobs=2 lane-with-nodes lane-without-nodes
+.PHONY: test lint $(LANES) $(TIERS)
+test: lint cluster-build images-build  ## run every tier, in lanes side by side; a tier's output comes when it ends
+	@$(MAKE) --no-print-directory --jobs=3 $(LANES)
 
-# A tier spends much of its time waiting for processes that start: two lanes keep two cores busy.
-lane-with-nodes: TIERS := $(WITH_NODES)
-lane-without-nodes: TIERS := $(WITHOUT_NODES)
-lane-with-nodes lane-without-nodes: env
-	@log=$$(mktemp); trap 'rm -f $$log' EXIT; for tier in $(TIERS); do \
+# A tier spends much of its time waiting for processes that start: three lanes keep two cores busy.
+lane-nodes: IN_ORDER := test-e2e test-faults
+lane-operator: IN_ORDER := test-operator
+lane-library: IN_ORDER := test-unit test-model test-storage test-trainer test-dev
+$(LANES): env
+	@log=$$(mktemp); trap 'rm -f $$log' EXIT; for tier in $(IN_ORDER); do \
 		echo "== $$tier begins"; MAKEFLAGS= make --no-print-directory $$tier >$$log 2>&1; code=$$?; \
 		cat $$log; [ $$code -eq 0 ] || exit $$code; done
 
