@@ -141,7 +141,7 @@ class Run:
     def live(self) -> dict[str, torch.Tensor]:
         """What FSDP shards, by the names under which it is saved."""
         found: dict[str, torch.Tensor] = dict(get_model_state_dict(self.model))  # type: ignore[arg-type]
-        state = get_optimizer_state_dict(self.model, self.optimizers)["state"]
+        state: dict[str, Any] = get_optimizer_state_dict(self.model, self.optimizers)["state"]  # type: ignore[assignment]
         found = {f"model.{name}": value for name, value in found.items() if isinstance(value, DTensor)}
         found |= {
             f"optimizer.state.{name}.{key}": value
@@ -173,7 +173,8 @@ def copy_at_the_last_moment() -> None:
             arrived.clear()
         return finish(staging)
 
-    Hold.wait, Staging.finish = waits, late  # type: ignore[method-assign]
+    setattr(Hold, "wait", waits)  # noqa: B010
+    setattr(Staging, "finish", late)  # noqa: B010
 
 
 def saved_beside_training() -> None:

@@ -103,7 +103,7 @@ def main() -> None:
     uploading = SCENARIO == "uploader-dies"
     store: Any = None if uploading else Faulty(open_store(os.environ["EVERSTEP_ROOT"]))
     if SCENARIO == "die-in-copy":
-        saving.Staging = Dying  # type: ignore[misc]
+        setattr(saving, "Staging", Dying)  # noqa: B010 - mypy knows that a class is none to assign to
     with Checkpointer.from_env(
         model=model, optimizer=optimizer, data=data, store=store, interval_steps=2
     ) as checkpointer:
