@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from everstep_operator.api import Phase
 from everstep_operator.reconcile import decide, starting
 from everstep_operator.reconcile.attempt import current
 from everstep_operator.reconcile.observation import ConditionView, ContainerView, Observation, PodView
@@ -48,6 +49,12 @@ def found(observation: Observation) -> tuple[str, frozenset[str]] | None:
 def test_the_limit_and_its_spread(started: float, limit: int | None, times_out: bool) -> None:
     """It lies between the limit and a quarter more."""
     assert (found(seen(started, NO_ROOM, limit)) is not None) is times_out
+
+
+def test_a_gang_that_runs_is_not_too_late_because_nobody_looked() -> None:
+    """The operator was away from before its pods ran until long after the limit."""
+    plan = decide(seen(-9999, pod(1)))
+    assert (plan.status.phase, plan.status.history, plan.actions) == (Phase.RUNNING, [], ())
 
 
 def test_two_gangs_do_not_give_way_at_the_same_moment() -> None:

@@ -32,14 +32,16 @@ def find(observation: Observation, attempt: Attempt) -> Cause | None:
 
 
 def _since(observation: Observation, attempt: Attempt) -> datetime | None:
-    """Since when it waits; None where all of its pods have run, or none exists yet and nothing is held."""
+    """Since when it waits; None where all of its pods have run, or none exists yet and nothing is held.
+
+    The status may not know yet that they run: nobody looked while the operator was away."""
     status = observation.job.status
+    if not attempt.missing and all(gang.has_run(pod) for pod in attempt.pods):
+        return None
     if attempt.recorded:
         if status.gang is None or status.gang.running is not None:
             return None
         return status.gang.started
-    if not attempt.missing and all(gang.has_run(pod) for pod in attempt.pods):
-        return None
     return min((pod.created for pod in attempt.pods if pod.created is not None), default=None)
 
 
