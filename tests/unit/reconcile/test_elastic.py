@@ -95,6 +95,22 @@ def test_what_follows_a_failure_keeps_the_size() -> None:
     assert next_gang(plan) == 2
 
 
+@pytest.mark.parametrize(
+    ("first", "reason"),
+    [
+        pytest.param((crashed(0),), "RuntimeError", id="a script that fails at once"),
+        pytest.param((), "PodDeleted", id="a pod that somebody deletes"),
+    ],
+)
+def test_only_a_start_that_timed_out_tells_of_the_room(first: tuple[PodView, ...], reason: str) -> None:
+    """The others were still to be scheduled."""
+    status = running({"phase": "Starting", "gang": {"nodes": 4, "started": at(-5).isoformat()}})
+    of = job(status, nodes=4, elastic=ELASTIC)
+    plan = decide(observe(of, *first, *gang(1)[1:], catalog=fenced()))
+    (entry,) = plan.status.history
+    assert (entry.reason, entry.next_nodes) == (reason, None)
+
+
 def test_a_full_gang_that_fails_stays_full() -> None:
     """A pod that lost its node while training tells nothing of the room that there is."""
     lost = replace(crashed(1), node=None)

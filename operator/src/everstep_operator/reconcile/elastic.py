@@ -8,18 +8,20 @@ that follows a planned end (an edit, a suspension) tries `nodes` again.
 
 from __future__ import annotations
 
+from everstep_operator.reconcile import starting
 from everstep_operator.reconcile.attempt import Attempt
 from everstep_operator.reconcile.observation import Observation
 
 
-def next_nodes(observation: Observation, attempt: Attempt, planned: bool) -> int | None:
-    """Pods of the attempt that follows this one, which has just ended; None: as many as `nodes` says."""
+def next_nodes(observation: Observation, attempt: Attempt, reason: str, planned: bool) -> int | None:
+    """Pods of the attempt that follows this one, which has just ended for `reason`; None: as many as `nodes` says."""
     bounds = observation.job.spec.elastic
     if bounds is None or planned:
         return None
     size = attempt.nodes
     placed = sum(pod.node is not None for pod in attempt.pods)
-    if not _has_run(observation, attempt) and attempt.pods and placed < size:
+    # A pod that crashes or is deleted while others are still being scheduled says nothing of the room.
+    if reason == starting.REASON and attempt.pods and placed < size:
         size = max(placed, bounds.min_nodes)
     return size if size < observation.job.spec.nodes else None
 
@@ -30,8 +32,3 @@ def described(observation: Observation, attempt: Attempt) -> str:
     if observation.job.spec.elastic is None or attempt.nodes >= wanted:
         return ""
     return f"; {attempt.nodes} of {wanted} nodes, as there was no room for more: everstep.dev/restart-now tries again"
-
-
-def _has_run(observation: Observation, attempt: Attempt) -> bool:
-    gang = observation.job.status.gang
-    return attempt.claimed or (attempt.recorded and gang is not None and gang.running is not None)

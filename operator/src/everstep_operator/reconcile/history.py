@@ -44,7 +44,7 @@ def entry(
         seconds=round((observation.now - started).total_seconds(), 1)
         if started and started <= observation.now
         else None,
-        next_nodes=elastic.next_nodes(observation, attempt, cause.reason in PLANNED),
+        next_nodes=elastic.next_nodes(observation, attempt, cause.reason, cause.reason in PLANNED),
     )
 
 
