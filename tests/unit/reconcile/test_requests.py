@@ -145,6 +145,16 @@ def test_a_request_that_cannot_be_written_is_not_tried_again_in_the_same_pass() 
     assert (plan.actions, plan.again, told(plan)) == ((), False, {})
 
 
+def test_a_request_that_is_refused_pass_after_pass_writes_once() -> None:
+    """Storage may answer every read and take no write, such as a disk that is full."""
+    refused = Results(problem=Problem(ProblemKind.UNAVAILABLE, "StorageUnavailable", "no room"))
+    first = decide(checkpoint(beat(12), results=refused)).status
+    assert not first.is_true("StorageReady")
+    for results in (Results(), refused):
+        plan = decide(checkpoint(beat(12), first.dump(), results=results, now=at(60)))
+        assert (plan.status, plan.events) == (first, ())
+
+
 def test_a_suspended_job_has_saved_already() -> None:
     of = job(ended(reason="Suspended", phase="Suspended"), {"annotations": {CHECKPOINT: "monday"}}, suspend=True)
     assert told(decide(observe(of, catalog=fenced())))["checkpoint_saved"] == "monday"

@@ -122,6 +122,16 @@ def test_a_quarantined_checkpoint_is_reported() -> None:
     assert [event.reason for event in plan.events] == ["CheckpointQuarantined"]
 
 
+def test_a_job_without_any_checkpoint_left_does_not_say_that_it_has_one() -> None:
+    catalog = committed(10)
+    status, _ = settled(catalog=catalog)
+    damaged = tuple(entry.model_copy(update={"state": "quarantined"}) for entry in catalog.checkpoints)
+    plan = decide(observe(job(status), *PODS, catalog=catalog.model_copy(update={"checkpoints": damaged})))
+    condition = plan.status.condition("CheckpointAvailable")
+    assert condition is not None
+    assert (condition.status, condition.reason) == ("False", "NoCheckpoint")
+
+
 def test_the_catalog_of_a_former_job_says_nothing_about_this_one() -> None:
     former = committed(10)
     assert former.owner is not None

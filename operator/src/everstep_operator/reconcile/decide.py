@@ -99,8 +99,9 @@ def _survey(observation: Observation, attempt: Attempt) -> TrainingJobStatus:
     last = status.last_checkpoint
     if last is not None:
         kind, message = ConditionType.CHECKPOINT_AVAILABLE, "the job can resume from its latest checkpoint"
-        status = conditions.put(observation, status, kind, True, "CheckpointCommitted", message)
-    return status
+        return conditions.put(observation, status, kind, True, "CheckpointCommitted", message)
+    message = "no committed checkpoint is left that the job could resume from"
+    return conditions.clear(observation, status, ConditionType.CHECKPOINT_AVAILABLE, "NoCheckpoint", message)
 
 
 def _logs_wanted(observation: Observation, attempt: Attempt, cause: Cause | None) -> tuple[str, ...]:
@@ -135,7 +136,7 @@ def _steady(observation: Observation, attempt: Attempt, status: TrainingJobStatu
     status = conditions.clear(observation, status, ConditionType.SUSPENDED, "Resumed", "spec.suspend is false")
     repair = () if launch.has_service(observation, attempt) else (launch.service(observation, attempt),)
     upkeep, asks = retention.upkeep(observation), requests.ask(observation, attempt)
-    if not upkeep:
+    if not upkeep and not asks:
         status = storage.ready(observation, attempt, status)
     actions = (*teardown.deletions(status, attempt.others), *repair, *asks, *upkeep)
     return Plan(status, actions=actions, requeue_after=observation.poll_seconds, again=bool(asks))
