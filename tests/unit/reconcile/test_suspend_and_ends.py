@@ -29,6 +29,7 @@ from tests.support.observations import (
     beat,
     claimed,
     committed,
+    ended,
     failed,
     fenced,
     job,
@@ -70,6 +71,26 @@ def test_it_is_told_when_they_are_gone_and_nothing_follows() -> None:
         assert plan.status.last_checkpoint.step == 37
         resting = decide(observe(job(plan.status.dump(), suspend=True), catalog=committed(30, 37), now=at(9999)))
         assert (resting.status, resting.actions, resting.requeue_after) == (plan.status, (), None)
+
+
+def test_a_job_that_rests_complains_of_nothing_that_is_over() -> None:
+    since = {"status": "True", "reason": "Stalled", "message": "", "lastTransitionTime": at(-60).isoformat()}
+    down = {**since, "type": "StorageReady", "status": "False", "reason": "StorageUnavailable"}
+    status = ended(reason="Stalled", conditions=[{**since, "type": "Stalled"}, down])
+    plan = decide(observe(job(status, suspend=True), catalog=committed(30)))
+    assert (plan.status.is_true("Stalled"), plan.status.is_true("StorageReady")) == (False, True)
+    again = decide(observe(job(plan.status.dump(), suspend=True), catalog=committed(30), now=at(60)))
+    assert again.status == plan.status
+
+
+def test_the_step_of_a_job_that_rests_is_not_below_what_it_saved_last() -> None:
+    of = job(running(), suspend=True)
+    status = decide(observe(of, *PODS, catalog=committed(30), heartbeat=beat(33, total_steps=50))).status.dump()
+    plan = decide(observe(job(status, suspend=True), catalog=committed(30, 37)))
+    assert plan.status.progress is not None
+    assert (plan.status.progress.step, plan.status.progress.summary) == (37, "37/50 (74%)")
+    resting = decide(observe(job(plan.status.dump(), suspend=True), catalog=committed(30, 37), now=at(60)))
+    assert resting.status == plan.status
 
 
 def test_a_job_may_be_born_suspended() -> None:
@@ -310,6 +331,18 @@ def test_retained_checkpoints_outlive_the_job() -> None:
     assert decide(observe(of, catalog=committed(10))).actions == ()
     changed = decide(observe(job(running(), GOING), catalog=committed(10)))
     assert changed.actions == (RemoveFinalizer(FINALIZER),), "the policy was changed to Retain"
+
+
+@pytest.mark.parametrize(
+    ("policy_", "reason", "grace"),
+    [("Retain", None, None), ("Delete", None, 1), ("Retain", "SIGKILL", 1), ("Retain", "Stalled", 15)],
+)
+def test_pods_of_a_deleted_job_save_what_is_to_stay(policy_: str, reason: str | None, grace: int | None) -> None:
+    """As they do where nothing holds the job and the garbage collector deletes them."""
+    held = [FINALIZER] if policy_ == "Delete" else ["foregroundDeletion"]
+    status = running() if reason is None else ended(reason=reason)
+    of = job(status, {**GOING, "finalizers": held}, deletionPolicy=policy_)
+    assert decide(observe(of, pod(0), catalog=committed(10))).actions == (DeletePod("job-1-0", "pod-1-0", grace),)
 
 
 def test_a_job_that_is_being_deleted_starts_nothing() -> None:

@@ -24,7 +24,9 @@ def finalizer(observation: Observation) -> tuple[Action, ...]:
 def plan(observation: Observation, attempt: Attempt) -> Plan:
     status = observation.job.status
     pods = (*attempt.others, *attempt.pods)
-    deletes = teardown.deletions(status, pods)
+    # Checkpoints that stay are to have the last save: the garbage collector, too, leaves pods their own grace.
+    grace = teardown.GRACE if observation.job.spec.deletion_policy == "Delete" else None
+    deletes = teardown.deletions(status, pods, grace)
     if FINALIZER not in observation.job.metadata.finalizers:
         return Plan(status, actions=deletes)
     if observation.job.spec.deletion_policy != "Delete" or observation.results.checkpoints_deleted:

@@ -19,8 +19,10 @@ _FAR = timedelta(days=3650)
 
 def describe(observation: Observation, attempt: Attempt, status: TrainingJobStatus) -> TrainingJobStatus:
     """The status with the step that the attempt's workers report; unchanged where they report nothing new."""
+    if attempt.ended:
+        return _caught_up(attempt, status, observation.now)
     found = failure.beating(observation, attempt)
-    if found is None or attempt.ended or found.heartbeat.phase in _UNTOLD:
+    if found is None or found.heartbeat.phase in _UNTOLD:
         return status
     if found.heartbeat.phase == "failed" and found.heartbeat.first_step is None:
         return status  # it never got to a step
@@ -38,6 +40,15 @@ def describe(observation: Observation, attempt: Attempt, status: TrainingJobStat
         return status
     changes = {"updated": observation.now, "estimated_completion": _estimate(beat, observation.now)}
     return status.model_copy(update={"progress": fresh.model_copy(update=changes)})
+
+
+def _caught_up(attempt: Attempt, status: TrainingJobStatus, now: datetime) -> TrainingJobStatus:
+    """What an attempt commits while it stops is above the last step that was told of it."""
+    last, told = status.last_checkpoint, status.progress
+    if last is None or last.attempt != attempt.number or told is None or told.step is None or told.step >= last.step:
+        return status
+    changes = {"summary": summary(last.step, told.total_steps), "step": last.step, "updated": now}
+    return status.model_copy(update={"progress": told.model_copy(update=changes)})
 
 
 def summary(step: int, total: int | None) -> str:

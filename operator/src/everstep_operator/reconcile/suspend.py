@@ -6,7 +6,7 @@ The attempt's planned end is recorded before its first pod is deleted, so that n
 from __future__ import annotations
 
 from everstep_operator.api import ConditionType, Phase, TrainingJobStatus
-from everstep_operator.reconcile import conditions, deadline, history, launch, recovery, teardown
+from everstep_operator.reconcile import conditions, deadline, history, launch, recovery, storage, teardown
 from everstep_operator.reconcile.attempt import Attempt
 from everstep_operator.reconcile.classify import Cause
 from everstep_operator.reconcile.observation import Observation
@@ -33,5 +33,6 @@ def plan(observation: Observation, attempt: Attempt, status: TrainingJobStatus) 
     message = "set spec.suspend to false to resume"
     status = conditions.put(observation, status, kind, True, "SpecSuspend", message)
     status = conditions.put(observation, status, ConditionType.RUNNING, False, "Suspended", message)
-    status = conditions.clear(observation, status, ConditionType.RESTARTING, "Suspended", message)
-    return Plan(status, actions=deletes)
+    for other in (ConditionType.RESTARTING, ConditionType.STALLED):
+        status = conditions.clear(observation, status, other, "Suspended", message)
+    return Plan(storage.ready(observation, attempt, status), actions=deletes)

@@ -19,18 +19,24 @@ STALL_GRACE = 15
 """A gang that hangs answers no SIGTERM: the image's entry point takes what its ranks are at, which needs seconds."""
 
 
-def deletions(status: TrainingJobStatus, pods: Iterable[PodView]) -> tuple[DeletePod, ...]:
-    """How an attempt ended, as `status` records it, decides about the grace of its pods. After a failure a longer
-    grace that is running already is cut short."""
+def deletions(status: TrainingJobStatus, pods: Iterable[PodView], unended: int | None = GRACE) -> tuple[DeletePod, ...]:
+    """How an attempt ended, as `status` records it, decides about the grace of its pods; `unended` is theirs where
+    nothing is recorded. After a failure a longer grace that is running already is cut short."""
     reasons = {entry.attempt: entry.reason for entry in status.history}
     found = []
     for pod in pods:
         reason = reasons.get(pod.attempt)
-        grace = None if reason in PLANNED else STALL_GRACE if reason == stall.REASON else GRACE
+        grace = unended if reason is None else _grace(reason)
         longer = grace is not None and not pod.terminal and (pod.deletion_grace or 0) > grace
         if longer or not pod.deleting:
             found.append(DeletePod(pod.name, pod.uid, grace))
     return tuple(found)
+
+
+def _grace(reason: str) -> int | None:
+    if reason in PLANNED:
+        return None
+    return STALL_GRACE if reason == stall.REASON else GRACE
 
 
 def in_the_way(observation: Observation, pods: Iterable[PodView]) -> tuple[PodView, ...]:
