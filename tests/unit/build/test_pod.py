@@ -176,7 +176,15 @@ def test_nothing_is_added_that_pod_security_refuses() -> None:
     assert set(spec["containers"][0]) == {"name", "image", "env", "terminationMessagePolicy"}
 
 
-@pytest.mark.parametrize("broken", [{}, {names.NODES: "two"}, {names.NODES: "2", names.EPOCH: ""}])
+@pytest.mark.parametrize(
+    "broken",
+    [
+        {},
+        {names.NODES: "two"},
+        {names.NODES: "2", names.EPOCH: ""},
+        *({**FRESH.annotations(), names.NODES: n} for n in ("-1", "0", "1000000000")),
+    ],
+)
 def test_annotations_that_were_tampered_with_give_no_launch(broken: dict[str, str]) -> None:
     assert Launch.read(1, broken) is None
 

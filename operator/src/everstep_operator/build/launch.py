@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Self
 
+from everstep_operator.api.spec import MAX_NODES
 from everstep_operator.build import names
 
 
@@ -36,10 +37,12 @@ class Launch:
     def read(cls, attempt: int, annotations: Mapping[str, str]) -> Self | None:
         """The launch that a pod was built with; None where its annotations were tampered with."""
         try:
-            step = annotations[names.RESUME_STEP]
+            step, nodes = annotations[names.RESUME_STEP], int(annotations[names.NODES])
+            if not 1 <= nodes <= MAX_NODES:
+                return None
             return cls(
                 attempt=attempt,
-                nodes=int(annotations[names.NODES]),
+                nodes=nodes,
                 epoch=int(annotations[names.EPOCH]),
                 generation=int(annotations[names.GENERATION]),
                 resume_path=annotations[names.RESUME_PATH],
