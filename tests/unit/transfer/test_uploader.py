@@ -68,6 +68,24 @@ def test_a_killed_uploader_is_an_error_at_once_and_the_next_start_begins_anew(
     assert uploader.submit("checkpoints/a/2", Segment(buffer, 0, 5)).result(30).bytes == 5
 
 
+@pytest.mark.slow
+def test_a_frozen_uploader_does_not_hold_up_a_save_for_ever(buffer: SharedBuffer, tmp_path: Path) -> None:
+    uploader = Uploader(str(tmp_path / "root"), silence=5)
+    uploader.start()
+    uploader.submit("checkpoints/a/1", Segment(buffer, 0, 5)).result(30)
+    time.sleep(7)  # idle for longer than that, and alive
+    frozen = uploader.pid
+    assert frozen is not None
+    os.kill(frozen, signal.SIGSTOP)
+    pending = uploader.submit("checkpoints/a/2", Segment(buffer, 0, 5))
+    with pytest.raises(UploaderDiedError, match=r"checkpoints/a/2.*no sign of life"):
+        pending.result(60)
+    uploader.start()
+    assert uploader.pid not in (None, frozen)
+    assert uploader.submit("checkpoints/a/2", Segment(buffer, 0, 5)).result(30).bytes == 5
+    uploader.close(10)
+
+
 def test_what_storage_refuses_is_the_futures_error(uploader: Uploader, buffer: SharedBuffer, tmp_path: Path) -> None:
     (tmp_path / "root").mkdir(exist_ok=True)
     (tmp_path / "root" / "checkpoints").write_bytes(b"a file where a folder belongs")

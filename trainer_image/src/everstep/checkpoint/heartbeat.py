@@ -85,8 +85,8 @@ class HeartbeatThread:
     def _run(self) -> None:
         last = time.monotonic()
         while True:
+            self._wake.clear()  # before it is looked whether this beat is the last: a later `close` wakes the wait
             stopping = self._stop
-            self._wake.clear()
             now = time.monotonic()
             if (
                 self.fenced is None

@@ -18,6 +18,8 @@ class Open:
     access: S3Access
     objects: int
     """How many objects are uploaded at a time."""
+    sign: float
+    """Seconds between two signs of life."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +57,11 @@ class Uploaded:
     seconds: float
     """From the first byte sent to the answer; time in the queue does not count."""
     retries: int
+
+
+@dataclass(frozen=True, slots=True)
+class Alive:
+    """The process runs: said every few seconds from its start on, whatever its uploads wait for."""
 
 
 @dataclass(frozen=True, slots=True)

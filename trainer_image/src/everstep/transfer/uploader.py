@@ -25,7 +25,7 @@ from pathlib import Path
 from everstep.catalog.store import S3Access
 from everstep.errors import InvalidOperationError, UploaderDiedError
 from everstep.transfer.memory import Segment, SharedBuffer
-from everstep.transfer.protocol import Done, Finish, Forget, Open, Put, Share, Uploaded
+from everstep.transfer.protocol import Alive, Done, Finish, Forget, Open, Put, Share, Uploaded
 
 QUEUE = 256
 """Objects that may be submitted and not yet stored; `submit` waits beyond them."""
@@ -33,6 +33,10 @@ OBJECTS = 4
 """Objects uploaded at a time; each of them by several connections where it is large."""
 PATIENCE = 60.0
 """Seconds without any success after which an object is given up."""
+SILENCE = 120.0
+"""Seconds without any sign of life after which the process counts as frozen, and is killed."""
+_SIGNS = 12
+"""Signs of life in that time. So many waits must end in vain: a trainer that was itself stopped then kills nobody."""
 _START = """
 import sys
 sys.path.append(sys.argv[1])
@@ -44,8 +48,8 @@ main(int(sys.argv[2]), int(sys.argv[3]))
 class Uploader:
     """Uploads from shared memory in a process of its own. Safe to use from several threads.
 
-    A process that died is noticed at once: its pending futures raise UploaderDiedError, and the next `start` begins
-    anew.
+    A process that died is noticed at once, one that is frozen after `silence` seconds, which kill it: the pending
+    futures raise UploaderDiedError, and the next `start` begins anew.
     """
 
     def __init__(
@@ -56,8 +60,9 @@ class Uploader:
         queue: int = QUEUE,
         objects: int = OBJECTS,
         patience: float = PATIENCE,
+        silence: float = SILENCE,
     ) -> None:
-        self._opening = Open(store_uri, replace(access or S3Access(), patience=patience), objects)
+        self._opening = Open(store_uri, replace(access or S3Access(), patience=patience), objects, silence / _SIGNS)
         self._room = threading.BoundedSemaphore(queue)
         self._lock = threading.Lock()
         self._link: _Link | None = None
@@ -179,23 +184,32 @@ class _Link:
             return
         finally:
             started.set()
+        how = ""
         try:
-            self._receive()
+            how = self._receive(opening.sign)
         finally:
             self.process.kill()
-            self._end(self.process.wait())
+            self._end(self.process.wait(), how)
 
-    def _receive(self) -> None:
-        """Until the process is gone. A fork of the trainer may hold the other end open, so its end is no sure sign."""
+    def _receive(self, sign: float) -> str:
+        """Until the process is gone, or shows no life, which is told. A fork of the trainer may hold the other end
+        open, so its end is no sure sign."""
+        silent = 0
         with _process_handles(self.process.pid) as dead:
-            while True:
-                ready = wait([self._connection, *dead])
+            while silent < _SIGNS:
+                ready = wait([self._connection, *dead], sign)
+                if not ready:
+                    silent += 1
+                    continue
+                silent = 0
                 try:
                     if self._connection not in ready:
-                        return
+                        return ""
                     message = self._connection.recv()
                 except (EOFError, OSError):
-                    return
+                    return ""
+                if isinstance(message, Alive):
+                    continue
                 assert isinstance(message, Done)
                 with self._lock:
                     _, future = self._pending.pop(message.number)
@@ -203,9 +217,10 @@ class _Link:
                     future.set_result(message.result)
                 else:
                     future.set_exception(message.result)
+        return f"gave no sign of life for {_SIGNS * sign:.0f} s and was killed"
 
-    def _end(self, code: int) -> None:
-        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
+    def _end(self, code: int, how: str) -> None:
+        how = how or (f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}")
         with self._lock:
             self._over = f"the uploader {how}"
             pending, self._pending = self._pending, {}

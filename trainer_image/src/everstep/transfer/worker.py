@@ -6,6 +6,7 @@ parent's process, and the end of the connection. SIGTERM and SIGINT are the trai
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import mmap
 import os
@@ -20,7 +21,7 @@ from multiprocessing.reduction import recv_handle
 
 from everstep.catalog.store import Store, open_store
 from everstep.errors import CheckpointError, StorageUnavailableError
-from everstep.transfer.protocol import Done, Finish, Forget, Open, Put, Share, Uploaded
+from everstep.transfer.protocol import Alive, Done, Finish, Forget, Open, Put, Share, Uploaded
 
 _PR_SET_PDEATHSIG = 1
 
@@ -49,6 +50,7 @@ class Worker:
 
     def run(self) -> None:
         """Until the trainer says that it was all. Raises EOFError where the trainer is gone."""
+        threading.Thread(target=self._show_life, name="life", daemon=True).start()
         with ThreadPoolExecutor(self._opening.objects, thread_name_prefix="object") as pool:
             while True:
                 match self._connection.recv():
@@ -62,6 +64,13 @@ class Worker:
                         pool.submit(self._put, put, self._maps[put.buffer])
                     case Finish():
                         return
+
+    def _show_life(self) -> None:
+        with contextlib.suppress(OSError):  # the trainer is gone: others see to that
+            while True:
+                with self._answering:
+                    self._connection.send(Alive())
+                time.sleep(self._opening.sign)
 
     def _put(self, put: Put, memory: mmap.mmap) -> None:
         result: Uploaded | Exception
