@@ -120,6 +120,16 @@ def test_a_flipped_byte_falls_back_to_the_step_before(job: Jobs, tmp_path: Path,
     assert bad.reason
 
 
+def test_what_another_version_wrote_is_not_damaged(job: Jobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A class that this version's allow-list has not."""
+    job().run(tmp_path, 4)
+    known = {name for name in metadata_format._ALLOWED if name[1] != "StorageMeta"}
+    monkeypatch.setattr(metadata_format, "_ALLOWED", known)
+    with pytest.raises(InvalidOperationError, match=r"is intact, .*StorageMeta has no place.* saved with .*torch 2\."):
+        job().checkpointer(tmp_path).load_latest()
+    assert steps_of(tmp_path) == [2, 4]
+
+
 @pytest.mark.parametrize("name", ["__0_0.distcp", METADATA, MANIFEST])
 def test_a_missing_file_falls_back(job: Jobs, tmp_path: Path, name: str) -> None:
     job().run(tmp_path, 4)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
+from typing import cast
 
 import pytest
 import torch
@@ -12,7 +13,10 @@ from hypothesis import strategies as st
 
 from everstep.catalog.manifest import BLOCK
 from everstep.checkpoint.dividing import Needs, Piece, blocks, divide
+from everstep.checkpoint.gang import Gang
+from everstep.checkpoint.loading import Fetching, Wanted, _share, check_complete
 from everstep.checkpoint.targets import FileTargets, Range, Rows, Whole
+from everstep.errors import CheckpointCorruptError
 
 
 @st.composite
@@ -78,6 +82,20 @@ def test_what_is_wanted_whole_is_handed_over_once() -> None:
     files.take(0, body[:50])
     assert torch.equal(seen[0], body[10:90])
     assert [target.left for target in files.targets] == [0, 0]
+
+
+def test_who_cannot_take_a_piece_waits_with_its_error_until_all_is_handed_round(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(_: torch.Tensor) -> None:
+        raise CheckpointCorruptError("no tensor")
+
+    monkeypatch.setattr("everstep.checkpoint.loading.hand_round", lambda data, *_: data.zero_())
+    targets = {0: FileTargets([Whole(0, 10, refuse)])}
+    failures: list[Exception] = []
+    _share(Piece(0, 0, 10, 1, (0, 1)), cast(Fetching, None), targets[0], Gang(), failures)
+    with pytest.raises(CheckpointCorruptError, match="no tensor"):
+        check_complete(Wanted({}, targets), failures)
 
 
 def test_whole_blocks_are_needed() -> None:

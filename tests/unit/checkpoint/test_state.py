@@ -288,3 +288,16 @@ def test_extra_state_of_modules(tmp_path: Path) -> None:
     model.extra = {"what": object()}
     with pytest.raises(InvalidOperationError, match=r"model\._extra_state\.what: a builtins\.object cannot be kept"):
         save(tmp_path, step=2, model=model)
+
+
+def test_a_group_that_was_several_is_refused_before_anything_is_touched(tmp_path: Path) -> None:
+    model = net()
+    optimizer = torch.optim.AdamW([{"params": layer.parameters()} for layer in model])
+    train(model, optimizer)
+    save(tmp_path, model=model, optimizer=optimizer)
+    fresh = net(1)
+    before = {name: value.clone() for name, value in fresh.state_dict().items()}
+    again = torch.optim.AdamW(fresh.parameters())
+    with pytest.raises(InvalidOperationError, match="were in 2 groups when the checkpoint was saved"):
+        checkpointer(tmp_path, model=fresh, optimizer=again).load(1)
+    assert all(torch.equal(value, before[name]) for name, value in fresh.state_dict().items())

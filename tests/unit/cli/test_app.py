@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from everstep.catalog import Best, Entry, JobCatalog, Manifest, Resume, Retentio
 from everstep.catalog.store import ObjectInfo
 from everstep.catalog.store.posix import PosixStore
 from everstep.cli import app as app_module
-from everstep.errors import CheckpointError, CheckpointNotFoundError
+from everstep.errors import CheckpointError, CheckpointNotFoundError, StorageRefusedError
 from tests.unit.catalog.saves import save
 
 runner = CliRunner()
@@ -48,6 +49,28 @@ def test_ls_finds_runs_below_a_place(root: str, tmp_path: Path) -> None:
     assert [(c["step"], c["status"]) for c in data["runs"][0]["checkpoints"]] == [(10, "complete"), (20, "complete")]
     assert data["runs"][0]["latest"]["step"] == 20
     assert yaml.safe_load(run("ls", str(tmp_path / "runs"), "-o", "yaml")) == data
+
+
+def test_ls_leaves_out_what_it_may_not_look_into() -> None:
+    """Such as lost+found, which every disk has."""
+    before = os.geteuid()
+    with tempfile.TemporaryDirectory() as name:
+        save(JobCatalog(open_store(f"{name}/runs/job")).claim(), 10)
+        closed = Path(name, "lost+found")
+        closed.mkdir(mode=0)
+        for folder in (Path(name), *Path(name, "runs").rglob("*")):
+            folder.chmod(0o755)
+        if before == 0:
+            os.seteuid(65534)
+        try:
+            found = runner.invoke(app_module.app, ["ls", name, "-o", "json"], catch_exceptions=False)
+            with pytest.raises(StorageRefusedError, match="Permission denied"):
+                runner.invoke(app_module.app, ["ls", str(closed)], catch_exceptions=False)
+        finally:
+            os.seteuid(before)
+    assert [run["uri"] for run in json.loads(found.stdout)["runs"]] == [f"{name}/runs/job"]
+    assert "left out" in found.stderr
+    assert "lost+found" in found.stderr
 
 
 def test_ls_shows_every_status_and_fits_a_terminal(root: str) -> None:

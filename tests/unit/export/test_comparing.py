@@ -89,3 +89,21 @@ def test_it_fits_a_terminal(tmp_path: Path) -> None:
     assert max(map(len, table)) <= 80
     assert any(line.split()[:2] == ["1", "values"] for line in table)
     assert "other shape" in text
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.bool, torch.complex64, torch.uint16, torch.bfloat16])
+def test_values_of_any_type(tmp_path: Path, dtype: torch.dtype) -> None:
+    last = 1j if dtype.is_complex else 1
+    save(tmp_path / "a", weight=torch.tensor([0, 1, last]).to(dtype))
+    save(tmp_path / "b", weight=torch.tensor([0, 1, 0]).to(dtype))
+    found = diff(str(tmp_path / "a"), str(tmp_path / "b"), "--values", code=4)["tensors"]["model.weight"]
+    assert (found["detail"], found["largest"]) == ("1 of 3 elements", 1.0)
+
+
+def test_a_difference_that_is_no_number_is_still_json(tmp_path: Path) -> None:
+    save(tmp_path / "a", weight=torch.tensor([1.0, float("nan")]))
+    save(tmp_path / "b", weight=torch.tensor([1.0, 2.0]))
+    arguments = ["diff", str(tmp_path / "a"), str(tmp_path / "b"), "--values", "-o", "json"]
+    result = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    found = json.loads(result.stdout, parse_constant=lambda name: pytest.fail(f"JSON has no {name}"))
+    assert next(each for each in found["tensors"] if each["name"] == "model.weight")["largest"] is None

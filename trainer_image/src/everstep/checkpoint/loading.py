@@ -66,6 +66,7 @@ def load_state(state: dict[str, Any], saved: SavedShards, gang: Gang) -> int:
     division = divide(gang.all_gather(wanted.needs), gang.rank)
     own = [piece for run in division.own for piece in cut(run, wanted.targets)]
     fetched = 0
+    failures: list[Exception] = []
     for number, shared in enumerate(division.rounds):
         mine = [piece for piece in shared if piece.reader == gang.rank]
         todo = [*mine, *(own if number == 0 else ())]
@@ -73,8 +74,8 @@ def load_state(state: dict[str, Any], saved: SavedShards, gang: Gang) -> int:
             fetched += gang.everywhere(partial(fetching.run, todo))
             for piece in shared:
                 if gang.rank in piece.members:
-                    _share(piece, fetching, wanted.targets[piece.file], gang)
-    gang.everywhere(lambda: check_complete(wanted))
+                    _share(piece, fetching, wanted.targets[piece.file], gang, failures)
+    gang.everywhere(lambda: check_complete(wanted, failures))
     return fetched
 
 
@@ -188,18 +189,24 @@ class Fetching:
         return scratch[:size]
 
 
-def _share(piece: Piece, fetching: Fetching, targets: FileTargets, gang: Gang) -> None:
+def _share(piece: Piece, fetching: Fetching, targets: FileTargets, gang: Gang, failures: list[Exception]) -> None:
+    """A piece that cannot be taken is still handed on: who waits for it must not wait for ever."""
     if piece.reader == gang.rank:
         hand_round(fetching.held(piece), piece.members, piece.reader, gang.rank, gang.group)
         return
     found = targets.memory(piece.start, piece.end)
     data = found[0] if found else torch.empty(piece.end - piece.start, dtype=torch.uint8)
     hand_round(data, piece.members, piece.reader, gang.rank, gang.group)
-    targets.take(piece.start, data, found[1] if found else None)
+    try:
+        targets.take(piece.start, data, found[1] if found else None)
+    except Exception as error:  # noqa: BLE001 - all ranks hear of it when all is handed round
+        failures.append(error)
 
 
-def check_complete(wanted: Wanted) -> None:
+def check_complete(wanted: Wanted, failures: Sequence[Exception] = ()) -> None:
     """That nothing was left out: a gap in the division would leave a tensor as it was."""
+    if failures:
+        raise failures[0]
     short = [target for files in wanted.targets.values() for target in files.targets if target.left]
     if short:
         raise CheckpointError(f"{len(short)} parts of tensors were not filled, {short[0].left} bytes of the first")

@@ -78,6 +78,19 @@ def _check_not_forgotten(optimizer: torch.optim.Optimizer, found: Mapping[str, A
         )
 
 
+def stored_members(metadata: Metadata) -> list[dict[str, Any]]:
+    """Where DCP is to load the names of each stored group's parameters into: they are values, not metadata."""
+    groups = _stored_groups(metadata.state_dict_metadata)
+    return [{"params": None} if "params" in group else {} for group in groups]
+
+
+def check_groups(model: nn.Module, optimizers: Optimizers, members: Sequence[Mapping[str, Any]]) -> None:
+    """`members`: what `stored_members` gave, loaded. Raises InvalidOperationError where a group was several."""
+    for optimizer in optimizers:
+        for listed in _listed(model, optimizer)["param_groups"]:
+            _stored_group(listed["params"], members)
+
+
 def apply(model: nn.Module, optimizers: Optimizers, loaded: Mapping[str, Any]) -> None:
     """Every optimizer then has the state and the options of the checkpoint, and no other."""
     for optimizer in optimizers:
@@ -92,14 +105,7 @@ def apply(model: nn.Module, optimizers: Optimizers, loaded: Mapping[str, Any]) -
 
 def _set_options(group: dict[str, Any], names: Sequence[str], stored: Sequence[Mapping[str, Any]]) -> None:
     """A group of which the checkpoint knows nothing, such as that of layers added since, keeps its own."""
-    same = [candidate for candidate in stored if not set(names).isdisjoint(candidate.get("params", ()))]
-    if not names and len(stored) == 1:
-        same = list(stored)
-    if len(same) > 1:
-        raise InvalidOperationError(
-            f"optimizer: {names[0]} and others of its group were in {len(same)} groups when the checkpoint was saved"
-        )
-    for key, value in (same[0] if same else {}).items():
+    for key, value in _stored_group(names, stored).items():
         live = group.get(key)
         if key == "params":
             continue
@@ -107,6 +113,18 @@ def _set_options(group: dict[str, Any], names: Sequence[str], stored: Sequence[M
             live.copy_(value)  # a compiled step holds this very tensor
         else:
             group[key] = value
+
+
+def _stored_group(names: Sequence[str], stored: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """The stored group that the named parameters were in; nothing where they were in none."""
+    same = [candidate for candidate in stored if not set(names).isdisjoint(candidate.get("params", ()))]
+    if not names and len(stored) == 1:
+        same = list(stored)
+    if len(same) > 1:
+        raise InvalidOperationError(
+            f"optimizer: {names[0]} and others of its group were in {len(same)} groups when the checkpoint was saved"
+        )
+    return same[0] if same else {}
 
 
 def _stored_groups(names: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from torch.distributed.checkpoint._nested_dict import flatten_state_dict
 
 from everstep.catalog import JobCatalog, Manifest, ResumePoint, Store, open_store
-from everstep.checkpoint import plain
+from everstep.checkpoint import optimizers, plain
 from everstep.checkpoint.blocks import patiently
 from everstep.checkpoint.gang import Gang
 from everstep.checkpoint.loading import load_state
 from everstep.checkpoint.matching import Configuration, check_tensors, mesh_of
 from everstep.checkpoint.reader import SavedShards
 from everstep.checkpoint.state import COMMON, RANK, Application, Restored, apply, check_fits, model_state, template
-from everstep.errors import CheckpointCorruptError
+from everstep.errors import CheckpointCorruptError, InvalidOperationError
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,7 @@ class Restoration:
         common = self.gang.lead(lambda: _common(saved))
         own = self.gang.everywhere(lambda: self._own(saved, common))
         state = self.gang.everywhere(lambda: self._template(saved, common, own))
+        self._check_groups(saved)
         self.touched = True
         fetched = load_state(state, saved, self.gang)
         step = saved.manifest.step
@@ -55,10 +59,10 @@ class Restoration:
         if common["world_size"] != self.gang.world_size:
             return None
         own = saved.read_tensor(f"{RANK}{self.gang.rank}")
-        return None if own is None else plain.unpack(own)
+        return None if own is None else readable(saved.manifest, lambda: plain.unpack(own))
 
     def _template(self, saved: SavedShards, common: Any, own: Any) -> dict[str, Any]:
-        """Everything that can be wrong with the checkpoint for this job is found here."""
+        """Everything that metadata tell to be wrong with the checkpoint for this job is found here."""
         configurations = (
             Configuration.of(saved.manifest),
             Configuration(self.gang.world_size, mesh_of(self.app.model), self.app.config_digest),
@@ -71,14 +75,37 @@ class Restoration:
         check_tensors(flatten_state_dict(state)[0], saved.metadata, *configurations)
         return state
 
+    def _check_groups(self, saved: SavedShards) -> None:
+        """Collective. Who was in one group of an optimizer is read before any tensor is touched."""
+        app, members = self.app, optimizers.stored_members(saved.metadata)
+        if app.model is None or not app.optimizers or len(members) < 2:
+            return
+        model = app.model
+        load_state({"optimizer": {"param_groups": members}}, saved, self.gang)
+        self.gang.everywhere(lambda: optimizers.check_groups(model, app.optimizers, members))
+
 
 def open_saved(store: Store, point: ResumePoint, gang: Gang) -> SavedShards:
     """Collective. Rank 0 reads the manifest and `.metadata`, verified, for all."""
     manifest = gang.lead(lambda: committed_manifest(JobCatalog(store), point))
     saved = SavedShards(store, manifest)
     body = gang.lead(saved.read_metadata)
-    gang.everywhere(lambda: saved.use_metadata(body))
+    gang.everywhere(lambda: readable(manifest, lambda: saved.use_metadata(body)))
     return saved
+
+
+def readable(manifest: Manifest, decode: Callable[[], T]) -> T:
+    """What `decode` makes of verified bytes. Where it cannot, they are as they were committed, so the checkpoint is not
+    damaged: to set it aside would cost its step, and in the end all steps. Raises InvalidOperationError.
+    """
+    try:
+        return decode()
+    except CheckpointCorruptError as error:
+        versions = ", ".join(f"{name} {version}" for name, version in manifest.versions.items()) or "unknown versions"
+        raise InvalidOperationError(
+            f"{manifest.location} is intact, but cannot be read here: {error}. It was saved with {versions}: "
+            "use these, or resume from an older step"
+        ) from error
 
 
 def committed_manifest(job: JobCatalog, point: ResumePoint) -> Manifest:
@@ -96,4 +123,4 @@ def _common(saved: SavedShards) -> Any:
     common = saved.read_tensor(COMMON)
     if common is None:
         raise CheckpointCorruptError(f"{saved.location} has no {COMMON}: it was not written by this engine")
-    return plain.unpack(common)
+    return readable(saved.manifest, lambda: plain.unpack(common))

@@ -15,7 +15,13 @@ from everstep.catalog.documents import Catalog, Entry
 from everstep.catalog.keys import CHECKPOINTS, Location
 from everstep.catalog.retention import kept
 from everstep.catalog.transitions import sweepable
-from everstep.errors import CatalogUnreadableError, CheckpointNotFoundError, InvalidOperationError
+from everstep.cli.output import complain
+from everstep.errors import (
+    CatalogUnreadableError,
+    CheckpointNotFoundError,
+    InvalidOperationError,
+    StorageRefusedError,
+)
 
 DEPTH = 4
 """Folders searched for runs: uri/namespace/name and a prefix or two."""
@@ -78,14 +84,15 @@ class Run:
 def find_runs(uri: str, access: S3Access | None, listed: bool = False) -> list[Run]:
     """Every run at or below `uri`. `listed`: also list each run, for what its register does not name.
 
-    A register that cannot be read hides no other run. Raises CheckpointNotFoundError where there is no run.
+    A register or folder that cannot be read hides no other run. Raises CheckpointNotFoundError where there is no run.
     """
     runs: list[Run] = []
     places = [uri.rstrip("/") or uri]
     with ThreadPoolExecutor(AT_ONCE) as pool:
         for _ in range(DEPTH + 1):
             below: list[str] = []
-            for found in pool.map(partial(_visit, access=access, listed=listed), places):
+            look = partial(_visit, access=access, listed=listed, given=uri)
+            for found in pool.map(look, places):
                 if isinstance(found, Run):
                     runs.append(found)
                 else:
@@ -100,8 +107,18 @@ def find_runs(uri: str, access: S3Access | None, listed: bool = False) -> list[R
     return sorted(runs, key=lambda run: run.uri)
 
 
-def _visit(uri: str, access: S3Access | None, listed: bool) -> Run | list[str]:
-    """The run that stands here, else the folders to look into."""
+def _visit(uri: str, access: S3Access | None, listed: bool, given: str) -> Run | list[str]:
+    """The run that stands here, else the folders to look into. What may not be read is left out, but for `given`."""
+    try:
+        return _look(uri, access, listed)
+    except StorageRefusedError as error:
+        if uri == (given.rstrip("/") or given):
+            raise
+        complain(f"left out: {error}")
+        return []
+
+
+def _look(uri: str, access: S3Access | None, listed: bool) -> Run | list[str]:
     store = open_store(uri, access)
     try:
         catalog = JobCatalog(store).read()

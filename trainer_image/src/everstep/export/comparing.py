@@ -84,7 +84,8 @@ def _values(a: SavedTensors, b: SavedTensors, name: str) -> Difference | None:
     one, other = a.read(name).reshape(-1), b.read(name).reshape(-1)
     if torch.equal(one.view(torch.uint8), other.view(torch.uint8)):
         return None
-    apart = (one.double() - other.double()).abs()
+    wide = torch.complex128 if one.is_complex() else torch.float64
+    apart = (one.to(wide) - other.to(wide)).abs()
     count = int((one != other).sum())
     largest = float(apart.max())
     return Difference(name, "values", f"{count} of {one.numel()} elements", largest)

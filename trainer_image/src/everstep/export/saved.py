@@ -10,7 +10,7 @@ from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, Metadata
 
 from everstep.catalog import Manifest, Store
 from everstep.catalog.sums import BLOCK
-from everstep.checkpoint.blocks import Span, covering, read_verified
+from everstep.checkpoint.blocks import Span, covering, read_verified, read_whole
 from everstep.checkpoint.reader import SavedShards, tensor_in
 from everstep.errors import CheckpointCorruptError
 from everstep.weights.layout import Spec
@@ -90,4 +90,4 @@ class SavedTensors:
         for file in self.manifest.files:
             if file.name.startswith(prefix):
                 key = self._shards.location.key(file.name)
-                yield file.name.removeprefix(prefix), read_verified(self._shards.store, key, file, Span(0, file.size))
+                yield file.name.removeprefix(prefix), read_whole(self._shards.store, key, file)
