@@ -60,6 +60,23 @@ def test_the_fence_comes_first_and_the_grace_is_short() -> None:
     assert plan.again
 
 
+@pytest.mark.parametrize(
+    "name", ["DeadlineExceeded", "RestartRequested", "Suspended", "Completed", "Stopped", "Terminated", "Stalled"]
+)
+def test_an_exception_that_is_named_like_an_end_of_ours_is_a_failure_all_the_same(name: str) -> None:
+    """google.api_core has a DeadlineExceeded."""
+    crash = failed(1, message=record(rank=1, exit_code=1, exception=f"vendor.{name}", message="no answer"))
+    plan = decide(observe(job(running()), pod(0), crash, catalog=committed(30), heartbeat=beat(36)))
+    assert plan.status.restarts is not None
+    assert (plan.status.restarts.counted, plan.status.is_true("Stalled")) == (1, False)
+    assert plan.actions[1:] == (DeletePod("job-1-0", "pod-1-0", 1), DeletePod("job-1-1", "pod-1-1", 1))
+    assert "GangFailed" in [event.reason for event in plan.events]
+    rule = {"name": "vendor", "action": "FailJob", "onReasons": [name]}
+    of = job(running(), failurePolicy__rules=[rule])
+    ends = decide(observe(of, pod(0), crash, catalog=committed(30), heartbeat=beat(36)))
+    assert ends.status.phase is Phase.FAILED, "rules know it by its own name"
+
+
 def test_it_is_recorded_once() -> None:
     """After a kill between the status and the fence, the same pods are seen again."""
     first = after_crash()

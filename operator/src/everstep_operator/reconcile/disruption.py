@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from everstep_operator.reconcile import rendezvous, starting
+from everstep_operator.reconcile import classify, rendezvous, starting
 from everstep_operator.reconcile.classify import Cause
 
 REASONS = frozenset(
@@ -29,6 +29,7 @@ _NO_ROOM = re.compile(r"OutOf[a-z]")
 
 def is_one(cause: Cause) -> bool:
     """A drained, preempted, evicted or deleted pod, a lost node, SIGTERM, a start that came to nothing."""
-    if ("DisruptionTarget", "True") in cause.conditions or cause.reason in REASONS:
+    told = cause.reason in REASONS and cause.weight != classify.ROOT  # not a script's exception of such a name
+    if told or ("DisruptionTarget", "True") in cause.conditions:
         return True
     return cause.code in _SIGTERM or any(_NO_ROOM.match(word) for word in cause.reasons)

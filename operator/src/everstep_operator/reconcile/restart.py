@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 
 from everstep_operator.api import ConditionType, TrainingJobStatus
 from everstep_operator.api.status import Restarts
 from everstep_operator.reconcile import (
     backoff,
+    classify,
     conditions,
     ends,
     history,
@@ -15,6 +17,7 @@ from everstep_operator.reconcile import (
     limits,
     recovery,
     stall,
+    starting,
     suspend,
     window,
 )
@@ -25,6 +28,7 @@ from everstep_operator.reconcile.plan import Plan
 
 
 def failed(observation: Observation, attempt: Attempt, status: TrainingJobStatus, cause: Cause) -> Plan:
+    cause = _unmistakable(cause)
     policy = observation.job.spec.failure_policy
     before = status.restarts or Restarts()
     idle = _without_progress(observation, attempt, before)
@@ -58,6 +62,13 @@ def failed(observation: Observation, attempt: Attempt, status: TrainingJobStatus
     written = observation.written(status)
     follow = suspend.plan if observation.job.spec.suspend else launch.plan
     return follow(written, current(written), status)
+
+
+def _unmistakable(cause: Cause) -> Cause:
+    """A script may name its exception, or a kubelet its reason, as the operator names an end of its own
+    (google.api_core has a DeadlineExceeded): recorded so, the attempt would pass for one that was stopped by plan."""
+    ours = (stall.REASON, starting.REASON) if cause.weight == classify.ROOT else ()
+    return replace(cause, reason=f"{cause.reason}Error") if cause.reason in (*history.PLANNED, *ours) else cause
 
 
 def _without_progress(observation: Observation, attempt: Attempt, before: Restarts) -> int:
