@@ -58,6 +58,13 @@ def test_what_is_written_and_when(change: dict[str, Any], seconds: float, writes
     assert plan.requeue_after == wait
 
 
+def test_a_clock_that_was_set_back_does_not_hold_progress_up() -> None:
+    status, _ = settled(catalog=committed(30), heartbeat=beat(36))
+    plan = decide(observe(job(status), *PODS, catalog=committed(30), heartbeat=beat(40), now=at(-3600)))
+    assert plan.status.progress is not None
+    assert (plan.status.progress.step, plan.requeue_after) == (40, 5)
+
+
 def test_progress() -> None:
     _, plan = settled(
         catalog=committed(30),

@@ -126,6 +126,16 @@ def test_success() -> None:
     assert (after.status, after.events, after.actions, after.requeue_after) == (plan.status, (), (), None)
 
 
+def test_storage_that_is_back_after_the_end_is_told() -> None:
+    down = {"type": "StorageReady", "status": "False", "reason": "StorageUnavailable", "message": ""}
+    status = finished(conditions=[{**down, "lastTransitionTime": at(-60).isoformat()}])
+    away = Stored(problem=Problem(ProblemKind.UNAVAILABLE, "StorageUnavailable", "no answer"))
+    assert not decide(observe(job(status), *DONE, stored=away)).status.is_true("StorageReady")
+    plan = decide(observe(job(status), *DONE, catalog=committed(30)))
+    assert plan.status.is_true("StorageReady")
+    assert decide(observe(job(plan.status.dump()), *DONE, catalog=committed(30), now=at(60))).status == plan.status
+
+
 def test_a_sidecar_does_not_keep_a_finished_job() -> None:
     pods = (succeeded(0), replace(succeeded(1), phase="Running"))
     plan = decide(observe(job(running()), *pods, catalog=committed(30)))

@@ -14,6 +14,7 @@ from everstep_operator.reconcile import (
     progress,
     requests,
     retention,
+    storage,
     teardown,
 )
 from everstep_operator.reconcile.attempt import Attempt, own
@@ -54,6 +55,9 @@ def finished(observation: Observation, attempt: Attempt) -> Plan:
     settling = [pod for pod in attempt.pods if _settles(observation, status, pod)]
     running = (pod for pod in attempt.pods if not pod.terminal and pod not in settling)
     upkeep = retention.upkeep(observation, once=True)
+    stored = status.condition(ConditionType.STORAGE_READY)
+    if stored is not None and stored.status == "False" and not upkeep:
+        status = storage.ready(observation, attempt, status)
     actions = (*teardown.deletions(status, [*attempt.others, *running]), *upkeep)
     left = _seconds_to_live(observation, status)
     if left is not None and left <= 0:

@@ -78,4 +78,5 @@ def held_back(observation: Observation, status: TrainingJobStatus) -> tuple[Trai
     if status.model_copy(update=slow) != before:
         return status, None
     left = observation.progress_seconds - (observation.now - before.progress.updated).total_seconds()
-    return (before, left) if left > 0 else (status, None)
+    # More than the whole pause is left where a clock was set back: that would hold it for as long.
+    return (before, left) if 0 < left <= observation.progress_seconds else (status, None)
