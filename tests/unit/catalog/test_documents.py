@@ -5,9 +5,9 @@ import json
 
 import pytest
 
-from everstep.catalog import documents, transitions
+from everstep.catalog import documents, manifest, transitions
 from everstep.catalog.documents import Catalog, Entry, Hold, decode, encode
-from everstep.errors import CatalogUnreadableError, InvalidOperationError
+from everstep.errors import CatalogUnreadableError, CheckpointCorruptError, InvalidOperationError
 from tests.unit.catalog.saves import NOW, OWNER
 
 LOCATION = "checkpoints/step_000000000010-000002-0123456789ab"
@@ -125,3 +125,14 @@ def test_a_full_register_takes_no_more_commits_but_can_be_fenced_claimed_and_pru
     for document in (fenced, claimed, pruned, transitions.forget(pruned, {r.location for r in pruned.removing})):
         assert decode(encode(document)) == document
     assert len(pruned.checkpoints) == 2
+
+
+def test_a_manifest_of_another_form_is_not_damaged() -> None:
+    """A checkpoint that is damaged is set aside: one that a newer version wrote must not be."""
+    body = b'{"format": 2}'
+    with pytest.raises(InvalidOperationError, match="intact, but written by another version"):
+        manifest.decode(body, manifest.digest(body))
+    with pytest.raises(CheckpointCorruptError, match="SHA-256"):
+        manifest.decode(body, manifest.digest(b"{}"))
+    with pytest.raises(CheckpointCorruptError):
+        manifest.decode(body)

@@ -20,6 +20,7 @@ from everstep.catalog.keys import MANIFEST, METADATA
 from everstep.catalog.store.posix import PosixStore
 from everstep.checkpoint import metadata as metadata_format
 from everstep.checkpoint.environment import JobEnvironment, Policy
+from everstep.checkpoint.reader import SavedShards
 from everstep.errors import (
     ArchitectureMismatchError,
     CheckpointCorruptError,
@@ -128,6 +129,26 @@ def test_what_another_version_wrote_is_not_damaged(job: Jobs, tmp_path: Path, mo
     with pytest.raises(InvalidOperationError, match=r"is intact, .*StorageMeta has no place.* saved with .*torch 2\."):
         job().checkpointer(tmp_path).load_latest()
     assert steps_of(tmp_path) == [2, 4]
+
+
+def test_what_is_removed_while_it_is_read_is_not_damaged(
+    job: Jobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job().run(tmp_path, 8)
+    catalog = JobCatalog(open_store(str(tmp_path)))
+    plainly = SavedShards.read_into
+
+    def late(self: SavedShards, number: int, start: int, into: memoryview) -> int:
+        catalog.prune([str(self.location)])
+        catalog.finish_removals()
+        return plainly(self, number, start, into)
+
+    monkeypatch.setattr(SavedShards, "read_into", late)
+    for step, load in ((2, "load"), (4, "load_weights")):
+        with pytest.raises(
+            CheckpointNotFoundError, match=f"step {step} .* was removed from .* while it was being read"
+        ):
+            getattr(job().checkpointer(tmp_path), load)(step)
 
 
 @pytest.mark.parametrize("name", ["__0_0.distcp", METADATA, MANIFEST])

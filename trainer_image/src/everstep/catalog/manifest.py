@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from everstep.catalog.fields import Attempt, Count, Epoch, Finite, Metrics, Moment, Step
 from everstep.catalog.keys import is_checkpoint_file, is_weights_file
 from everstep.catalog.sums import BLOCK as BLOCK
-from everstep.errors import CheckpointCorruptError
+from everstep.errors import CheckpointCorruptError, InvalidOperationError
 
 FORMAT = 1
 MAX_MANIFEST_BYTES = 256 << 20
@@ -81,10 +81,15 @@ def digest(body: bytes) -> str:
 
 
 def decode(body: bytes, expected_digest: str | None = None) -> Manifest:
-    """Raises CheckpointCorruptError where the bytes are not those that were committed, or are no manifest."""
+    """Raises CheckpointCorruptError where the bytes are not those that were committed, or are no manifest, and
+    InvalidOperationError where they are those, but of a form that this version does not know.
+    """
     if expected_digest is not None and digest(body) != expected_digest:
         raise CheckpointCorruptError(f"manifest.json has SHA-256 {digest(body)}, committed was {expected_digest}")
     try:
         return Manifest.model_validate_json(body)
     except ValidationError as error:
-        raise CheckpointCorruptError(f"manifest.json: {error.errors()[0]['msg']}") from error
+        what = f"manifest.json: {error.errors()[0]['msg']}"
+        if expected_digest is not None:
+            raise InvalidOperationError(f"{what}: intact, but written by another version of everstep") from error
+        raise CheckpointCorruptError(what) from error

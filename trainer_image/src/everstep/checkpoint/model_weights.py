@@ -10,7 +10,7 @@ from everstep.catalog import Manifest, ResumePoint, Store, open_store
 from everstep.checkpoint.gang import Gang
 from everstep.checkpoint.loading import load_state
 from everstep.checkpoint.matching import Configuration, check_tensors, mesh_of
-from everstep.checkpoint.restoring import open_saved
+from everstep.checkpoint.restoring import open_saved, told_apart
 from everstep.checkpoint.sources import find
 from everstep.checkpoint.state import model_state
 
@@ -32,6 +32,11 @@ def load_weights(model: nn.Module, uri: str, step: int | None = None) -> Manifes
 
 def fill(model: nn.Module, store: Store, point: ResumePoint, gang: Gang, config_digest: str | None = None) -> Manifest:
     """`load_weights` of a checkpoint that was found."""
+    with told_apart(store, point, gang):
+        return _fill(model, store, point, gang, config_digest)
+
+
+def _fill(model: nn.Module, store: Store, point: ResumePoint, gang: Gang, config_digest: str | None) -> Manifest:
     saved = open_saved(store, point, gang)
     state = {"model": model_state(model)}
     live = Configuration(gang.world_size, mesh_of(model), config_digest)

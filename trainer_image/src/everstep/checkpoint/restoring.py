@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -17,7 +18,7 @@ from everstep.checkpoint.loading import load_state
 from everstep.checkpoint.matching import Configuration, check_tensors, mesh_of
 from everstep.checkpoint.reader import SavedShards
 from everstep.checkpoint.state import COMMON, RANK, Application, Restored, apply, check_fits, model_state, template
-from everstep.errors import CheckpointCorruptError, InvalidOperationError
+from everstep.errors import CheckpointCorruptError, CheckpointNotFoundError, InvalidOperationError
 
 T = TypeVar("T")
 
@@ -106,6 +107,26 @@ def readable(manifest: Manifest, decode: Callable[[], T]) -> T:
             f"{manifest.location} is intact, but cannot be read here: {error}. It was saved with {versions}: "
             "use these, or resume from an older step"
         ) from error
+
+
+@contextlib.contextmanager
+def told_apart(store: Store, point: ResumePoint, gang: Gang) -> Iterator[None]:
+    """Collective. Retention may remove what is read and not resumed from: raises CheckpointNotFoundError then, which
+    is no damage.
+    """
+    try:
+        yield
+    except CheckpointCorruptError:
+        gang.lead(lambda: _require_present(store, point))
+        raise
+
+
+def _require_present(store: Store, point: ResumePoint) -> None:
+    catalog = JobCatalog(store).read()
+    if catalog is None or catalog.find(point.location) is None:
+        raise CheckpointNotFoundError(
+            f"step {point.step} ({point.location}) was removed from {store.uri} while it was being read"
+        )
 
 
 def committed_manifest(job: JobCatalog, point: ResumePoint) -> Manifest:

@@ -22,7 +22,7 @@ from everstep.catalog.transitions import require_claim
 from everstep.checkpoint.blocks import patiently
 from everstep.checkpoint.environment import JobEnvironment
 from everstep.checkpoint.gang import Gang
-from everstep.checkpoint.restoring import Loaded, Restoration
+from everstep.checkpoint.restoring import Loaded, Restoration, told_apart
 from everstep.checkpoint.sources import point_of
 from everstep.checkpoint.state import Application
 from everstep.errors import (
@@ -117,7 +117,9 @@ class Session:
         return None
 
     def load_entry(self, entry: Entry) -> Loaded:
-        return Restoration(self.app, self.gang, self.store).load(point_of(entry))
+        point = point_of(entry)
+        with told_apart(self.store, point, self.gang):
+            return Restoration(self.app, self.gang, self.store).load(point)
 
     def _fall_back(self, point: ResumePoint, error: CheckpointCorruptError, touched: bool) -> ResumePoint | None:
         if point.root is not None:

@@ -176,24 +176,30 @@ def template(
     if app.model is not None and app.optimizers:
         state["optimizer"] = optimizers.template(app.model, app.optimizers, metadata)
     tensors = {}
+    live: dict[str, objects.Tensors] = {}
     for trees in (common.get("objects", {}), {} if own is None else own.get("objects", {})):
         for path in objects.references({name: tree for name, tree in trees.items() if name in app.others}):
             item = metadata.state_dict_metadata.get(f"{OBJECTS}{path}")
             if not isinstance(item, TensorStorageMetadata):
                 raise CheckpointCorruptError(f".metadata does not name {OBJECTS}{path}")
-            tensors[path] = _live_tensor(app, path, item)
+            tensors[path] = _live_tensor(app, path, item, live)
     if tensors:
         state["everstep"] = {"objects": tensors}
     return state
 
 
-def _live_tensor(app: Application, path: str, item: TensorStorageMetadata) -> torch.Tensor:
-    """A tensor like the one that the object holds now (it may be sharded), else a new one on the CPU."""
+def _live_tensor(
+    app: Application, path: str, item: TensorStorageMetadata, asked: dict[str, objects.Tensors]
+) -> torch.Tensor:
+    """A tensor like the one that the object holds now (it may be sharded), else a new one on the CPU.
+
+    `asked`: what each object holds, which is asked for once.
+    """
     name = path.partition("/")[0]
-    found: objects.Tensors = {}
-    if name in app.others:
-        objects.set_apart(accessors(app.others[name], name)[0](), name, found)
-    live = found.get(path)
+    if name in app.others and name not in asked:
+        asked[name] = {}
+        objects.set_apart(accessors(app.others[name], name)[0](), name, asked[name])
+    live = asked.get(name, {}).get(path)
     if live is not None and live.size() == item.size and live.dtype == item.properties.dtype:
         return torch.empty_like(live)
     return torch.empty(item.size, dtype=item.properties.dtype)
