@@ -255,6 +255,22 @@ def test_a_removal_that_fails_again_and_again_writes_once() -> None:
         assert plan.status == first
 
 
+@pytest.mark.parametrize("phase", ["Running", "Succeeded"])
+def test_a_removal_that_fails_beside_the_passes_is_told(phase: str) -> None:
+    of: dict[str, Any] = {"checkpoint__keepLast": 2}
+    status = running({"phase": phase, **({"history": [{"attempt": 1}]} if phase == "Succeeded" else {})})
+    refused = Results(deletion=Problem(ProblemKind.REFUSED, "StorageRefused", "no DeleteObject"))
+    first = decide(observe(job(status, **of), catalog=committed(10, 20, 30, 40), results=refused, pods=PODS)).status
+    condition = first.condition("StorageReady")
+    assert condition is not None
+    assert (condition.status, condition.message) == ("False", "no DeleteObject")
+    for results in (Results(), refused):  # another process has not tried yet
+        seen = {"catalog": committed(10, 20, 30, 40), "results": results, "now": at(60), "pods": PODS}
+        assert decide(observe(job(first.dump(), **of), **seen)).status == first
+    done = decide(observe(job(first.dump(), **of), catalog=committed(30, 40), now=at(60), pods=PODS))
+    assert done.status.is_true("StorageReady")
+
+
 def test_the_deadline_is_looked_at_in_time() -> None:
     of = job(running(), activeDeadlineSeconds=3602)
     assert decide(observe(of, *PODS, catalog=committed(30))).requeue_after == 2

@@ -136,7 +136,9 @@ def _steady(observation: Observation, attempt: Attempt, status: TrainingJobStatu
     status = conditions.clear(observation, status, ConditionType.SUSPENDED, "Resumed", "spec.suspend is false")
     repair = () if launch.has_service(observation, attempt) else (launch.service(observation, attempt),)
     upkeep, asks = retention.upkeep(observation), requests.ask(observation, attempt)
-    if not upkeep and not asks:
+    if upkeep:
+        status = storage.describe(observation, status, observation.results.deletion)
+    elif not asks:
         status = storage.ready(observation, attempt, status)
     actions = (*teardown.deletions(status, attempt.others), *repair, *asks, *upkeep)
     return Plan(status, actions=actions, requeue_after=observation.poll_seconds, again=bool(asks))

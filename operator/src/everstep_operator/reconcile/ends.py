@@ -56,7 +56,9 @@ def finished(observation: Observation, attempt: Attempt) -> Plan:
     running = (pod for pod in attempt.pods if not pod.terminal and pod not in settling)
     upkeep = retention.upkeep(observation, once=True)
     stored = status.condition(ConditionType.STORAGE_READY)
-    if stored is not None and stored.status == "False" and not upkeep:
+    if upkeep:
+        status = storage.describe(observation, status, observation.results.deletion)
+    elif stored is not None and stored.status == "False":
         status = storage.ready(observation, attempt, status)
     actions = (*teardown.deletions(status, [*attempt.others, *running]), *upkeep)
     left = _seconds_to_live(observation, status)

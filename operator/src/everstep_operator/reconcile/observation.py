@@ -187,7 +187,7 @@ class Results:
     checkpoints_deleted: bool = False
     """DeleteCheckpoints has come to its end."""
     deletion: Problem | None = None
-    """Why the last DeleteCheckpoints, which runs beside the passes, has failed."""
+    """Why the last removal, which runs beside the passes, has failed: a DeleteCheckpoints, a Retire, a Sweep."""
 
 
 @dataclass(frozen=True, slots=True)
