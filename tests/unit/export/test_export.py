@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,19 @@ def run(*arguments: str, code: int = 0) -> str:
     result = CliRunner().invoke(app, list(arguments), catch_exceptions=False, env={"COLUMNS": "80"})
     assert result.exit_code == code, result.output
     return result.output
+
+
+def test_an_export_outlives_its_register(tmp_path: Path) -> None:
+    """It holds the checkpoint where it can, and gives it back where it can; what it writes depends on neither."""
+    job = save(torch.nn.Linear(2, 2), tmp_path / "run")
+    entry = job.require().live()[0]
+
+    def lose(_: int) -> None:
+        shutil.rmtree(tmp_path / "run" / "catalog.d", ignore_errors=True)
+
+    exported = export(job, entry, open_store(str(tmp_path / "first")), on_bytes=lose)
+    assert job.read() is None
+    assert export(job, entry, open_store(str(tmp_path / "second"))) == exported
 
 
 def test_an_asset_without_sums_is_not_handed_out(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ import torch
 
 from everstep.catalog import Entry, JobCatalog, Store
 from everstep.catalog.sums import block_sums
-from everstep.errors import CheckpointNotFoundError, InvalidOperationError, StorageError
+from everstep.errors import CheckpointError, InvalidOperationError
 from everstep.export.saved import MODEL, Piece, SavedTensors
 from everstep.weights.assets import ASSETS, CONFIG
 from everstep.weights.layout import INDEX, Layout, Spec, file_name, index_of
@@ -110,16 +110,17 @@ def _assemble(saved: SavedTensors, specs: Sequence[Spec], on_bytes: Callable[[in
 
 @contextlib.contextmanager
 def _held(job: JobCatalog, entry: Entry) -> Iterator[None]:
-    """Retention keeps its hands off. Who may only read goes without, and is told if the checkpoint vanishes."""
+    """Retention keeps its hands off. Who may only read, or finds the register full, goes without, and is told if the
+    checkpoint vanishes."""
     by = f"export by process {os.getpid()} on {platform.node()}"
     try:
         job.hold(entry.location, by, datetime.now(UTC) + HOLD)
-    except (StorageError, CheckpointNotFoundError) as error:
+    except CheckpointError as error:
         log.warning("the checkpoint is not held while it is exported: %s", error)
         yield
         return
     try:
         yield
     finally:
-        with contextlib.suppress(StorageError):
+        with contextlib.suppress(CheckpointError):
             job.release(entry.location, by)
