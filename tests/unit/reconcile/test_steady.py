@@ -265,7 +265,7 @@ def test_a_removal_that_fails_beside_the_passes_is_told(phase: str) -> None:
     assert condition is not None
     assert (condition.status, condition.message) == ("False", "no DeleteObject")
     for results in (Results(), refused):  # another process has not tried yet
-        seen = {"catalog": committed(10, 20, 30, 40), "results": results, "now": at(60), "pods": PODS}
+        seen: dict[str, Any] = {"catalog": committed(10, 20, 30, 40), "results": results, "now": at(60), "pods": PODS}
         assert decide(observe(job(first.dump(), **of), **seen)).status == first
     done = decide(observe(job(first.dump(), **of), catalog=committed(30, 40), now=at(60), pods=PODS))
     assert done.status.is_true("StorageReady")
