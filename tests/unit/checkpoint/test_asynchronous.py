@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from everstep.catalog import JobCatalog, open_store, read_heartbeat
 from everstep.catalog.progress import Heartbeat
 from everstep.catalog.store.posix import PosixStore
 from everstep.checkpoint.environment import JobEnvironment, Policy
-from everstep.checkpoint.gate import Hold
+from everstep.checkpoint.gate import Gate, Hold
 from everstep.checkpoint.staging import StagedFile, Staging
 from everstep.errors import FencedError, StorageUnavailableError
 
@@ -172,6 +173,43 @@ def test_a_weight_that_is_changed_too_early_costs_this_save_alone(tmp_path: Path
     beat = heartbeat(tmp_path)
     assert beat.saves_failed == 1
     assert "model.first.weight was changed after its step had ended" in str(beat.last_save_error)
+
+
+def test_beside_training_nobody_looks_at_the_model(tmp_path: Path) -> None:
+    """In its forward pass FSDP puts other tensors in the places of the parameters."""
+    threads: set[str] = set()
+
+    class Watched(Restless):
+        def parameters(self, recurse: bool = True) -> Iterator[torch.nn.Parameter]:
+            threads.add(threading.current_thread().name)
+            return super().parameters(recurse)
+
+    model = Watched()
+    environment = JobEnvironment(root=str(tmp_path), heartbeat_seconds=60)
+    with Checkpointer(model=model, interval_steps=2, environment=environment) as checkpointer:
+        for _ in checkpointer.steps(3):
+            model(torch.randn(8, 4))
+    assert steps_of(tmp_path) == [2, 3]
+    assert threads == {threading.current_thread().name}
+
+
+def test_every_optimizer_waits_for_the_copy_in_whatever_thread_it_steps() -> None:
+    parameters = [torch.nn.Parameter(torch.ones(3)) for _ in range(2)]
+    optimizers = [torch.optim.SGD([each], lr=1.0) for each in parameters]
+    for each in parameters:
+        each.grad = torch.ones(3)
+    gate = Gate(optimizers)
+    hold = gate.close()
+    with ThreadPoolExecutor(2) as pool:
+        steps = [pool.submit(each.step) for each in optimizers]
+        try:
+            assert not wait(steps, timeout=0.5).done
+            assert all(each.tolist() == [1, 1, 1] for each in parameters)
+        finally:
+            hold.open()
+        assert len(wait(steps, timeout=30).done) == 2
+    assert all(each.tolist() == [0, 0, 0] for each in parameters)
+    assert hold.waited > 0
 
 
 def test_training_goes_on_while_storage_is_slow_and_the_next_save_waits(

@@ -32,7 +32,7 @@ class Hold:
 
     def wait(self) -> None:
         if not self._opened.is_set():
-            self._arrived = time.monotonic()
+            self._arrived = self._arrived or time.monotonic()
             self._opened.wait()
 
 
@@ -64,9 +64,8 @@ class Gate:
         self._hooks.clear()
 
     def _before_step(self, *_: Any) -> None:
-        hold, self._hold = self._hold, None
-        if hold is not None:
-            hold.wait()
+        if self._hold is not None:  # it stays: optimizers may step in several threads, and each of them waits
+            self._hold.wait()
 
 
 def _storage(tensor: torch.Tensor) -> int:

@@ -10,7 +10,7 @@ import logging
 import platform
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -49,6 +49,8 @@ class Draft:
     started: datetime
     began: float
     plan: Plan | None = None
+    mesh: dict[str, int] = field(default_factory=dict)
+    """Looked at where training stands: in forward and backward FSDP puts other tensors in the parameters' places."""
     reports: list[Report] | None = None
 
 
@@ -101,7 +103,7 @@ class Saves:
             raise InvalidOperationError(f"save_state: the state of step {draft.step} is already written")
         try:
             prepared = self._shards.prepare(counters, late=lambda _: True)
-            draft.plan = prepared.plan
+            draft.plan, draft.mesh = prepared.plan, mesh_of(self._session.app.model)
             draft.reports = self._gang.collect(lambda: self._shards.finish(prepared, draft.location))
             self.written = True
         except BaseException:
@@ -129,9 +131,9 @@ class Saves:
         self.draft = None
         prepared = self._shards.prepare(counters, late=gate.protects())
         self.written = True
+        draft.plan, draft.mesh = prepared.plan, mesh_of(self._session.app.model)
         hold = gate.close()
         prepared.staged = hold.open
-        draft.plan = prepared.plan
         boundary = time.monotonic() - draft.began
 
         def store() -> Report:
@@ -199,7 +201,7 @@ class Saves:
             epoch=claimed.epoch,
             attempt=claimed.attempt,
             world_size=self._gang.world_size,
-            mesh=mesh_of(self._session.app.model),
+            mesh=draft.mesh,
             files=files,
             progress=record.progress,
             metrics=dict(record.metrics),
