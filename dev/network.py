@@ -62,7 +62,7 @@ def remove(instance: Instance) -> None:
     interface = instance.network.interface
     links = json.loads(ip("-json", "link", "show"))
     if any(link["ifname"] == interface and link.get("ifalias") == owner(instance) for link in links):
-        ip("link", "delete", interface)
+        subprocess.run(["ip", "link", "delete", interface], capture_output=True)  # it may have gone with the namespace
 
 
 def owner(instance: Instance) -> str:

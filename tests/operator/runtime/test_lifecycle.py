@@ -162,10 +162,13 @@ def test_the_finalizer_lets_go_where_the_user_says_so(rig: Rig) -> None:
 
 def test_the_deadline_ends_a_job_however_often_it_was_restarted(rig: Rig) -> None:
     rig.options[0] = ENDLESS
-    rig.apply(activeDeadlineSeconds=5)
+    rig.apply(activeDeadlineSeconds=600)
     rig.until_running(1)
     until_committed(rig)
     rig.core.delete_namespaced_pod("job-1-1", rig.namespace, grace_period_seconds=0)
+    rig.until_running(2)
+    wait_for("it claims", lambda: (claim := rig.catalog().claim) is not None and claim.attempt == 2)
+    rig.patch({"spec": {"activeDeadlineSeconds": 1}})
     rig.until_phase("Failed")
     assert history(rig)[-1] == "DeadlineExceeded"
     stopped = rig.kubelet.container("job-2-0").run

@@ -88,6 +88,7 @@ def test_metrics_and_logs_tell_a_jobs_life(make_rig: Callable[..., Rig]) -> None
 def test_a_standby_forgets_jobs_that_are_deleted(rig: Rig) -> None:
     rig.options[0] = QUICK
     settings = {"LOG_FORMAT": "json", "RESYNC_SECONDS": "1"}
+    wait_for("the Lease is held", lambda: "holding the Lease" in rig.operator.tail())
     standby = replace(rig.operator, identity="operator-1", process=None, settings=settings).start()
 
     def known() -> float:
