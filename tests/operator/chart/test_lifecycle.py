@@ -18,6 +18,9 @@ LONG = Options(total_steps=10_000, seconds_per_step=0.05, save_every=10, heartbe
 TAKE_OVER = "--take-ownership"
 """Of the CRD that a release of another name or namespace has left behind."""
 
+GARBAGE_COLLECTED = 120
+"""Seconds: the garbage collector learns of a CRD that has changed twice a minute, and from then on of its objects."""
+
 
 def previous_chart(directory: Path) -> Path:
     """The chart as it was before the commit that changed it, or its CRD, last."""
@@ -62,7 +65,7 @@ def test_an_upgrade_from_the_previous_chart_costs_a_running_job_nothing(
         rig.core.delete_namespaced_pod("job-1-0", rig.namespace, grace_period_seconds=0)
         rig.until_running(2)
         rig.delete()
-        wait_for("no pods", lambda: not rig.pods())
+        wait_for("no pods", lambda: not rig.pods(), GARBAGE_COLLECTED)
     release.uninstall()
 
 
@@ -97,6 +100,6 @@ def test_an_uninstall_keeps_jobs_checkpoints_and_gangs_and_a_new_release_takes_t
         assert {pod.metadata.name: pod.metadata.uid for pod in rig.pods()} == pods
         rig.core.delete_namespaced_pod("job-1-0", rig.namespace, grace_period_seconds=0)
         rig.delete()
-        wait_for("no pods", lambda: not rig.pods())
+        wait_for("no pods", lambda: not rig.pods(), GARBAGE_COLLECTED)
     release.uninstall()
     assert rig.catalog().live(), "checkpoints outlive job and release"
