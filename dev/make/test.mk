@@ -11,8 +11,8 @@ test: lint cluster-build images-build  ## run every tier, in lanes side by side;
 
 # A tier spends much of its time waiting for processes that start: three lanes keep two cores busy.
 lane-nodes: IN_ORDER := test-e2e test-faults
-lane-operator: IN_ORDER := test-operator
-lane-library: IN_ORDER := test-unit test-model test-storage test-trainer test-dev
+lane-operator: IN_ORDER := test-operator test-storage
+lane-library: IN_ORDER := test-unit test-model test-trainer test-dev
 $(LANES): env
 	@log=$$(mktemp); trap 'rm -f $$log' EXIT; for tier in $(IN_ORDER); do \
 		echo "== $$tier begins"; MAKEFLAGS= make --no-print-directory $$tier >$$log 2>&1; code=$$?; \
