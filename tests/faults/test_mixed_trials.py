@@ -112,7 +112,8 @@ def test_with_torch_it_is_the_same_run_to_the_last_bit(shooting_range: Range, re
     found = evidence.write(shooting_range.directory / f"{job}.json", followers, without=POLICY)
     checked = evidence.check(site, job, found, reference)
     print(f"\n{trial}\n  dealt: {disturber.dealt}; {status['restarts']}; {checked.stdout.strip()}")
-    assert not _status(status, disturber, STEPS), f"{trial}: {status}\n{followers.tails()}"
+    wrong = list(_status(status, disturber, STEPS))
+    assert not wrong, f"{trial}: {wrong}\n{status}\n{followers.tails()}"
     assert checked.returncode == 0, f"{trial}\n{checked.stdout}{checked.stderr}\n{followers.tails()}"
     site.delete(job)
 
