@@ -232,6 +232,7 @@ CODES = (
 )
 
 
+@pytest.mark.slow
 def test_exit_codes_and_a_program_without_torch(root: str, tmp_path: Path) -> None:
     """The program itself, as a shell starts it."""
     place = tmp_path / "elsewhere"

@@ -13,6 +13,7 @@ from everstep.data.order import MOST, shuffled
 from everstep.errors import InvalidOperationError
 
 
+@pytest.mark.slow
 @settings(max_examples=40)
 @given(length=st.integers(1, 2000), seed=st.integers(0, 2**63), epoch=st.integers(0, 2**40))
 def test_each_place_goes_somewhere_else(length: int, seed: int, epoch: int) -> None:
