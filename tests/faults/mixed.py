@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 Kind = Literal[
     "kill-container",
@@ -19,17 +19,7 @@ Kind = Literal[
 ]
 """`change-of-mind`: suspended, and resumed before that can have ended. `delete-job`: and applied again."""
 
-KINDS: tuple[Kind, ...] = (
-    "kill-container",
-    "delete-pod",
-    "kill-operator",
-    "suspend",
-    "change-of-mind",
-    "edit-template",
-    "edit-policy",
-    "restart-now",
-    "delete-job",
-)
+KINDS: tuple[Kind, ...] = get_args(Kind)
 COUNTED = frozenset({"kill-container", "delete-pod"})
 """What may cost the job one of its restarts."""
 

@@ -223,26 +223,12 @@ class Claimed:
 
         Raises FencedError where another worker group has taken over, and then nothing is committed.
         """
-        location = Location.parse(manifest.location)
-        body = manifests.encode(manifest)
-        self.job.store.put(location.key(MANIFEST), body)
-        draft = Entry(
-            seq=0,
-            step=manifest.step,
-            epoch=self.epoch,
-            attempt=self.attempt,
-            location=manifest.location,
-            digest=manifests.digest(body),
-            bytes=manifest.bytes + len(body),
-            files=len(manifest.files) + 1,
-            committed=self.job._clock(),
-            score=manifest.score,
-        )
+        draft = self.job.store_manifest(manifest, self.epoch, self.attempt)
         catalog = self.job.register.swap(lambda current: transitions.commit(current, self.id, draft), RESERVE)
         entry = catalog.find(manifest.location)
         if entry is None:  # pragma: no cover - the swap wrote it
             raise CheckpointNotFoundError(manifest.location)
-        self._mark(location, catalog, entry)
+        self._mark(Location.parse(entry.location), catalog, entry)
         return entry
 
     def _mark(self, location: Location, catalog: Catalog, entry: Entry) -> None:

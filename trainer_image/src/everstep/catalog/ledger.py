@@ -51,6 +51,23 @@ class Ledger:
             raise CatalogMissingError(f"{self.store.uri} has no {self.register.key}")
         return catalog
 
+    def store_manifest(self, manifest: manifests.Manifest, epoch: int, attempt: int) -> Entry:
+        """Write a save's manifest; returns the entry that a swap is to put in. Nothing names the save yet."""
+        body = manifests.encode(manifest)
+        self.store.put(Location.parse(manifest.location).key(MANIFEST), body)
+        return Entry(
+            seq=0,
+            step=manifest.step,
+            epoch=epoch,
+            attempt=attempt,
+            location=manifest.location,
+            digest=manifests.digest(body),
+            bytes=manifest.bytes + len(body),
+            files=len(manifest.files) + 1,
+            committed=self._clock(),
+            score=manifest.score,
+        )
+
     def manifest(self, point: Entry | ResumePoint) -> manifests.Manifest:
         """The manifest of a committed entry, checked against the digest in the register."""
         key = Location.parse(point.location).key(MANIFEST)

@@ -13,7 +13,7 @@ from datetime import datetime
 from everstep.catalog import manifest as manifests
 from everstep.catalog import transitions
 from everstep.catalog.documents import RESERVE, Catalog, Entry, Owner
-from everstep.catalog.keys import MANIFEST, WEIGHTS, WEIGHTS_REGISTER, Location
+from everstep.catalog.keys import WEIGHTS, WEIGHTS_REGISTER
 from everstep.catalog.ledger import Ledger, utc_now
 from everstep.catalog.register import Register
 from everstep.catalog.retention import Retention, expendable
@@ -46,21 +46,7 @@ class WeightSets(Ledger):
 
         Raises FencedError where another worker group has taken over: then nothing is published.
         """
-        location = Location.parse(manifest.location)
-        body = manifests.encode(manifest)
-        self.store.put(location.key(MANIFEST), body)
-        draft = Entry(
-            seq=0,
-            step=manifest.step,
-            epoch=manifest.epoch,
-            attempt=manifest.attempt,
-            location=manifest.location,
-            digest=manifests.digest(body),
-            bytes=manifest.bytes + len(body),
-            files=len(manifest.files) + 1,
-            committed=self._clock(),
-            score=manifest.score,
-        )
+        draft = self.store_manifest(manifest, manifest.epoch, manifest.attempt)
 
         def decide(catalog: Catalog | None) -> Catalog:
             self._claimed(claim_id)
