@@ -25,8 +25,8 @@ from torch.distributed.tensor import DTensor
 
 from everstep import Checkpointer, CheckpointError, InvalidOperationError
 from everstep.catalog import JobCatalog
-from everstep.checkpoint.gate import Hold
-from everstep.checkpoint.staging import StagedFile, Staging
+from everstep.checkpoint.saving.gate import Hold
+from everstep.checkpoint.saving.staging import StagedFile, Staging
 
 
 class Wide(torch.optim.Optimizer):

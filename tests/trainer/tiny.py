@@ -20,8 +20,8 @@ from torch.distributed.fsdp import fully_shard
 
 from everstep import Checkpointer
 from everstep.catalog import JobCatalog, Store, open_store
-from everstep.checkpoint import saving
-from everstep.checkpoint.staging import StagedFile, Staging
+from everstep.checkpoint.saving import shards
+from everstep.checkpoint.saving.staging import StagedFile, Staging
 from everstep.errors import StorageUnavailableError
 
 SCENARIO = sys.argv[1]
@@ -103,7 +103,7 @@ def main() -> None:
     uploading = SCENARIO == "uploader-dies"
     store: Any = None if uploading else Faulty(open_store(os.environ["EVERSTEP_ROOT"]))
     if SCENARIO == "die-in-copy":
-        setattr(saving, "Staging", Dying)  # noqa: B010 - mypy knows that a class is none to assign to
+        setattr(shards, "Staging", Dying)  # noqa: B010 - mypy knows that a class is none to assign to
     with Checkpointer.from_env(
         model=model, optimizer=optimizer, data=data, store=store, interval_steps=2
     ) as checkpointer:

@@ -21,8 +21,8 @@ from everstep.catalog import JobCatalog, open_store, read_heartbeat
 from everstep.catalog.progress import Heartbeat
 from everstep.catalog.store.posix import PosixStore
 from everstep.checkpoint.environment import JobEnvironment, Policy
-from everstep.checkpoint.gate import Gate, Hold
-from everstep.checkpoint.staging import StagedFile, Staging
+from everstep.checkpoint.saving.gate import Gate, Hold
+from everstep.checkpoint.saving.staging import StagedFile, Staging
 from everstep.errors import FencedError, StorageUnavailableError
 
 from .conftest import Job

@@ -16,7 +16,7 @@ from everstep import Checkpointer
 from everstep.catalog import JobCatalog, Owner, open_store
 from everstep.catalog.store.posix import PosixStore
 from everstep.checkpoint.environment import JobEnvironment
-from everstep.checkpoint.model_weights import load_weights
+from everstep.checkpoint.restoring.model_weights import load_weights
 from everstep.errors import ArchitectureMismatchError, CheckpointNotFoundError, InvalidOperationError
 
 from .conftest import Job

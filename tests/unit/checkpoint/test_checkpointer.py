@@ -20,7 +20,7 @@ from everstep.catalog.keys import MANIFEST, METADATA
 from everstep.catalog.store.posix import PosixStore
 from everstep.checkpoint import metadata as metadata_format
 from everstep.checkpoint.environment import JobEnvironment, Policy
-from everstep.checkpoint.reader import SavedShards
+from everstep.checkpoint.restoring.reader import SavedShards
 from everstep.errors import (
     ArchitectureMismatchError,
     CheckpointCorruptError,

@@ -15,9 +15,9 @@ from everstep.catalog import Entry, JobCatalog, Manifest, ResumePoint, open_stor
 from everstep.catalog.keys import COMMITTED
 from everstep.catalog.verify import verify_save
 from everstep.checkpoint.gang import Gang
-from everstep.checkpoint.loading import load_state
-from everstep.checkpoint.restoring import open_saved
-from everstep.checkpoint.state import COMMON, RANK
+from everstep.checkpoint.restoring.loading import load_state
+from everstep.checkpoint.restoring.restoration import open_saved
+from everstep.checkpoint.state.application import COMMON, RANK
 from everstep.errors import CheckpointCorruptError
 
 from .conftest import Job

@@ -21,11 +21,12 @@ from torch.distributed.checkpoint.metadata import (
 
 from everstep.catalog.manifest import BLOCK
 from everstep.catalog.store.posix import PosixStore
-from everstep.checkpoint import metadata, plain
+from everstep.checkpoint import metadata
 from everstep.checkpoint.blocks import Span, covering, describe_file, read_verified, read_whole
 from everstep.checkpoint.environment import JobEnvironment, read_environment
 from everstep.checkpoint.gang import Failure, worst
-from everstep.checkpoint.rng import seed_for
+from everstep.checkpoint.state import plain
+from everstep.checkpoint.state.rng import seed_for
 from everstep.errors import CheckpointCorruptError, CheckpointError, FencedError, InvalidOperationError
 
 

@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from everstep.catalog.manifest import BLOCK
-from everstep.checkpoint.dividing import Needs, Piece, blocks, divide
 from everstep.checkpoint.gang import Gang
-from everstep.checkpoint.loading import Fetching, Wanted, _share, check_complete
-from everstep.checkpoint.targets import FileTargets, Range, Rows, Whole
+from everstep.checkpoint.restoring.dividing import Needs, Piece, blocks, divide
+from everstep.checkpoint.restoring.loading import Fetching, Wanted, _share, check_complete
+from everstep.checkpoint.restoring.targets import FileTargets, Range, Rows, Whole
 from everstep.errors import CheckpointCorruptError
 
 
@@ -90,7 +90,7 @@ def test_who_cannot_take_a_piece_waits_with_its_error_until_all_is_handed_round(
     def refuse(_: torch.Tensor) -> None:
         raise CheckpointCorruptError("no tensor")
 
-    monkeypatch.setattr("everstep.checkpoint.loading.hand_round", lambda data, *_: data.zero_())
+    monkeypatch.setattr("everstep.checkpoint.restoring.loading.hand_round", lambda data, *_: data.zero_())
     targets = {0: FileTargets([Whole(0, 10, refuse)])}
     failures: list[Exception] = []
     _share(Piece(0, 0, 10, 1, (0, 1)), cast(Fetching, None), targets[0], Gang(), failures)

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from torch.distributed.checkpoint.metadata import MetadataIndex
 
 from everstep.catalog.sums import block_sums
-from everstep.checkpoint.envelope import envelope
-from everstep.checkpoint.layout import PACKED, PAGE, Piece, arrange
-from everstep.checkpoint.staging import Buffers, Source, StagedFile, Staging
+from everstep.checkpoint.saving.envelope import envelope
+from everstep.checkpoint.saving.layout import PACKED, PAGE, Piece, arrange
+from everstep.checkpoint.saving.staging import Buffers, Source, StagedFile, Staging
 from everstep.errors import InvalidOperationError
 
 TYPES = (torch.float32, torch.bfloat16, torch.int64, torch.uint8, torch.bool, torch.complex64, torch.float8_e4m3fn)

@@ -22,9 +22,9 @@ from everstep.catalog.transitions import require_claim
 from everstep.checkpoint.blocks import patiently
 from everstep.checkpoint.environment import JobEnvironment
 from everstep.checkpoint.gang import Gang
-from everstep.checkpoint.restoring import Loaded, Restoration, told_apart
-from everstep.checkpoint.sources import point_of
-from everstep.checkpoint.state import Application
+from everstep.checkpoint.restoring.restoration import Loaded, Restoration, told_apart
+from everstep.checkpoint.restoring.sources import point_of
+from everstep.checkpoint.state.application import Application
 from everstep.errors import (
     CheckpointCorruptError,
     CheckpointError,

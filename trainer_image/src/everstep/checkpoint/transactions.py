@@ -17,21 +17,21 @@ import torch
 from everstep.catalog import Progress, Store, open_store
 from everstep.catalog.progress import SaveTimes
 from everstep.catalog.retention import Best
-from everstep.checkpoint.beside import Beside
 from everstep.checkpoint.environment import JobEnvironment, read_environment
 from everstep.checkpoint.gang import Gang
 from everstep.checkpoint.heartbeat import HeartbeatThread
-from everstep.checkpoint.model_weights import fill
 from everstep.checkpoint.options import check_custom, digest_of, policy_of, retention_of
 from everstep.checkpoint.progress import RunProgress
 from everstep.checkpoint.publishing import Publishing
-from everstep.checkpoint.restoring import Loaded
-from everstep.checkpoint.saves import Done, Record, Saves
-from everstep.checkpoint.saving import Shards
+from everstep.checkpoint.restoring.model_weights import fill
+from everstep.checkpoint.restoring.restoration import Loaded
+from everstep.checkpoint.restoring.sources import choose, entry_of, find, point_of
+from everstep.checkpoint.saving.beside import Beside
+from everstep.checkpoint.saving.saves import Done, Record, Saves
+from everstep.checkpoint.saving.shards import Shards
+from everstep.checkpoint.saving.uploading import DirectUpload, ProcessUpload
 from everstep.checkpoint.session import Identity, Session
-from everstep.checkpoint.sources import choose, entry_of, find, point_of
-from everstep.checkpoint.state import Application
-from everstep.checkpoint.uploading import DirectUpload, ProcessUpload
+from everstep.checkpoint.state.application import Application
 from everstep.errors import CheckpointError, FencedError, InvalidOperationError
 from everstep.weights.assets import assets_of
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from everstep.checkpoint.objects import Getter, Setter, accessors
+from everstep.checkpoint.state.objects import Getter, Setter, accessors
 from everstep.data.draws import draws_kept
 from everstep.data.loader import FORMAT
 from everstep.data.share import gang

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from everstep.checkpoint import plain
-from everstep.checkpoint.objects import accessors
+from everstep.checkpoint.state import plain
+from everstep.checkpoint.state.objects import accessors
 from everstep.data.draws import draws_kept
 from everstep.errors import CheckpointError, InvalidOperationError
 

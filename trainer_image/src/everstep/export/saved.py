@@ -11,7 +11,7 @@ from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, Metadata
 from everstep.catalog import Manifest, Store
 from everstep.catalog.sums import BLOCK
 from everstep.checkpoint.blocks import Span, covering, read_verified, read_whole
-from everstep.checkpoint.reader import SavedShards, tensor_in
+from everstep.checkpoint.restoring.reader import SavedShards, tensor_in
 from everstep.errors import CheckpointCorruptError
 from everstep.weights.layout import Spec
 

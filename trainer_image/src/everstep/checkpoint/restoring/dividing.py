@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from everstep.catalog.manifest import BLOCK
-from everstep.checkpoint.targets import Range
+from everstep.checkpoint.restoring.targets import Range
 
 PIECE = 16 << 20
 """Bytes that are fetched, and handed on, at a time."""

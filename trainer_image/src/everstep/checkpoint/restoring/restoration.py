@@ -11,13 +11,22 @@ from typing import Any, TypeVar
 from torch.distributed.checkpoint._nested_dict import flatten_state_dict
 
 from everstep.catalog import JobCatalog, Manifest, ResumePoint, Store, open_store
-from everstep.checkpoint import optimizers, plain
 from everstep.checkpoint.blocks import patiently
 from everstep.checkpoint.gang import Gang
-from everstep.checkpoint.loading import load_state
-from everstep.checkpoint.matching import Configuration, check_tensors, mesh_of
-from everstep.checkpoint.reader import SavedShards
-from everstep.checkpoint.state import COMMON, RANK, Application, Restored, apply, check_fits, model_state, template
+from everstep.checkpoint.restoring.loading import load_state
+from everstep.checkpoint.restoring.matching import Configuration, check_tensors, mesh_of
+from everstep.checkpoint.restoring.reader import SavedShards
+from everstep.checkpoint.state import optimizers, plain
+from everstep.checkpoint.state.application import (
+    COMMON,
+    RANK,
+    Application,
+    Restored,
+    apply,
+    check_fits,
+    model_state,
+    template,
+)
 from everstep.errors import CheckpointCorruptError, CheckpointNotFoundError, InvalidOperationError
 
 T = TypeVar("T")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from everstep.catalog import Store
-from everstep.checkpoint.staging import StagedFile
+from everstep.checkpoint.saving.staging import StagedFile
 from everstep.transfer import Uploader
 
 Keyed = tuple[str, StagedFile]

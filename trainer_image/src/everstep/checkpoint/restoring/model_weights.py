@@ -8,11 +8,11 @@ from torch.distributed.checkpoint.state_dict import set_model_state_dict
 
 from everstep.catalog import Manifest, ResumePoint, Store, open_store
 from everstep.checkpoint.gang import Gang
-from everstep.checkpoint.loading import load_state
-from everstep.checkpoint.matching import Configuration, check_tensors, mesh_of
-from everstep.checkpoint.restoring import open_saved, told_apart
-from everstep.checkpoint.sources import find
-from everstep.checkpoint.state import model_state
+from everstep.checkpoint.restoring.loading import load_state
+from everstep.checkpoint.restoring.matching import Configuration, check_tensors, mesh_of
+from everstep.checkpoint.restoring.restoration import open_saved, told_apart
+from everstep.checkpoint.restoring.sources import find
+from everstep.checkpoint.state.application import model_state
 
 
 def load_weights(model: nn.Module, uri: str, step: int | None = None) -> Manifest:

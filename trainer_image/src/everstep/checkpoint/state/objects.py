@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch.distributed.tensor import DTensor
 
-from everstep.checkpoint import plain
+from everstep.checkpoint.state import plain
 from everstep.errors import InvalidOperationError
 
 _REFERENCE = "everstep:tensor"

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from torch.distributed.checkpoint.metadata import MetadataIndex
 from torch.distributed.checkpoint.planner import WriteItem, WriteItemType
 
-from everstep.checkpoint.envelope import Envelope, envelope
+from everstep.checkpoint.saving.envelope import Envelope, envelope
 
 MAX_FILE_BYTES = 512 << 20
 """A rank's items are spread over files of about this size; one item is never split."""

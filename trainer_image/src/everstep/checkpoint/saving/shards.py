@@ -24,11 +24,11 @@ from everstep.catalog.keys import METADATA
 from everstep.checkpoint import metadata as metadata_format
 from everstep.checkpoint.blocks import describe_file
 from everstep.checkpoint.gang import Gang
-from everstep.checkpoint.layout import FileLayout, arrange, piece
-from everstep.checkpoint.planning import Outline, Plan, Plans, outline
-from everstep.checkpoint.staging import Buffers, Source, Sources, StagedFile, Staging
-from everstep.checkpoint.state import Application, capture
-from everstep.checkpoint.uploading import Upload
+from everstep.checkpoint.saving.layout import FileLayout, arrange, piece
+from everstep.checkpoint.saving.planning import Outline, Plan, Plans, outline
+from everstep.checkpoint.saving.staging import Buffers, Source, Sources, StagedFile, Staging
+from everstep.checkpoint.saving.uploading import Upload
+from everstep.checkpoint.state.application import Application, capture
 from everstep.weights.assets import ASSETS
 
 

@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
-from everstep.checkpoint.flight import Flight
 from everstep.checkpoint.gang import Gang
-from everstep.checkpoint.gate import Gate
-from everstep.checkpoint.saves import Done, Record, Saves
+from everstep.checkpoint.saving.flight import Flight
+from everstep.checkpoint.saving.gate import Gate
+from everstep.checkpoint.saving.saves import Done, Record, Saves
 
 
 class Beside:

@@ -18,9 +18,9 @@ from torch import nn
 from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict import get_model_state_dict, set_model_state_dict
 
-from everstep.checkpoint import objects, optimizers, plain, rng
 from everstep.checkpoint.gang import Gang
-from everstep.checkpoint.objects import accessors
+from everstep.checkpoint.state import objects, optimizers, plain, rng
+from everstep.checkpoint.state.objects import accessors
 from everstep.errors import CheckpointCorruptError, InvalidOperationError
 
 T = TypeVar("T")

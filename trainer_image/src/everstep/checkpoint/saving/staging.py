@@ -18,7 +18,7 @@ from awscrt import checksums
 from torch.distributed.checkpoint.metadata import MetadataIndex
 
 from everstep.catalog.sums import BLOCK
-from everstep.checkpoint.layout import FileLayout, Slot
+from everstep.checkpoint.saving.layout import FileLayout, Slot
 from everstep.errors import InvalidOperationError
 from everstep.transfer import Segment, SharedBuffer
 

@@ -25,12 +25,12 @@ from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
 from torch.distributed.checkpoint.planner import LoadItemType, ReadItem
 
 from everstep.catalog.manifest import BLOCK
-from everstep.checkpoint.dividing import PIECE, Needs, Piece, blocks, divide
 from everstep.checkpoint.gang import Gang
-from everstep.checkpoint.matching import check_covered
-from everstep.checkpoint.reader import SavedShards, tensor_in
-from everstep.checkpoint.sharing import hand_round
-from everstep.checkpoint.targets import FileTargets, Rows, Target, Whole
+from everstep.checkpoint.restoring.dividing import PIECE, Needs, Piece, blocks, divide
+from everstep.checkpoint.restoring.matching import check_covered
+from everstep.checkpoint.restoring.reader import SavedShards, tensor_in
+from everstep.checkpoint.restoring.sharing import hand_round
+from everstep.checkpoint.restoring.targets import FileTargets, Rows, Target, Whole
 from everstep.errors import CheckpointCorruptError, CheckpointError
 
 THREADS = max(4, min(8, os.cpu_count() or 1))

@@ -17,12 +17,12 @@ from typing import Any
 
 from everstep.catalog import Entry, File, Location, Manifest, Progress
 from everstep.catalog.progress import SaveTimes
-from everstep.checkpoint.flight import Flight
 from everstep.checkpoint.gang import Gang
-from everstep.checkpoint.gate import Gate
-from everstep.checkpoint.matching import mesh_of
-from everstep.checkpoint.planning import Plan
-from everstep.checkpoint.saving import Report, Shards, store_metadata
+from everstep.checkpoint.restoring.matching import mesh_of
+from everstep.checkpoint.saving.flight import Flight
+from everstep.checkpoint.saving.gate import Gate
+from everstep.checkpoint.saving.planning import Plan
+from everstep.checkpoint.saving.shards import Report, Shards, store_metadata
 from everstep.checkpoint.session import Session
 from everstep.errors import InvalidOperationError
 
