@@ -187,6 +187,17 @@ def test_the_wait_for_a_back_off() -> None:
     assert kinds(decide(observe(job(status), catalog=fenced(2), now=at(8)))) == ["CreatePod", "CreatePod"]
 
 
+def test_a_clock_that_was_ahead_holds_the_next_attempt_for_no_longer_than_the_back_off_may_last() -> None:
+    status = ended(restarts={"total": 1, "nextTime": at(86_400).isoformat()})
+    of = job(status, failurePolicy__backoff={"initialSeconds": 5, "maxSeconds": 40})
+    plan = decide(observe(of, catalog=fenced(2)))
+    assert plan.status.restarts is not None
+    assert (plan.requeue_after, plan.status.restarts.next_time) == (40, at(40))
+    waiting = decide(observe(job(plan.status.dump()), catalog=fenced(2), now=at(30)))
+    assert (waiting.requeue_after, waiting.status.restarts) == (10, plan.status.restarts), "it is cut once"
+    assert "CreatePod" in kinds(decide(observe(job(waiting.status.dump()), catalog=fenced(2), now=at(40))))
+
+
 REFUSALS = [
     (ProblemKind.REFUSED, "StorageLocationNotAllowed"),
     (ProblemKind.UNSAFE, "StorageNotConditional"),

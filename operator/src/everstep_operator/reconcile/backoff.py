@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from datetime import datetime, timedelta
 
+from everstep_operator.api import TrainingJobStatus
 from everstep_operator.api.failure import Backoff
 
 JITTER = 0.2
@@ -16,6 +18,14 @@ def delay(policy: Backoff, without_progress: int, seed: str) -> float:
     # 2**30 times one second is longer than any maximum; more would overflow a float
     full = min(float(policy.max_seconds), policy.initial_seconds * 2.0 ** min(without_progress - 1, 30))
     return full * (1 - JITTER * draw(seed))
+
+
+def bounded(policy: Backoff, status: TrainingJobStatus, now: datetime) -> TrainingJobStatus:
+    """The status whose back-off ends within the maximum: the clock of whoever wrote it may have been ahead of ours."""
+    restarts, latest = status.restarts, now + timedelta(seconds=policy.max_seconds)
+    if restarts is None or restarts.next_time is None or restarts.next_time <= latest:
+        return status
+    return status.model_copy(update={"restarts": restarts.model_copy(update={"next_time": latest})})
 
 
 def draw(seed: str) -> float:

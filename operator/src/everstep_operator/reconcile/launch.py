@@ -11,7 +11,18 @@ from dataclasses import replace
 from everstep_operator.api import ConditionType, Phase, TrainingJobStatus
 from everstep_operator.build import Launch, pod_manifest, pod_name, service_manifest, service_name
 from everstep_operator.reconcile import attempt as attempts
-from everstep_operator.reconcile import conditions, deadline, ends, gang, history, rendezvous, resume, storage, teardown
+from everstep_operator.reconcile import (
+    backoff,
+    conditions,
+    deadline,
+    ends,
+    gang,
+    history,
+    rendezvous,
+    resume,
+    storage,
+    teardown,
+)
 from everstep_operator.reconcile.attempt import Attempt
 from everstep_operator.reconcile.observation import Observation, PodView
 from everstep_operator.reconcile.plan import (
@@ -90,6 +101,7 @@ def _complete(
     deletes: tuple[DeletePod, ...],
 ) -> Plan:
     """The attempt is fenced: its service, then its pods, as soon as no older pod is in the way."""
+    status = backoff.bounded(observation.job.spec.failure_policy.backoff, status, observation.now)
     until = status.restarts.next_time if status.restarts else None
     if until is not None and until > observation.now and not attempt.pods:
         left = (until - observation.now).total_seconds()
