@@ -3,12 +3,34 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from everstep_operator.reconcile import classify, decide, disruption
-from everstep_operator.reconcile.observation import ConditionView, ContainerView, NodeView, PodView
-from tests.support.observations import committed, crashed, failed, job, observe, pod, record, running
+from everstep_operator.reconcile.observation import (
+    ConditionView,
+    ContainerView,
+    NodeView,
+    PodView,
+    Problem,
+    ProblemKind,
+    Results,
+    Stored,
+)
+from tests.support.observations import (
+    claimed,
+    committed,
+    crashed,
+    failed,
+    job,
+    observe,
+    pod,
+    record,
+    running,
+    succeeded,
+)
+from tests.unit.reconcile.test_torchrun import SUMMARY
 
 DRAIN = ConditionView("DisruptionTarget", "True", "EvictionByEvictionAPI", "Eviction API: evicting")
 NO_CONTAINER = ContainerView()
@@ -48,8 +70,11 @@ def refused(reason: str) -> PodView:
         pytest.param(refused("NodeShutdown"), True, id="its node was shut down"),
         pytest.param(refused("OutOfcpu"), True, id="no room on its node"),
         pytest.param(refused("OutOfnvidia.com/gpu"), True, id="no accelerator on its node"),
-        pytest.param(failed(1, code=143), True, id="SIGTERM by its exit code"),
-        pytest.param(failed(1, message=record(signal="SIGTERM", exit_code=143)), True, id="SIGTERM by its record"),
+        pytest.param(
+            replace(failed(1, code=143), reason="Terminated"),
+            True,
+            id="SIGTERM of a node that was shut down",
+        ),
         pytest.param(failed(1, code=137), False, id="SIGKILL"),
         pytest.param(failed(1, reason="OOMKilled", code=137), False, id="out of memory"),
         pytest.param(
@@ -61,11 +86,68 @@ def refused(reason: str) -> PodView:
     ],
 )
 def test_whose_fault(view: PodView, expected: bool) -> None:
-    assert disruption.is_one(classify.pod_failure(view)) is expected
+    assert disruption.is_one(classify.pod_failure(view), asked=False) is expected
+
+
+SIGTERM = [
+    pytest.param({"code": 143}, id="by its exit code"),
+    pytest.param({"message": record(signal="SIGTERM", exit_code=143)}, id="by its record"),
+    pytest.param({"message": SUMMARY.replace("-9", "-15")}, id="by torchrun's summary"),
+    pytest.param({"message": SUMMARY.replace("-9", "143")}, id="of a worker, by torchrun's summary"),
+]
+DOWN = Problem(ProblemKind.UNAVAILABLE, "StorageUnavailable", "no answer")
+
+
+@pytest.mark.parametrize("ending", SIGTERM)
+@pytest.mark.parametrize(
+    ("peer", "changes", "counted"),
+    [
+        pytest.param(pod(0), {}, 1, id="nobody sent one"),
+        pytest.param(pod(0), {"catalog": committed(10)}, 0, id="it saved"),
+        pytest.param(pod(0), {"stored": Stored(problem=DOWN)}, 0, id="nobody can tell whether it saved"),
+        pytest.param(pod(0), {"nodes": (NodeView("node-b", ready=False),)}, 0, id="its node is unwell"),
+        pytest.param(replace(pod(0), conditions=(DRAIN,)), {}, 0, id="its peer is to be drained"),
+        pytest.param(succeeded(0), {}, 1, id="its peer succeeded"),
+    ],
+)
+def test_sigterm_is_forgiven_where_somebody_may_have_sent_it(
+    ending: dict[str, Any], peer: PodView, changes: dict[str, Any], counted: int
+) -> None:
+    read = Results(logs={"job-1-0": "", "job-1-1": ""})
+    seen = observe(job(running()), peer, failed(1, **ending), **{"catalog": claimed(), "results": read, **changes})
+    restarts = decide(seen).status.restarts
+    assert restarts is not None
+    assert (restarts.total, restarts.counted) == (1, counted)
+
+
+def test_a_peer_that_somebody_deletes_is_reason_enough() -> None:
+    read = Results(logs={"job-1-0": "", "job-1-1": ""})
+    stopping = pod(0, deleting=True, deletion_grace=30)
+    restarts = decide(
+        observe(job(running()), stopping, failed(1, code=143), catalog=claimed(), results=read)
+    ).status.restarts
+    assert restarts is not None
+    assert (restarts.total, restarts.counted) == (1, 0)
+
+
+def test_a_script_that_ends_with_143_by_itself_comes_to_an_end() -> None:
+    status, ends = running(), []
+    for attempt in range(1, 9):
+        catalog = claimed(attempt)
+        read = Results(logs={f"job-{attempt}-{index}": "" for index in (0, 1)})
+        pods = (failed(0, attempt, code=143), failed(1, attempt, code=143))
+        plan = decide(observe(job({**running(status, attempt)}), *pods, catalog=catalog, results=read))
+        status = plan.status.dump()
+        ends.append(plan.status.phase)
+        if plan.status.phase == "Failed":
+            break
+    condition = plan.status.condition("Failed")
+    assert condition is not None
+    assert (ends, condition.reason) == (["Restarting", "Restarting", "Failed"], "NoProgress")
 
 
 def test_a_lost_node() -> None:
-    assert disruption.is_one(classify.node_lost([pod(1)], NodeView("node-b", ready=False)))
+    assert disruption.is_one(classify.node_lost([pod(1)], NodeView("node-b", ready=False)), asked=False)
 
 
 def test_disruptions_without_end_never_end_the_job_and_wait_longer_each_time() -> None:

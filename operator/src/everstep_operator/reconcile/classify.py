@@ -21,6 +21,8 @@ from everstep_operator.reconcile.observation import NodeView, PodView
 _PLAIN = ("Error", "Completed", "OOMKilled")
 _WORD = re.compile(r"[^A-Za-z0-9]")
 
+STOPPED = "Stopped"
+"""Reason of a process that SIGTERM has ended."""
 POD, ROOT, UNEXPLAINED, CONSEQUENCE = range(4)
 """How much a cause explains, the most first."""
 
@@ -137,7 +139,7 @@ def _of_record(pod: PodView, found: failure_record.FailureRecord) -> Cause:
     code = found.exit_code
     weight = CONSEQUENCE if found.peer_lost or found.stopped else ROOT
     if found.stopped:
-        reason, message = "Stopped", f"{who} was stopped by SIGTERM"
+        reason, message = STOPPED, f"{who} was stopped by SIGTERM"
     elif found.signal:
         reason, message = found.signal, f"{who} was killed by {found.signal}{signals.hint(found.signal)}"
         number = signals.number(found.signal)
@@ -157,7 +159,7 @@ def _of_summary(pod: PodView, summary: torchrun.Summary, logs: list[str]) -> Cau
     if _is_signal(code):
         name = signals.name(-code)
         if name == "SIGTERM":
-            return Cause("Stopped", f"{who} was stopped by SIGTERM", CONSEQUENCE, rank=summary.rank, code=_code(code))
+            return Cause(STOPPED, f"{who} was stopped by SIGTERM", CONSEQUENCE, rank=summary.rank, code=_code(code))
         return Cause(name, f"{who} was killed by {name}{signals.hint(name)}", ROOT, rank=summary.rank, code=_code(code))
     error = next((line for text in logs if (line := torchrun.last_error(text))), None) or summary.trace
     if error is None:
@@ -181,7 +183,7 @@ def _of_exit_code(pod: PodView, logs: list[str]) -> Cause:
     if number is not None:
         name = signals.name(number)
         if name == "SIGTERM":
-            return Cause("Stopped", f"{who} was stopped by SIGTERM", CONSEQUENCE, code=-number)
+            return Cause(STOPPED, f"{who} was stopped by SIGTERM", CONSEQUENCE, code=-number)
         return Cause(name, f"{who} was killed by {name}{signals.hint(name)}", ROOT, code=-number)
     last = next((line for text in logs if (line := torchrun.last_line(text))), None)
     return Cause("Error", f"{who} exited with code {code}{_because(last)}", UNEXPLAINED, code=_code(code))

@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 
 from everstep_operator.reconcile import classify, rendezvous, starting
-from everstep_operator.reconcile.classify import Cause
+from everstep_operator.reconcile.attempt import Attempt, committed
+from everstep_operator.reconcile.classify import STOPPED, Cause
+from everstep_operator.reconcile.observation import Observation, PodView
 
 REASONS = frozenset(
     {
@@ -14,7 +16,7 @@ REASONS = frozenset(
         "PodDeleted",
         "Preempting",
         rendezvous.REASON,
-        "Stopped",
+        STOPPED,
         "Terminated",
         "UnexpectedAdmissionError",
         starting.REASON,
@@ -27,9 +29,33 @@ _NO_ROOM = re.compile(r"OutOf[a-z]")
 """A kubelet without room for a pod that it was given: OutOfcpu, OutOfnvidia.com/gpu; no script's OutOfMemoryError."""
 
 
-def is_one(cause: Cause) -> bool:
-    """A drained, preempted, evicted or deleted pod, a lost node, SIGTERM, a start that came to nothing."""
-    told = cause.reason in REASONS and cause.weight != classify.ROOT  # not a script's exception of such a name
-    if told or ("DisruptionTarget", "True") in cause.conditions:
+def is_one(cause: Cause, asked: bool) -> bool:
+    """A drained, preempted, evicted or deleted pod, a lost node, SIGTERM, a start that came to nothing.
+
+    `asked`: somebody may have sent that SIGTERM, see `may_be_asked`.
+    """
+    words = frozenset() if cause.weight == classify.ROOT else cause.reasons | {cause.reason}  # no script's exception
+    if not words.isdisjoint(REASONS - {STOPPED}) or ("DisruptionTarget", "True") in cause.conditions:
         return True
-    return cause.code in _SIGTERM or any(_NO_ROOM.match(word) for word in cause.reasons)
+    if cause.code in _SIGTERM or STOPPED in words:
+        return asked
+    return any(_NO_ROOM.match(word) for word in cause.reasons)
+
+
+def may_be_asked(observation: Observation, attempt: Attempt) -> bool:
+    """Whether a SIGTERM that ended the attempt can have come from outside.
+
+    A pod or a node of it is on its way out, or it had committed something, as whoever heeds SIGTERM does: a script that
+    ends with 143 by itself and at once would else be started again for ever.
+    """
+    gang = observation.job.status.gang
+    leaving = attempt.recorded and (bool(attempt.missing) or (gang is not None and gang.leaving is not None))
+    nodes = {node.name for node in observation.nodes if not node.healthy}
+    if leaving or any(pod.deleting or pod.node in nodes or _is_disrupted(pod) for pod in attempt.pods):
+        return True
+    return observation.stored.problem is not None or committed(observation, attempt.number)
+
+
+def _is_disrupted(pod: PodView) -> bool:
+    target = pod.condition("DisruptionTarget")
+    return target is not None and target.status == "True"

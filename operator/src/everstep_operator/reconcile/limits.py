@@ -20,11 +20,14 @@ class Verdict:
     message: str = ""
 
 
-def judge(policy: FailurePolicy, used: int, cause: Cause, without_progress: int, superseded: bool) -> Verdict:
+def judge(
+    policy: FailurePolicy, used: int, cause: Cause, without_progress: int, superseded: bool, asked: bool = False
+) -> Verdict:
     """`used`: restarts that are held against maxRestarts so far; `without_progress`: attempts in a row that committed
     nothing, this one included and disruptions left out.
 
-    `superseded`: the catalog is gone or names a newer attempt, so that being fenced is nobody's fault.
+    `superseded`: the catalog is gone or names a newer attempt, so that being fenced is nobody's fault. `asked`: see
+    `disruption.is_one`.
     """
     rule = rules.match(policy, cause)
     if rule is not None and rule.action == "FailJob":
@@ -32,7 +35,7 @@ def judge(policy: FailurePolicy, used: int, cause: Cause, without_progress: int,
     if rule is None and cause.code == MISFIT:
         return Verdict(False, None, "NotRunnable", f"another attempt would fail the same way: {cause.message}")
     name = rule.name if rule is not None else None
-    innocent = rule is None and (disruption.is_one(cause) or (superseded and cause.code == FENCED))
+    innocent = rule is None and (disruption.is_one(cause, asked) or (superseded and cause.code == FENCED))
     if innocent or (rule is not None and rule.action == "RestartUncounted"):
         return Verdict(False, name)
     if used >= policy.max_restarts:

@@ -11,6 +11,7 @@ from everstep_operator.reconcile import (
     backoff,
     classify,
     conditions,
+    disruption,
     ends,
     history,
     launch,
@@ -34,7 +35,8 @@ def failed(observation: Observation, attempt: Attempt, status: TrainingJobStatus
     idle = _without_progress(observation, attempt, before)
     disrupted = min(before.disrupted, idle)
     used = window.used(policy, before, observation.now)
-    verdict = limits.judge(policy, used, cause, idle - disrupted, _superseded(observation, attempt))
+    asked = disruption.may_be_asked(observation, attempt)
+    verdict = limits.judge(policy, used, cause, idle - disrupted, _superseded(observation, attempt), asked)
     status = history.ended(observation, attempt, status, cause, verdict.rule)
     if verdict.end is not None:
         restarts = before.model_copy(update={"without_progress": idle, "next_time": None})
