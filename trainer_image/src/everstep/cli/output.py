@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 from rich.console import Console
 
-errors = Console(stderr=True, highlight=False)
+errors = Console(stderr=True, highlight=False, emoji=False)
 
 
 class Output(StrEnum):
