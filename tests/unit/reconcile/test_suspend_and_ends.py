@@ -11,7 +11,7 @@ from everstep.catalog import transitions as t
 from everstep_operator.api import InvalidJobError, Phase
 from everstep_operator.build.names import FINALIZER
 from everstep_operator.reconcile import decide
-from everstep_operator.reconcile.observation import Problem, ProblemKind, Results, Stored
+from everstep_operator.reconcile.observation import ContainerView, Problem, ProblemKind, Results, Stored
 from everstep_operator.reconcile.plan import (
     AddFinalizer,
     DeleteCheckpoints,
@@ -42,6 +42,7 @@ from tests.support.observations import (
 
 PODS = (pod(0), pod(1))
 DONE = (succeeded(0), succeeded(1))
+LONG_AGO = ContainerView(exit_code=0, reason="Completed", finished=at(-30))
 
 
 def finished(phase: str = "Succeeded", reason: str = "Completed", **status: Any) -> dict[str, Any]:
@@ -96,6 +97,26 @@ def test_the_step_of_a_job_that_rests_is_not_below_what_it_saved_last() -> None:
 def test_a_job_may_be_born_suspended() -> None:
     plan = decide(observe(job(suspend=True)))
     assert (plan.status.phase, plan.actions, plan.status.history) == (Phase.SUSPENDED, (), [])
+
+
+@pytest.mark.parametrize(
+    ("pods", "heartbeat", "suspends"),
+    [
+        pytest.param(PODS, beat(30, phase="finished", still=5), False, id="its training is over"),
+        pytest.param((succeeded(0), pod(1)), None, False, id="a pod has succeeded"),
+        pytest.param(PODS, beat(30, phase="finished", still=30), True, id="but its pods do not end"),
+        pytest.param((pod(0, phase="Succeeded", container=LONG_AGO), pod(1)), None, True, id="but the other goes on"),
+        pytest.param(PODS, beat(29), True, id="it trains"),
+    ],
+)
+def test_a_job_that_comes_to_its_end_just_now_is_not_suspended(pods: Any, heartbeat: Any, suspends: bool) -> None:
+    of = job(running(), suspend=True)
+    plan = decide(observe(of, *pods, catalog=committed(30), heartbeat=heartbeat))
+    assert [entry.reason for entry in plan.status.history] == (["Suspended"] if suspends else [])
+    if not suspends:
+        assert (plan.actions, plan.requeue_after) == ((), 5.0)
+        ended = decide(observe(job(plan.status.dump(), suspend=True), *DONE, catalog=committed(30)))
+        assert (ended.status.phase, ended.status.is_true("Suspended")) == (Phase.SUCCEEDED, False)
 
 
 def test_to_resume_is_no_restart() -> None:

@@ -23,6 +23,7 @@ from everstep_operator.reconcile import (
     history,
     in_place,
     launch,
+    planned,
     progress,
     recovery,
     requests,
@@ -70,11 +71,11 @@ def _choose(observation: Observation, attempt: Attempt) -> Plan:
     left = deadline.left(observation)
     if left is not None and left <= 0:
         return _deadline_exceeded(observation, attempt, status)
-    if observation.job.spec.suspend:
+    if observation.job.spec.suspend and not planned.is_ending(observation, attempt):
         return suspend.plan(observation, attempt, status)
-    planned = edits.plan(observation, attempt, status) or requests.restart(observation, attempt, status)
-    if planned is not None:
-        return planned
+    stop = edits.plan(observation, attempt, status) or requests.restart(observation, attempt, status)
+    if stop is not None:
+        return stop
     if attempt.launched and not attempt.ended:
         plan = _steady(observation, attempt, status)
     else:

@@ -6,6 +6,7 @@ It is recorded before the first pod is deleted, so that no later pass takes it f
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import timedelta
 
 from everstep_operator.api import ConditionType, TrainingJobStatus
 from everstep_operator.reconcile import attempt as attempts
@@ -15,6 +16,9 @@ from everstep_operator.reconcile.classify import Cause
 from everstep_operator.reconcile.observation import Observation, ProblemKind, Results
 from everstep_operator.reconcile.plan import Plan
 
+ENDING = timedelta(seconds=30)
+"""For how long a gang that has come to its end may still show pods that run."""
+
 
 def possible(observation: Observation, attempt: Attempt) -> bool:
     """Not where a save could not succeed, nor a gang that comes to its end just now: it waits, and the gang goes on."""
@@ -22,6 +26,18 @@ def possible(observation: Observation, attempt: Attempt) -> bool:
     if found is not None and (storage.is_storage(found) or found.kind is ProblemKind.CLUSTER):
         return False
     return not failure.has_finished(observation, attempt) and not any(pod.phase == "Succeeded" for pod in attempt.pods)
+
+
+def is_ending(observation: Observation, attempt: Attempt) -> bool:
+    """Whether a gang has come to its end just now, and a moment later the job has succeeded. Not for longer than that:
+    who suspends a job is to have its room, even where a pod of a gang that has ended never does."""
+    if not attempt.launched or attempt.ended:
+        return False
+    found = failure.beating(observation, attempt)
+    if found is not None and failure.has_finished(observation, attempt) and found.still < ENDING.total_seconds():
+        return True
+    ends = [pod.container.finished for pod in attempt.pods if pod.phase == "Succeeded"]
+    return any(end is not None and abs(observation.now - end) < ENDING for end in ends)
 
 
 def stop(observation: Observation, attempt: Attempt, status: TrainingJobStatus, reason: str, message: str) -> Plan:
