@@ -134,6 +134,54 @@ def test_frozen_and_unused_parameters_and_groups_of_their_own(tmp_path: Path) ->
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), fresh.parameters(), strict=True))
 
 
+@pytest.mark.parametrize("when", ["fresh", "has stepped"])
+@pytest.mark.parametrize("kind", ["adamw", "momentum", "adafactor"])
+def test_what_is_frozen_keeps_its_state_until_it_is_trained_again(tmp_path: Path, kind: str, when: str) -> None:
+    """Layers are frozen and thawed in the course of a run: a resumed one has no other momentum than one that was not
+    interrupted."""
+
+    def optimizer_of(model: torch.nn.Module) -> torch.optim.Optimizer:
+        if kind == "adafactor":
+            return torch.optim.Adafactor(model.parameters(), lr=0.1)
+        if kind == "momentum":
+            return torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+        return torch.optim.AdamW(model.parameters(), lr=0.1)
+
+    model = net()
+    optimizer = optimizer_of(model)
+    train(model, optimizer)
+    train(model, optimizer)
+    model[0].requires_grad_(False)
+    train(model, optimizer)
+    save(tmp_path, model=model, optimizer=optimizer)
+    fresh = net(1)
+    fresh[0].requires_grad_(False)
+    again = optimizer_of(fresh)
+    if when == "has stepped":
+        train(fresh, again)
+    checkpointer(tmp_path, model=fresh, optimizer=again).load(1)
+    assert not fresh[0].weight.requires_grad
+    assert fresh[0].weight.grad is None
+    assert len(again.state) == len(optimizer.state) == 4
+    for each in (model, fresh):
+        each[0].requires_grad_(True)
+    for _ in range(2):
+        train(model, optimizer)
+        train(fresh, again)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), fresh.parameters(), strict=True))
+
+
+def test_state_that_no_optimizer_takes_is_told_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    model = net()
+    optimizer = torch.optim.AdamW(model.parameters())
+    train(model, optimizer)
+    save(tmp_path, model=model, optimizer=optimizer)
+    fresh = net(1)
+    with caplog.at_level("WARNING", "everstep"):
+        checkpointer(tmp_path, model=fresh, optimizer=torch.optim.AdamW(fresh[1].parameters())).load(1)
+    assert "the state of 0.weight and 1 more is left in the checkpoint: no optimizer has the parameter" in caplog.text
+
+
 def test_tied_weights(tmp_path: Path) -> None:
     def tied(seed: int) -> Any:
         model: Any = net(seed)

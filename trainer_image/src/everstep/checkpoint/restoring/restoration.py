@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ from everstep.checkpoint.state.application import (
     template,
 )
 from everstep.errors import CheckpointCorruptError, CheckpointNotFoundError, InvalidOperationError
+
+log = logging.getLogger("everstep")
 
 T = TypeVar("T")
 
@@ -82,8 +85,17 @@ class Restoration:
             check_tensors(model, saved.metadata, *configurations, whole="model.")
         check_fits(self.app, common, own, self.gang)
         state = template(self.app, saved.metadata, common, own)
+        self._tell_left_out(saved)
         check_tensors(flatten_state_dict(state)[0], saved.metadata, *configurations)
         return state
+
+    def _tell_left_out(self, saved: SavedShards) -> None:
+        if self.app.model is None or not self.app.optimizers or not self.gang.leads:
+            return
+        names = optimizers.left_out(self.app.model, self.app.optimizers, saved.metadata)
+        if names:
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            log.warning("the state of %s%s is left in the checkpoint: no optimizer has the parameter", names[0], more)
 
     def _check_groups(self, saved: SavedShards) -> None:
         """Collective. Who was in one group of an optimizer is read before any tensor is touched."""

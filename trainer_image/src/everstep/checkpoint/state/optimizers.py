@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
-from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict
+from torch.distributed.checkpoint.state_dict import get_model_state_dict, get_optimizer_state_dict
 
 from everstep.errors import InvalidOperationError
 
@@ -50,11 +50,12 @@ def capture(model: nn.Module, optimizers: Optimizers) -> dict[str, Any]:
 def template(model: nn.Module, optimizers: Optimizers, metadata: Metadata) -> dict[str, Any]:
     """Where DCP is to load into. Raises InvalidOperationError where the checkpoint is that of another optimizer."""
     names = metadata.state_dict_metadata
-    stored = {name[:end] for name in names for end, letter in enumerate(name) if letter == "."} | names.keys()
+    stored = _with_prefixes(names)
     state: dict[str, Any] = {}
     for optimizer in optimizers:
         found = _listed(model, optimizer)
-        for parameter, values in found["state"].items():
+        kept = {**found["state"], **_begun(model, optimizer, found, stored)}
+        for parameter, values in kept.items():
             if f"{_STATE}{parameter}" not in stored:
                 continue  # it had got no gradient yet
             missing = [key for key in values if f"{_STATE}{parameter}.{key}" not in stored]
@@ -64,18 +65,63 @@ def template(model: nn.Module, optimizers: Optimizers, metadata: Metadata) -> di
                     f"optimizer or other options than this {type(optimizer).__name__}"
                 )
             state[parameter] = values
-        _check_not_forgotten(optimizer, found, stored)
     return {"state": state, "param_groups": _stored_groups(names)}
 
 
-def _check_not_forgotten(optimizer: torch.optim.Optimizer, found: Mapping[str, Any], stored: set[str]) -> None:
-    parameters = [name for group in found["param_groups"] for name in group["params"]]
-    kept = next((name for name in parameters if f"{_STATE}{name}" in stored), None)
-    if kept is not None and not found["state"] and any(p.requires_grad for p in _parameters(optimizer)):
+def left_out(model: nn.Module, optimizers: Optimizers, metadata: Metadata) -> list[str]:
+    """Parameters that have state in the checkpoint, and no optimizer here."""
+    stored = _with_prefixes(metadata.state_dict_metadata)
+    taken = {name for each in optimizers for group in _listed(model, each)["param_groups"] for name in group["params"]}
+    return [name for name in get_model_state_dict(model) if f"{_STATE}{name}" in stored and name not in taken]
+
+
+def _with_prefixes(names: Mapping[str, Any]) -> set[str]:
+    return {name[:end] for name in names for end, letter in enumerate(name) if letter == "."} | names.keys()
+
+
+def _begun(
+    model: nn.Module, optimizer: torch.optim.Optimizer, found: Mapping[str, Any], stored: set[str]
+) -> dict[str, Any]:
+    """State as the optimizer begins it, for parameters that have none now and some in the checkpoint: frozen ones,
+    which may be trained again, and such that have got no gradient yet.
+
+    Raises InvalidOperationError for one of which this optimizer keeps no state.
+    """
+    groups: list[dict[str, Any]] = []
+    names: list[str] = []
+    for group, listed in zip(optimizer.param_groups, found["param_groups"], strict=True):
+        pairs = zip(listed["params"], group["params"], strict=True)
+        absent = {name: each for name, each in pairs if f"{_STATE}{name}" in stored and name not in found["state"]}
+        names += absent
+        if absent:
+            groups.append({**group, "params": list(absent.values())})
+    if not names:
+        return {}
+    with _reduced_to(optimizer, groups):
+        state: dict[str, Any] = _listed(model, optimizer)["state"]
+    unkept = next((name for name in names if name not in state), None)
+    if unkept is not None:
         raise InvalidOperationError(
-            f"optimizer: the checkpoint has state for {kept}, but this {type(optimizer).__name__} keeps none: "
+            f"optimizer: the checkpoint has state for {unkept}, but this {type(optimizer).__name__} keeps none: "
             "it was saved with another optimizer or other options"
         )
+    return state
+
+
+@contextlib.contextmanager
+def _reduced_to(optimizer: torch.optim.Optimizer, groups: list[dict[str, Any]]) -> Iterator[None]:
+    """A fresh optimizer of some parameters alone, all of them to be trained."""
+    before = optimizer.param_groups, optimizer.state
+    frozen = [each for group in groups for each in group["params"] if not each.requires_grad]
+    optimizer.param_groups, optimizer.state = groups, defaultdict(dict)
+    for each in frozen:
+        each.requires_grad_(True)
+    try:
+        yield
+    finally:
+        for each in frozen:
+            each.requires_grad_(False)
+        optimizer.param_groups, optimizer.state = before
 
 
 def stored_members(metadata: Metadata) -> list[dict[str, Any]]:
