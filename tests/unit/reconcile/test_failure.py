@@ -94,6 +94,11 @@ def seen(*pods: PodView, **changes: Any) -> Observation:
         pytest.param(seen(succeeded(0), pod(1), heartbeat=beat(phase="finished", still=599)), None, id="finished"),
         pytest.param(seen(pod(1), heartbeat=beat(phase="finished")), None, id="finished, a pod cleared away"),
         pytest.param(seen(failed(1), heartbeat=beat(phase="finished")), "PodDeleted", id="finished, but a pod failed"),
+        pytest.param(
+            seen(pod(1), heartbeat=beat(phase="finished"), catalog=claimed(1, claimed(), "again")),
+            "PodDeleted",
+            id="finished, but by a worker group that another one has followed",
+        ),
     ],
 )
 def test_recorded_gang(observation: Observation, expected: str | None) -> None:

@@ -6,7 +6,20 @@ from typing import Any
 
 from everstep_operator.reconcile import decide
 from everstep_operator.reconcile.observation import ConditionView, ContainerView
-from tests.support.observations import at, beat, committed, crashed, failed, fenced, job, observe, pod, record, running
+from tests.support.observations import (
+    at,
+    beat,
+    claimed,
+    committed,
+    crashed,
+    failed,
+    fenced,
+    job,
+    observe,
+    pod,
+    record,
+    running,
+)
 
 
 def launched(index: int, running_since: float | None) -> Any:
@@ -45,6 +58,19 @@ def test_a_recovery_from_fault_to_first_new_step() -> None:
     before = status
     go_on(60.0, 4.0, heartbeat=beat(31, attempt=2, first_step=at(8.0)))
     assert status.recovery == before.recovery, "measured once"
+
+
+def test_what_was_lost_is_counted_from_the_register_where_it_is_newer_than_the_heartbeat() -> None:
+    told = record(rank=1, exit_code=1, exception="E", message="m", step=35)
+    dead = failed(1, message=told)
+    plan = decide(observe(job(running()), pod(0), dead, catalog=committed(30, 40), heartbeat=beat(36)))
+    assert plan.status.history[-1].to_step == 40
+    former = committed(50, before=claimed(2, fenced(2, committed(40))))
+    plan = decide(observe(job(running(attempt=2)), pod(0, 2), crashed(1, 2), catalog=former, heartbeat=None))
+    assert plan.status.history[-1].to_step == 50
+    nothing = claimed(2, fenced(2, committed(40)))
+    plan = decide(observe(job(running(attempt=2)), pod(0, 2), crashed(1, 2), catalog=nothing))
+    assert plan.status.history[-1].to_step is None, "what an earlier attempt committed says nothing of this one"
 
 
 def test_a_suspension_ends_the_measurement() -> None:

@@ -157,6 +157,16 @@ def test_storage_that_is_back_after_the_end_is_told() -> None:
     assert decide(observe(job(plan.status.dump()), *DONE, catalog=committed(30), now=at(60))).status == plan.status
 
 
+@pytest.mark.parametrize("pods", [DONE, (pod(0), failed(1, code=78))])
+def test_no_edit_waits_for_an_attempt_that_never_comes(pods: Any) -> None:
+    waiting = {"type": "SpecApplied", "status": "False", "reason": "NextAttempt", "message": ""}
+    status = running({"conditions": [{**waiting, "lastTransitionTime": at(-60).isoformat()}]})
+    read = Results(logs={"job-1-1": ""})
+    plan = decide(observe(job(status), *pods, catalog=committed(30), results=read))
+    assert plan.status.phase in (Phase.SUCCEEDED, Phase.FAILED)
+    assert plan.status.condition("SpecApplied") is None
+
+
 def test_a_sidecar_does_not_keep_a_finished_job() -> None:
     pods = (succeeded(0), replace(succeeded(1), phase="Running"))
     plan = decide(observe(job(running()), *pods, catalog=committed(30)))

@@ -61,3 +61,9 @@ def clear_to_true(
     if status.condition(kind) is None:
         return status
     return put(observation, status, kind, True, reason, message)
+
+
+def drop(status: TrainingJobStatus, kind: ConditionType) -> TrainingJobStatus:
+    """Remove a condition about something that is no more, where neither True nor False would be so."""
+    left = [item for item in status.conditions if item.type != kind]
+    return status if len(left) == len(status.conditions) else status.model_copy(update={"conditions": left})

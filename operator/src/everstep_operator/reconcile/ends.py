@@ -99,7 +99,7 @@ def _end(observation: Observation, status: TrainingJobStatus, phase: Phase, reas
     status = conditions.put(observation, status, ConditionType.RUNNING, False, reason, message)
     for kind in (ConditionType.RESTARTING, ConditionType.STALLED, ConditionType.SUSPENDED):
         status = conditions.clear(observation, status, kind, reason, message)
-    return status
+    return conditions.drop(status, ConditionType.SPEC_APPLIED)  # no gang is left, and none comes
 
 
 def _seconds_to_live(observation: Observation, status: TrainingJobStatus) -> float | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from everstep import failure as failure_record
 from everstep_operator.build import pod_name
 from everstep_operator.reconcile import classify, rendezvous, stall, starting
-from everstep_operator.reconcile.attempt import Attempt
+from everstep_operator.reconcile.attempt import Attempt, own
 from everstep_operator.reconcile.classify import Cause
 from everstep_operator.reconcile.observation import HeartbeatView, Observation, PodView
 
@@ -58,11 +58,15 @@ def beating(observation: Observation, attempt: Attempt) -> HeartbeatView | None:
 
 
 def has_finished(observation: Observation, attempt: Attempt) -> bool:
-    """Whether the library says that the training came to its end: of all its steps, where it knows how many."""
-    found = beating(observation, attempt)
+    """Whether the library says that the training came to its end: of all its steps, where it knows how many, and in
+    the worker group that holds the claim. An earlier one may have ended before a rank failed at its very end."""
+    found, catalog = beating(observation, attempt), own(observation)
     if found is None or found.heartbeat.phase != "finished":
         return False
     beat = found.heartbeat
+    claim = catalog.claim if catalog is not None else None
+    if claim is not None and claim.attempt == attempt.number and beat.epoch < claim.epoch:
+        return False
     return beat.total_steps is None or beat.step >= beat.total_steps
 
 

@@ -6,7 +6,7 @@ from everstep_operator.api import TrainingJobStatus
 from everstep_operator.api.common import MAX_COUNT, MAX_STEP
 from everstep_operator.api.status import HISTORY_LIMIT, HistoryEntry
 from everstep_operator.reconcile import elastic, failure
-from everstep_operator.reconcile.attempt import Attempt
+from everstep_operator.reconcile.attempt import Attempt, own
 from everstep_operator.reconcile.classify import Cause
 from everstep_operator.reconcile.observation import Observation
 
@@ -26,7 +26,6 @@ def entry(
 ) -> HistoryEntry:
     gang = status.gang if status.attempt == attempt.number else None
     started = gang.started if gang else None
-    beat = failure.beating(observation, attempt)
     known = status.attempt == attempt.number
     return HistoryEntry(
         attempt=attempt.number,
@@ -38,7 +37,7 @@ def entry(
         rank=cause.rank if cause.rank is not None and cause.rank <= MAX_COUNT else None,
         code=cause.code,
         from_step=(status.resumed_from.step if status.resumed_from else 0) if known else None,
-        to_step=_step(max([cause.step or 0, beat.heartbeat.step]) if beat else cause.step),
+        to_step=_reached(observation, attempt, cause),
         started=started,
         ended=observation.now,
         seconds=round((observation.now - started).total_seconds(), 1)
@@ -48,9 +47,13 @@ def entry(
     )
 
 
-def _step(told: int | None) -> int | None:
-    """What a tenant's record says may be anything."""
-    return None if told is None else min(told, MAX_STEP)
+def _reached(observation: Observation, attempt: Attempt, cause: Cause) -> int | None:
+    """The last step that anybody tells of: the failing rank, the heartbeat, or the register, which may be newer."""
+    beat, catalog = failure.beating(observation, attempt), own(observation)
+    told = [cause.step, beat.heartbeat.step if beat is not None else None]
+    told += [entry.step for entry in catalog.checkpoints if entry.attempt == attempt.number] if catalog else []
+    known = [step for step in told if step is not None]
+    return min(max(known), MAX_STEP) if known else None  # what a tenant's record says may be anything
 
 
 def ended(
