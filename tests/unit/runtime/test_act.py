@@ -15,6 +15,7 @@ from everstep_operator.act.events import MESSAGE_LIMIT, Events, _shortened, even
 from everstep_operator.act.refusals import pod_problem
 from everstep_operator.act.status import merge_patch
 from everstep_operator.api import InvalidJobError, TrainingJob
+from everstep_operator.build.names import FINALIZER
 from everstep_operator.config.profiles import Refusal, StorageRefusedError
 from everstep_operator.kube import ApiError, Kube
 from everstep_operator.reconcile.observation import ProblemKind
@@ -71,7 +72,7 @@ class Api:
         self._refuse = refuse
 
     async def patch(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
-        assert path.endswith("/status")
+        assert path.endswith("/status") is ("status" in body)
         self.patches.append(body)
         if self._refuse:
             raise ApiError(self._refuse, "Conflict" if self._refuse == 409 else "Invalid", "no")
@@ -114,6 +115,27 @@ async def test_a_job_of_another_controller_is_not_told_that_it_cannot_be_read() 
     api = Api()
     await told(api, unparsable(managedBy="kueue.x-k8s.io/multikueue"))
     assert api.patches == api.events == []
+
+
+async def test_a_job_that_cannot_be_read_may_be_deleted_and_its_checkpoints_stay() -> None:
+    body = unparsable(deletionPolicy="Delete")
+    body["metadata"] |= {"deletionTimestamp": "2026-01-01T00:00:00Z", "finalizers": ["other.test/x", FINALIZER]}
+    api = Api()
+    await told(api, body)
+    (patch,), (event,) = api.patches, api.events
+    assert patch == {"metadata": {"resourceVersion": "5", "finalizers": ["other.test/x"]}}
+    assert (event["type"], event["reason"]) == ("Warning", "CheckpointsRetained")
+    assert "stay under s3://bucket/prefix/default/job/: spec.nodes" in event["message"]
+    await told(Api(refuse=409), body)
+    with pytest.raises(ApiError):
+        await told(Api(refuse=503), body)
+    others = {**body, "metadata": {**body["metadata"], "finalizers": ["other.test/x"]}}
+    nothing = Api()
+    await told(nothing, others)
+    assert nothing.patches == nothing.events == [], "nothing of ours holds it"
+    odd = Api()
+    await told(odd, {**body, "spec": "odd"})
+    assert len(odd.patches) == 1
 
 
 async def test_a_status_that_cannot_be_read_either_is_no_crash() -> None:
