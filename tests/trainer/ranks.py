@@ -25,8 +25,12 @@ from torch.distributed.tensor import DTensor
 
 from everstep import Checkpointer, CheckpointError, InvalidOperationError
 from everstep.catalog import JobCatalog
+from everstep.checkpoint import transactions
+from everstep.checkpoint.restoring import model_weights
+from everstep.checkpoint.restoring.model_weights import load_weights
 from everstep.checkpoint.saving.gate import Hold
 from everstep.checkpoint.saving.staging import StagedFile, Staging
+from everstep.errors import StorageRefusedError
 
 
 class Wide(torch.optim.Optimizer):
@@ -201,6 +205,38 @@ def saved_beside_training() -> None:
         assert not [name for name, value in live[step].items() if not same(found[name], value)], f"step {step}"
 
 
+def check_states(run: Run, wanted: list[dict[str, Any]]) -> None:
+    found = [value for optimizer in run.optimizers for value in optimizer.state.values()]
+    assert len(found) == len(wanted)
+    for theirs, ours in zip(wanted, found, strict=True):
+        assert theirs.keys() == ours.keys()
+        for key, value in theirs.items():
+            local = [each.to_local() if isinstance(each, DTensor) else each for each in (value, ours[key])]
+            assert local[0].dtype == local[1].dtype if isinstance(value, torch.Tensor) else True
+            assert torch.equal(*local) if isinstance(value, torch.Tensor) else local[0] == local[1], key
+
+
+def frozen_when_it_is_loaded(states: list[dict[str, Any]]) -> None:
+    """A sharded parameter that is not trained just now has the state that it was saved with."""
+    run = Run(seed=4)
+    run.model.first.requires_grad_(False)
+    run.checkpointer().load(4)
+    check_states(run, states)
+
+
+def one_rank_cannot_open_the_store() -> None:
+    def refuse(uri: str) -> Any:
+        raise StorageRefusedError(f"{uri} is not mounted here")
+
+    with pytest.MonkeyPatch.context() as patch:
+        if dist.get_rank() == 1:
+            patch.setattr(model_weights, "open_store", refuse)
+            patch.setattr(transactions, "open_store", refuse)
+        model, root = Run(seed=6).model, os.environ["EVERSTEP_ROOT"]
+        refused(lambda: load_weights(model, root), StorageRefusedError, "rank 1: .* is not mounted here")
+        refused(lambda: Checkpointer(model=model), StorageRefusedError, "rank 1: .* is not mounted here")
+
+
 def same(one: torch.Tensor, other: torch.Tensor) -> bool:
     mine = [each.to_local() if isinstance(each, DTensor) else each for each in (one, other)]
     return torch.equal(*mine)
@@ -237,18 +273,13 @@ def main() -> None:
     found = again.checkpointer().load_latest()
     assert found is not None
     assert found.step == 4
-    kept = [value for optimizer in again.optimizers for value in optimizer.state.values()]
-    assert len(kept) == len(states)
-    for theirs, ours in zip(states, kept, strict=True):
-        assert theirs.keys() == ours.keys()
-        for key, value in theirs.items():
-            local = [each.to_local() if isinstance(each, DTensor) else each for each in (value, ours[key])]
-            assert local[0].dtype == local[1].dtype if isinstance(value, torch.Tensor) else True
-            assert torch.equal(*local) if isinstance(value, torch.Tensor) else local[0] == local[1], key
+    check_states(again, states)
     assert again.optimizers[2].param_groups[0]["lr"] == 0.01
     for optimizer in again.optimizers:
         optimizer.zero_grad()
     assert [again.step() for _ in range(3)] == wanted
+    frozen_when_it_is_loaded(states)
+    one_rank_cannot_open_the_store()
     saved_beside_training()
     print("all ranks agree", flush=True)
     dist.barrier()

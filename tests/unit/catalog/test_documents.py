@@ -4,10 +4,16 @@ import hashlib
 import json
 
 import pytest
+from pydantic import ValidationError
 
 from everstep.catalog import documents, manifest, transitions
 from everstep.catalog.documents import Catalog, Entry, Hold, decode, encode
-from everstep.errors import CatalogUnreadableError, CheckpointCorruptError, InvalidOperationError
+from everstep.errors import (
+    CatalogUnreadableError,
+    CheckpointCorruptError,
+    CheckpointUnreadableError,
+    InvalidOperationError,
+)
 from tests.unit.catalog.saves import NOW, OWNER
 
 LOCATION = "checkpoints/step_000000000010-000002-0123456789ab"
@@ -130,9 +136,18 @@ def test_a_full_register_takes_no_more_commits_but_can_be_fenced_claimed_and_pru
 def test_a_manifest_of_another_form_is_not_damaged() -> None:
     """A checkpoint that is damaged is set aside: one that a newer version wrote must not be."""
     body = b'{"format": 2}'
-    with pytest.raises(InvalidOperationError, match="intact, but written by another version"):
+    with pytest.raises(CheckpointUnreadableError, match="intact, but not as this version writes it"):
         manifest.decode(body, manifest.digest(body))
     with pytest.raises(CheckpointCorruptError, match="SHA-256"):
         manifest.decode(body, manifest.digest(b"{}"))
     with pytest.raises(CheckpointCorruptError):
         manifest.decode(body)
+
+
+def test_a_file_has_a_sum_for_each_of_its_blocks() -> None:
+    """Bytes without a sum would be used unverified, and sums without bytes never be looked at."""
+    size = manifest.BLOCK + 1
+    assert manifest.File(name=".metadata", size=size, blocks=(1, 2)).blocks == (1, 2)
+    for blocks in ((), (1,), (1, 2, 3)):
+        with pytest.raises(ValidationError, match=f"{len(blocks)} sums for the {size} bytes of .metadata"):
+            manifest.File(name=".metadata", size=size, blocks=blocks)

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from torch.distributed.checkpoint.filesystem import FileSystemReader
+from torch.distributed.checkpoint.metadata import Metadata
 from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
 from torch.distributed.checkpoint.state_dict_loader import load as stock_load
 
@@ -25,6 +26,7 @@ from everstep.errors import (
     ArchitectureMismatchError,
     CheckpointCorruptError,
     CheckpointNotFoundError,
+    CheckpointUnreadableError,
     FencedError,
     InvalidOperationError,
     StorageUnavailableError,
@@ -127,6 +129,39 @@ def test_what_another_version_wrote_is_not_damaged(job: Jobs, tmp_path: Path, mo
     known = {name for name in metadata_format._ALLOWED if name[1] != "StorageMeta"}
     monkeypatch.setattr(metadata_format, "_ALLOWED", known)
     with pytest.raises(InvalidOperationError, match=r"is intact, .*StorageMeta has no place.* saved with .*torch 2\."):
+        job().checkpointer(tmp_path).load_latest()
+    assert steps_of(tmp_path) == [2, 4]
+
+
+def _without_a_chunk(found: Metadata) -> None:
+    """A piece of a tensor that no rank has stored."""
+    kept: Any = found.state_dict_metadata["model.0.weight"]
+    kept.chunks[:] = []
+
+
+def _without_a_place(found: Metadata) -> None:
+    for index in [each for each in found.storage_data or () if each.fqn == "model.0.weight"]:
+        del found.storage_data[index]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [(_without_a_chunk, "0 of 32 elements are stored"), (_without_a_place, "does not say where model.0.weight")],
+)
+def test_what_was_written_wrong_is_intact_and_costs_no_checkpoint(
+    job: Jobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spoil: Callable[[Metadata], None], words: str
+) -> None:
+    """Its bytes are those that were committed: a mistake of who wrote it, which the step before has as well."""
+    encode = metadata_format.encode
+
+    def spoiling(found: Metadata, location: str) -> bytes:
+        spoil(found)
+        return encode(found, location)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(metadata_format, "encode", spoiling)
+        job().run(tmp_path, 4, asynchronous=False)
+    with pytest.raises(CheckpointUnreadableError, match=rf"is intact, but cannot be read here: .*{words}.* saved with"):
         job().checkpointer(tmp_path).load_latest()
     assert steps_of(tmp_path) == [2, 4]
 

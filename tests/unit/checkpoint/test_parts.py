@@ -27,7 +27,13 @@ from everstep.checkpoint.environment import JobEnvironment, read_environment
 from everstep.checkpoint.gang import Failure, worst
 from everstep.checkpoint.state import plain
 from everstep.checkpoint.state.rng import seed_for
-from everstep.errors import CheckpointCorruptError, CheckpointError, FencedError, InvalidOperationError
+from everstep.errors import (
+    CheckpointCorruptError,
+    CheckpointError,
+    CheckpointUnreadableError,
+    FencedError,
+    InvalidOperationError,
+)
 
 
 def test_a_partial_read_covers_whole_blocks() -> None:
@@ -66,9 +72,9 @@ def test_metadata_runs_nobodys_code() -> None:
     found = metadata.decode(metadata.encode(good, "somewhere"))
     assert found.state_dict_metadata == good.state_dict_metadata
     for bad in (_Evil(), Metadata({}, planner_data=_Evil(), storage_data={}), {"a": 1}, Metadata({})):
-        with pytest.raises(CheckpointCorruptError):
+        with pytest.raises(CheckpointUnreadableError):
             metadata.decode(pickle.dumps(bad))
-    with pytest.raises(CheckpointCorruptError):
+    with pytest.raises(CheckpointUnreadableError):
         metadata.decode(b"\x80")
 
 
@@ -86,7 +92,7 @@ def test_metadata_of_another_python_holds_its_enums_by_name() -> None:
     good = Metadata({}, planner_data=_ByName(_MEM_FORMAT_ENCODING, "TORCH_CHANNELS_LAST"), storage_data={})
     assert metadata.decode(pickle.dumps(good)).planner_data is _MEM_FORMAT_ENCODING.TORCH_CHANNELS_LAST
     for owner, name in ((Metadata, "__init__"), (_MEM_FORMAT_ENCODING, "mro"), (_MEM_FORMAT_ENCODING, "__class__")):
-        with pytest.raises(CheckpointCorruptError, match="has no place"):
+        with pytest.raises(CheckpointUnreadableError, match="has no place"):
             metadata.decode(pickle.dumps(Metadata({}, planner_data=_ByName(owner, name), storage_data={})))
 
 
@@ -119,7 +125,7 @@ def test_packed_state_refuses_what_would_not_come_back(value: Any) -> None:
 def test_packed_state_runs_nobodys_code() -> None:
     stream = io.BytesIO()
     torch.save(_Evil(), stream)
-    with pytest.raises(CheckpointCorruptError):
+    with pytest.raises(CheckpointUnreadableError):
         plain.unpack(torch.frombuffer(bytearray(stream.getvalue()), dtype=torch.uint8))
 
 

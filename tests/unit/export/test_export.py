@@ -71,17 +71,6 @@ def test_an_export_outlives_its_register(tmp_path: Path) -> None:
     assert export(job, entry, open_store(str(tmp_path / "second"))) == exported
 
 
-def test_an_asset_without_sums_is_not_handed_out(tmp_path: Path) -> None:
-    job = save(torch.nn.Linear(2, 2), tmp_path, assets={"tokenizer.json": "{}"})
-    manifest = job.manifest(job.require().live()[0])
-    files = tuple(
-        file.model_copy(update={"blocks": ()}) if file.name.startswith("assets/") else file for file in manifest.files
-    )
-    saved = SavedTensors(job.store, manifest.model_copy(update={"files": files}), MODEL)
-    with pytest.raises(CheckpointCorruptError, match="0 blocks for the 2 bytes"):
-        list(saved.assets("assets/"))
-
-
 @pytest.mark.parametrize("kind", ["llama", "llama in bf16", "tied gpt2"])
 @pytest.mark.parametrize("size", ["4kB", "1GiB"])
 def test_from_pretrained_gives_the_live_weights_bit_for_bit(tmp_path: Path, kind: str, size: str) -> None:

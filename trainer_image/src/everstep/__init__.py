@@ -8,6 +8,7 @@ from everstep.errors import (
     CheckpointCorruptError,
     CheckpointError,
     CheckpointNotFoundError,
+    CheckpointUnreadableError,
     FencedError,
     InvalidOperationError,
 )
@@ -19,6 +20,7 @@ __all__ = [
     "CheckpointCorruptError",
     "CheckpointError",
     "CheckpointNotFoundError",
+    "CheckpointUnreadableError",
     "Checkpointer",
     "FencedError",
     "InvalidOperationError",

@@ -19,6 +19,11 @@ class InvalidOperationError(CheckpointError):
     """The call does not fit the state that it was made in, or the value that it was given."""
 
 
+class CheckpointUnreadableError(InvalidOperationError):
+    """Stored bytes are those that were committed, and still no checkpoint that this version understands. Nothing is
+    damaged, so nothing is set aside."""
+
+
 class FencedError(CheckpointError):
     """A newer attempt or worker group has taken this job over: this process may commit nothing any more."""
 

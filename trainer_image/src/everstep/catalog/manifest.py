@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from everstep.catalog.fields import Attempt, Count, Epoch, Finite, Metrics, Moment, Step
 from everstep.catalog.keys import is_checkpoint_file, is_weights_file
 from everstep.catalog.sums import BLOCK as BLOCK
-from everstep.errors import CheckpointCorruptError, InvalidOperationError
+from everstep.errors import CheckpointCorruptError, CheckpointUnreadableError
 
 FORMAT = 1
 MAX_MANIFEST_BYTES = 256 << 20
@@ -33,6 +33,12 @@ class File(_Document):
     size: Count
     blocks: tuple[int, ...]
     rank: int | None = None
+
+    @model_validator(mode="after")
+    def _is_covered(self) -> Self:
+        if len(self.blocks) != -(-self.size // BLOCK):
+            raise ValueError(f"{len(self.blocks)} sums for the {self.size} bytes of {self.name}")
+        return self
 
 
 class Progress(_Document):
@@ -82,7 +88,7 @@ def digest(body: bytes) -> str:
 
 def decode(body: bytes, expected_digest: str | None = None) -> Manifest:
     """Raises CheckpointCorruptError where the bytes are not those that were committed, or are no manifest, and
-    InvalidOperationError where they are those, but of a form that this version does not know.
+    CheckpointUnreadableError where they are those, but of a form that this version does not know.
     """
     if expected_digest is not None and digest(body) != expected_digest:
         raise CheckpointCorruptError(f"manifest.json has SHA-256 {digest(body)}, committed was {expected_digest}")
@@ -91,5 +97,5 @@ def decode(body: bytes, expected_digest: str | None = None) -> Manifest:
     except ValidationError as error:
         what = f"manifest.json: {error.errors()[0]['msg']}"
         if expected_digest is not None:
-            raise InvalidOperationError(f"{what}: intact, but written by another version of everstep") from error
+            raise CheckpointUnreadableError(f"{what}: intact, but not as this version writes it") from error
         raise CheckpointCorruptError(what) from error

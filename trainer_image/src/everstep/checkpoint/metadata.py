@@ -11,7 +11,7 @@ import torch
 from torch.distributed.checkpoint import filesystem
 from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
 
-from everstep.errors import CheckpointCorruptError
+from everstep.errors import CheckpointUnreadableError
 
 _ALLOWED = {
     ("torch.distributed.checkpoint.metadata", name)
@@ -74,11 +74,11 @@ def encode(metadata: Metadata, location: str) -> bytes:
 
 
 def decode(body: bytes) -> Metadata:
-    """Raises CheckpointCorruptError for anything but the metadata of a DCP checkpoint."""
+    """Raises CheckpointUnreadableError for anything but the metadata of a DCP checkpoint."""
     try:
         metadata = _Unpickler(io.BytesIO(body)).load()
     except Exception as error:
-        raise CheckpointCorruptError(f".metadata cannot be read: {error}") from error
+        raise CheckpointUnreadableError(f".metadata cannot be read: {error}") from error
     if not isinstance(metadata, Metadata) or not isinstance(metadata.storage_data, dict):
-        raise CheckpointCorruptError(".metadata is not the metadata of a DCP checkpoint")
+        raise CheckpointUnreadableError(".metadata is not the metadata of a DCP checkpoint")
     return metadata

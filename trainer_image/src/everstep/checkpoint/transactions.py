@@ -91,7 +91,7 @@ class Transactions:
         self._environment = environment
         self._retention = retention_of(self._policy)
         remote = store is None and str(uri).startswith("s3://")
-        store = store or open_store(str(uri))
+        store = store or self._gang.everywhere(lambda: open_store(str(uri)))
         self._session = Session(store, self._gang, app, environment)
         self._shards = Shards(app, self._gang, ProcessUpload(str(uri)) if remote else DirectUpload(store))
         kept = assets_of(model, assets or {})
@@ -304,7 +304,7 @@ class Transactions:
         store = self.store
         if isinstance(source, str):
             root, point = self._gang.lead(lambda: find(source))
-            store = open_store(root)
+            store = self._gang.everywhere(lambda: open_store(root))
         else:
             point = self._gang.lead(lambda: point_of(entry_of(store, source)))
         return fill(model, store, point, self._gang, self._config_digest).step

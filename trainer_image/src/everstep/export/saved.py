@@ -12,7 +12,7 @@ from everstep.catalog import Manifest, Store
 from everstep.catalog.sums import BLOCK
 from everstep.checkpoint.blocks import Span, covering, read_verified, read_whole
 from everstep.checkpoint.restoring.reader import SavedShards, tensor_in
-from everstep.errors import CheckpointCorruptError
+from everstep.errors import CheckpointUnreadableError
 from everstep.weights.layout import Spec
 
 MODEL = "model."
@@ -50,11 +50,11 @@ class SavedTensors:
         return [Spec(name, kept.properties.dtype, tuple(kept.size)) for name, kept in self._stored.items()]
 
     def pieces(self, name: str) -> list[Piece]:
-        """Raises CheckpointCorruptError where they do not make up the tensor."""
+        """Raises CheckpointUnreadableError where they do not make up the tensor."""
         kept = self._stored[name]
         found = [self._piece(name, chunk) for chunk in kept.chunks]
         if sum(torch.Size(piece.sizes).numel() for piece in found) != kept.size.numel():
-            raise CheckpointCorruptError(f"the pieces of {name} do not make up a tensor of {tuple(kept.size)}")
+            raise CheckpointUnreadableError(f"the pieces of {name} do not make up a tensor of {tuple(kept.size)}")
         return found
 
     def _piece(self, name: str, chunk: ChunkStorageMetadata) -> Piece:
@@ -67,13 +67,13 @@ class SavedTensors:
         return self._shards.file(piece.file).blocks[piece.span.start // BLOCK : -(-piece.span.end // BLOCK)]
 
     def read_piece(self, name: str, piece: Piece, into: torch.Tensor) -> None:
-        """Fill the piece's part of the whole tensor `into`, verified. Raises CheckpointCorruptError."""
+        """Fill the piece's part of the whole tensor `into`, verified. Raises CheckpointUnreadableError."""
         file = self._shards.file(piece.file)
         key = self._shards.location.key(file.name)
         body = memoryview(read_verified(self._shards.store, key, file, piece.span))
         tensor = tensor_in(body[piece.start - piece.span.start :][: piece.length])
         if tuple(tensor.shape) != piece.sizes:
-            raise CheckpointCorruptError(f"{name}: {tuple(tensor.shape)} is stored where {piece.sizes} was promised")
+            raise CheckpointUnreadableError(f"{name}: {tuple(tensor.shape)} is stored where {piece.sizes} was promised")
         where = tuple(slice(low, low + size) for low, size in zip(piece.offsets, piece.sizes, strict=True))
         into[where].copy_(tensor)
 

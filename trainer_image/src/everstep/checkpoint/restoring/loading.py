@@ -28,10 +28,10 @@ from everstep.catalog.manifest import BLOCK
 from everstep.checkpoint.gang import Gang
 from everstep.checkpoint.restoring.dividing import PIECE, Needs, Piece, blocks, divide
 from everstep.checkpoint.restoring.matching import check_covered
-from everstep.checkpoint.restoring.reader import SavedShards, tensor_in
+from everstep.checkpoint.restoring.reader import SavedShards, tensor_in, unarchived
 from everstep.checkpoint.restoring.sharing import hand_round
 from everstep.checkpoint.restoring.targets import FileTargets, Rows, Target, Whole
-from everstep.errors import CheckpointCorruptError, CheckpointError
+from everstep.errors import CheckpointError, CheckpointUnreadableError
 
 THREADS = max(4, min(8, os.cpu_count() or 1))
 """Pieces that one rank fetches at a time: its memory beside the tensors is so many times PIECE, and ROUND."""
@@ -44,8 +44,7 @@ class Planner(DefaultLoadPlanner):
     """Loads what is not a tensor without running anybody's code."""
 
     def load_bytes(self, read_item: ReadItem, value: io.BytesIO) -> None:
-        found = torch.load(value, map_location="cpu", weights_only=True)
-        set_element(self.original_state_dict, self.mappings[read_item.dest_index.fqn], found)
+        set_element(self.original_state_dict, self.mappings[read_item.dest_index.fqn], unarchived(value))
 
 
 @dataclass(frozen=True)
@@ -113,7 +112,7 @@ def _open(item: ReadItem, planner: Planner, archive: torch.Tensor) -> None:
     tensor = narrow_tensor_by_index(tensor_in(body), item.storage_offsets, item.lengths)
     into = planner.resolve_tensor(item).detach()
     if into.size() != tensor.size():
-        raise CheckpointCorruptError(
+        raise CheckpointUnreadableError(
             f"{item.storage_index.fqn}: {tuple(tensor.size())} is stored where {tuple(into.size())} was promised"
         )
     into.copy_(tensor)

@@ -16,7 +16,7 @@ from torch.distributed.checkpoint.planner import LoadItemType, ReadItem
 from torch.distributed.tensor import DTensor
 
 from everstep.catalog import Manifest
-from everstep.errors import ArchitectureMismatchError, CheckpointCorruptError
+from everstep.errors import ArchitectureMismatchError, CheckpointUnreadableError
 
 SHOWN = 3
 """Differences that a message names."""
@@ -103,7 +103,10 @@ def _type(dtype: torch.dtype) -> str:
 
 
 def check_covered(state: Mapping[str, Any], items: Iterable[ReadItem]) -> None:
-    """That the stored pieces leave no gap. Raises CheckpointCorruptError: DCP would leave such a tensor as it was."""
+    """That the stored pieces leave no gap, where DCP would leave a tensor as it was.
+
+    Raises CheckpointUnreadableError.
+    """
     found: dict[str, int] = defaultdict(int)
     for item in items:
         if item.type == LoadItemType.TENSOR:
@@ -112,4 +115,4 @@ def check_covered(state: Mapping[str, Any], items: Iterable[ReadItem]) -> None:
         if isinstance(value, torch.Tensor):
             size = (value.to_local() if isinstance(value, DTensor) else value).numel()
             if found[name] != size:
-                raise CheckpointCorruptError(f"{name}: {found[name]} of {size} elements are stored")
+                raise CheckpointUnreadableError(f"{name}: {found[name]} of {size} elements are stored")

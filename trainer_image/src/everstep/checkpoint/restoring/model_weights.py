@@ -10,7 +10,7 @@ from everstep.catalog import Manifest, ResumePoint, Store, open_store
 from everstep.checkpoint.gang import Gang
 from everstep.checkpoint.restoring.loading import load_state
 from everstep.checkpoint.restoring.matching import Configuration, check_tensors, mesh_of
-from everstep.checkpoint.restoring.restoration import open_saved, told_apart
+from everstep.checkpoint.restoring.restoration import open_saved, told_apart, told_with_versions
 from everstep.checkpoint.restoring.sources import find
 from everstep.checkpoint.state.application import model_state
 
@@ -25,7 +25,7 @@ def load_weights(model: nn.Module, uri: str, step: int | None = None) -> Manifes
     gang = Gang()
     try:
         root, point = gang.lead(lambda: find(uri, step))
-        return fill(model, open_store(root), point, gang)
+        return fill(model, gang.everywhere(lambda: open_store(root)), point, gang)
     finally:
         gang.close()
 
@@ -38,12 +38,15 @@ def fill(model: nn.Module, store: Store, point: ResumePoint, gang: Gang, config_
 
 def _fill(model: nn.Module, store: Store, point: ResumePoint, gang: Gang, config_digest: str | None) -> Manifest:
     saved = open_saved(store, point, gang)
-    state = {"model": model_state(model)}
-    live = Configuration(gang.world_size, mesh_of(model), config_digest)
-    wanted = flatten_state_dict(state)[0]
-    gang.everywhere(
-        lambda: check_tensors(wanted, saved.metadata, Configuration.of(saved.manifest), live, whole="model.")
-    )
-    load_state(state, saved, gang)
+    state = gang.everywhere(lambda: {"model": model_state(model)})
+
+    def check() -> None:
+        live = Configuration(gang.world_size, mesh_of(model), config_digest)
+        wanted = flatten_state_dict(state)[0]
+        check_tensors(wanted, saved.metadata, Configuration.of(saved.manifest), live, whole="model.")
+
+    gang.everywhere(check)
+    with told_with_versions(saved.manifest):
+        load_state(state, saved, gang)
     gang.everywhere(lambda: set_model_state_dict(model, state["model"]))
     return saved.manifest

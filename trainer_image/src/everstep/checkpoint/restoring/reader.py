@@ -13,12 +13,15 @@ from torch.distributed.checkpoint.planner import ReadItem
 from everstep.catalog import File, Location, Manifest, Store
 from everstep.catalog.keys import METADATA
 from everstep.checkpoint import metadata as metadata_format
-from everstep.checkpoint.blocks import check_blocks, covering, read_verified, read_verified_into, read_whole
-from everstep.errors import CheckpointCorruptError
+from everstep.checkpoint.blocks import covering, read_verified, read_verified_into, read_whole
+from everstep.errors import CheckpointUnreadableError
 
 
 class SavedShards:
-    """Reads one committed save. `manifest` has been checked against the register's digest."""
+    """Reads one committed save. `manifest` has been checked against the register's digest.
+
+    Its methods raise CheckpointUnreadableError where what is stored, though intact, contradicts itself.
+    """
 
     def __init__(self, store: Store, manifest: Manifest) -> None:
         self.store = store
@@ -49,7 +52,7 @@ class SavedShards:
             return None
         indices = [index for index in self.metadata.storage_data if index.fqn == name]
         if len(indices) != 1:
-            raise CheckpointCorruptError(f"{name} is stored in {len(indices)} pieces, expected one")
+            raise CheckpointUnreadableError(f"{name} is stored in {len(indices)} pieces, expected one")
         place = self.place(indices[0])
         file = self.file(place.relative_path)
         span = covering(place.offset, place.length, file.size)
@@ -65,9 +68,9 @@ class SavedShards:
         """DCP's record of where an item lies: relative_path, offset, length."""
         place = self.metadata.storage_data.get(index)
         if place is None:
-            raise CheckpointCorruptError(f".metadata does not say where {index.fqn} is stored")
+            raise CheckpointUnreadableError(f".metadata does not say where {index.fqn} is stored")
         if not 0 <= place.offset <= place.offset + place.length <= self.file(place.relative_path).size:
-            raise CheckpointCorruptError(f".metadata places {index.fqn} outside of {place.relative_path}")
+            raise CheckpointUnreadableError(f".metadata places {index.fqn} outside of {place.relative_path}")
         return place
 
     def stored_shape(self, item: ReadItem) -> torch.Size:
@@ -78,7 +81,7 @@ class SavedShards:
             for chunk in kept.chunks:
                 if chunk.offsets == index.offset:
                     return chunk.sizes
-        raise CheckpointCorruptError(f".metadata has no piece of {index.fqn} at {index.offset}")
+        raise CheckpointUnreadableError(f".metadata has no piece of {index.fqn} at {index.offset}")
 
     def payload(self, item: ReadItem) -> int | None:
         """Where in its file the bytes of an item's piece begin, in row-major order; None where that is not known."""
@@ -89,19 +92,26 @@ class SavedShards:
             return None
         size = math.prod(self.stored_shape(item)) * kept.properties.dtype.itemsize
         if not place.offset <= start <= start + size <= place.offset + place.length:
-            raise CheckpointCorruptError(f".metadata places the bytes of {index.fqn} outside of its archive")
+            raise CheckpointUnreadableError(f".metadata places the bytes of {index.fqn} outside of its archive")
         return start
 
     def file(self, name: str) -> File:
         number = self.numbers.get(name)
         if number is None:
-            raise CheckpointCorruptError(f"{name} is not in the manifest of {self.location}")
-        check_blocks(self.files[number])
+            raise CheckpointUnreadableError(f"{name} is not in the manifest of {self.location}")
         return self.files[number]
 
 
 def tensor_in(archive: memoryview) -> torch.Tensor:
-    loaded = torch.load(io.BytesIO(archive), map_location="cpu", weights_only=True)
+    loaded = unarchived(io.BytesIO(archive))
     if not isinstance(loaded, torch.Tensor):
-        raise CheckpointCorruptError(f"expected a tensor, found {type(loaded).__name__}")
+        raise CheckpointUnreadableError(f"expected a tensor, found {type(loaded).__name__}")
     return loaded
+
+
+def unarchived(stream: io.BytesIO) -> Any:
+    """What `torch.save` wrote, without running anybody's code. Raises CheckpointUnreadableError."""
+    try:
+        return torch.load(stream, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise CheckpointUnreadableError(f"an archive cannot be read: {error}") from error

@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 from torch.distributed.checkpoint._nested_dict import flatten_state_dict
 
@@ -28,11 +28,9 @@ from everstep.checkpoint.state.application import (
     model_state,
     template,
 )
-from everstep.errors import CheckpointCorruptError, CheckpointNotFoundError, InvalidOperationError
+from everstep.errors import CheckpointCorruptError, CheckpointNotFoundError, CheckpointUnreadableError
 
 log = logging.getLogger("everstep")
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -54,9 +52,16 @@ class Restoration:
         self.touched = False
 
     def load(self, point: ResumePoint) -> Loaded:
-        """Collective. Raises CheckpointCorruptError (bytes fail their digest twice), ArchitectureMismatchError."""
+        """Collective. Raises CheckpointCorruptError (bytes fail their digest twice), CheckpointUnreadableError (they do
+        not, and still make no sense), ArchitectureMismatchError."""
         started = time.monotonic()
-        saved = open_saved(self.store if point.root is None else open_store(point.root), point, self.gang)
+        root = point.root
+        store = self.store if root is None else self.gang.everywhere(lambda: open_store(root))
+        saved = open_saved(store, point, self.gang)
+        with told_with_versions(saved.manifest):
+            return self._load(saved, started)
+
+    def _load(self, saved: SavedShards, started: float) -> Loaded:
         common = self.gang.lead(lambda: _common(saved))
         own = self.gang.everywhere(lambda: self._own(saved, common))
         state = self.gang.everywhere(lambda: self._template(saved, common, own))
@@ -72,7 +77,7 @@ class Restoration:
         if common["world_size"] != self.gang.world_size:
             return None
         own = saved.read_tensor(f"{RANK}{self.gang.rank}")
-        return None if own is None else readable(saved.manifest, lambda: plain.unpack(own))
+        return None if own is None else plain.unpack(own)
 
     def _template(self, saved: SavedShards, common: Any, own: Any) -> dict[str, Any]:
         """Everything that metadata tell to be wrong with the checkpoint for this job is found here."""
@@ -112,19 +117,20 @@ def open_saved(store: Store, point: ResumePoint, gang: Gang) -> SavedShards:
     manifest = gang.lead(lambda: committed_manifest(JobCatalog(store), point))
     saved = SavedShards(store, manifest)
     body = gang.lead(saved.read_metadata)
-    gang.everywhere(lambda: readable(manifest, lambda: saved.use_metadata(body)))
+    with told_with_versions(manifest):
+        gang.everywhere(lambda: saved.use_metadata(body))
     return saved
 
 
-def readable(manifest: Manifest, decode: Callable[[], T]) -> T:
-    """What `decode` makes of verified bytes. Where it cannot, they are as they were committed, so the checkpoint is not
-    damaged: to set it aside would cost its step, and in the end all steps. Raises InvalidOperationError.
-    """
+@contextlib.contextmanager
+def told_with_versions(manifest: Manifest) -> Iterator[None]:
+    """Who cannot read what is intact wants to know what wrote it. To set it aside instead would cost its step, and in
+    the end all steps."""
     try:
-        return decode()
-    except CheckpointCorruptError as error:
+        yield
+    except CheckpointUnreadableError as error:
         versions = ", ".join(f"{name} {version}" for name, version in manifest.versions.items()) or "unknown versions"
-        raise InvalidOperationError(
+        raise CheckpointUnreadableError(
             f"{manifest.location} is intact, but cannot be read here: {error}. It was saved with {versions}: "
             "use these, or resume from an older step"
         ) from error
@@ -157,12 +163,12 @@ def committed_manifest(job: JobCatalog, point: ResumePoint) -> Manifest:
     except CheckpointCorruptError:
         manifest = patiently(lambda: job.manifest(point))
     if manifest.location != point.location:
-        raise CheckpointCorruptError(f"the manifest in {point.location} is that of {manifest.location}")
+        raise CheckpointUnreadableError(f"the manifest in {point.location} is that of {manifest.location}")
     return manifest
 
 
 def _common(saved: SavedShards) -> Any:
     common = saved.read_tensor(COMMON)
     if common is None:
-        raise CheckpointCorruptError(f"{saved.location} has no {COMMON}: it was not written by this engine")
-    return readable(saved.manifest, lambda: plain.unpack(common))
+        raise CheckpointUnreadableError(f"{saved.location} has no {COMMON}: it was not written by this engine")
+    return plain.unpack(common)

@@ -21,7 +21,7 @@ from torch.distributed.checkpoint.state_dict import get_model_state_dict, set_mo
 from everstep.checkpoint.gang import Gang
 from everstep.checkpoint.state import objects, optimizers, plain, rng
 from everstep.checkpoint.state.objects import accessors
-from everstep.errors import CheckpointCorruptError, InvalidOperationError
+from everstep.errors import CheckpointUnreadableError, InvalidOperationError
 
 T = TypeVar("T")
 S = TypeVar("S")
@@ -181,7 +181,7 @@ def template(
         for path in objects.references({name: tree for name, tree in trees.items() if name in app.others}):
             item = metadata.state_dict_metadata.get(f"{OBJECTS}{path}")
             if not isinstance(item, TensorStorageMetadata):
-                raise CheckpointCorruptError(f".metadata does not name {OBJECTS}{path}")
+                raise CheckpointUnreadableError(f".metadata does not name {OBJECTS}{path}")
             tensors[path] = _live_tensor(app, path, item, live)
     if tensors:
         state["everstep"] = {"objects": tensors}
@@ -242,7 +242,7 @@ def _apply_buffers(model: nn.Module, buffers: Mapping[str, torch.Tensor]) -> Non
     for name, value in buffers.items():
         target = live[name]
         if not isinstance(target, torch.Tensor):
-            raise CheckpointCorruptError(f"{name} is a buffer in the checkpoint and none in the model")
+            raise CheckpointUnreadableError(f"{name} is a buffer in the checkpoint and none in the model")
         target.copy_(value)
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from everstep.errors import CheckpointCorruptError, InvalidOperationError
+from everstep.errors import CheckpointUnreadableError, InvalidOperationError
 
 _ARRAY = "everstep:ndarray"
 _LENGTH = struct.Struct("<Q")
@@ -123,4 +123,4 @@ def unpack(tensor: torch.Tensor) -> Any:
         body = packed[_LENGTH.size :][: _LENGTH.unpack_from(packed)[0]]
         return from_plain(torch.load(io.BytesIO(body), map_location="cpu", weights_only=True))
     except Exception as error:
-        raise CheckpointCorruptError(f"packed state cannot be read: {error}") from error
+        raise CheckpointUnreadableError(f"packed state cannot be read: {error}") from error
