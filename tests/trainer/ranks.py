@@ -25,12 +25,13 @@ from torch.distributed.tensor import DTensor
 
 from everstep import Checkpointer, CheckpointError, InvalidOperationError
 from everstep.catalog import JobCatalog
+from everstep.catalog.store.posix import PosixStore
 from everstep.checkpoint import transactions
 from everstep.checkpoint.restoring import model_weights
 from everstep.checkpoint.restoring.model_weights import load_weights
 from everstep.checkpoint.saving.gate import Hold
 from everstep.checkpoint.saving.staging import StagedFile, Staging
-from everstep.errors import StorageRefusedError
+from everstep.errors import StorageRefusedError, StorageUnavailableError
 
 
 class Wide(torch.optim.Optimizer):
@@ -237,6 +238,23 @@ def one_rank_cannot_open_the_store() -> None:
         refused(lambda: Checkpointer(model=model), StorageRefusedError, "rank 1: .* is not mounted here")
 
 
+def one_rank_reads_other_bytes() -> None:
+    """It fails the attempt and costs no checkpoint: rank 0 sees that they are good."""
+    read = PosixStore.read_into
+
+    def flipped(store: PosixStore, key: str, start: int, into: memoryview) -> int:
+        count = read(store, key, start, into)
+        into[0] ^= 1
+        return count
+
+    with pytest.MonkeyPatch.context() as patch:
+        if dist.get_rank() == 1:
+            patch.setattr(PosixStore, "read_into", flipped)
+        checkpointer = Run(seed=7).checkpointer()
+        refused(checkpointer.load_latest, StorageUnavailableError, "rank 1: .* Rank 0 .* finds no damage")
+    assert [entry.step for entry in JobCatalog(checkpointer.store).require().live()] == [4]
+
+
 def same(one: torch.Tensor, other: torch.Tensor) -> bool:
     mine = [each.to_local() if isinstance(each, DTensor) else each for each in (one, other)]
     return torch.equal(*mine)
@@ -280,6 +298,7 @@ def main() -> None:
     assert [again.step() for _ in range(3)] == wanted
     frozen_when_it_is_loaded(states)
     one_rank_cannot_open_the_store()
+    one_rank_reads_other_bytes()
     saved_beside_training()
     print("all ranks agree", flush=True)
     dist.barrier()

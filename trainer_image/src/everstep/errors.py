@@ -12,7 +12,15 @@ class CheckpointNotFoundError(CheckpointError):
 
 
 class CheckpointCorruptError(CheckpointError):
-    """Stored bytes do not have the digest that was committed for them."""
+    """Stored bytes do not have the digest that was committed for them.
+
+    `key` and `block`: of the object, below its root, and the number of its first wrong block, where they are known.
+    """
+
+    def __init__(self, message: str, key: str | None = None, block: int = 0) -> None:
+        super().__init__(message)
+        self.key = key
+        self.block = block
 
 
 class InvalidOperationError(CheckpointError):

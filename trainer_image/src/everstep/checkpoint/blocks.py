@@ -62,9 +62,10 @@ def read_verified_into(store: Store, key: str, file: File, start: int, into: mem
         try:
             still_wrong = _fill(store, key, file, block * BLOCK, again)
         except KeyNotFound:
-            raise CheckpointCorruptError(f"{store.uri}/{key} is missing") from None
+            raise CheckpointCorruptError(f"{store.uri}/{key} is missing", key, block) from None
         if still_wrong:
-            raise CheckpointCorruptError(complaint(f"{store.uri}/{key}".removesuffix(f"/{file.name}"), file, block))
+            where = f"{store.uri}/{key}".removesuffix(f"/{file.name}")
+            raise CheckpointCorruptError(complaint(where, file, block), key, block)
     return fetched
 
 

@@ -64,9 +64,11 @@ def worst(failures: Sequence[Failure]) -> CheckpointError:
         else f"ranks {', '.join(map(str, ranks[:8]))}{'…' if len(ranks) > 8 else ''}"
     )
     try:
-        return kind(f"{named}: {chosen.error}")
+        error = kind(f"{named}: {chosen.error}")
     except TypeError:
         return CheckpointError(f"{named}: {chosen.error}")
+    error.__dict__.update(chosen.error.__dict__)
+    return error
 
 
 def _rank_of_kind(error: CheckpointError) -> int:

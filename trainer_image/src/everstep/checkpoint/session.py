@@ -18,8 +18,9 @@ from everstep.catalog import (
     Retention,
     Store,
 )
+from everstep.catalog.manifest import BLOCK
 from everstep.catalog.transitions import require_claim
-from everstep.checkpoint.blocks import patiently
+from everstep.checkpoint.blocks import covering, patiently, read_verified
 from everstep.checkpoint.environment import JobEnvironment
 from everstep.checkpoint.gang import Gang
 from everstep.checkpoint.restoring.restoration import Loaded, Restoration, told_apart
@@ -30,6 +31,7 @@ from everstep.errors import (
     CheckpointError,
     FencedError,
     InvalidOperationError,
+    StorageUnavailableError,
 )
 
 log = logging.getLogger("everstep")
@@ -127,7 +129,7 @@ class Session:
                 f"the checkpoint to start from, {point.uri('')}, is damaged: {error}"
             ) from error
         reason = str(error)
-        before = self.gang.lead(lambda: self.claimed().quarantine(point.location, reason))
+        before = self.gang.lead(lambda: self._set_aside(point, error))
         if self.gang.leads:
             log.warning(
                 "step %d is damaged and set aside (%s); falling back to %s",
@@ -141,3 +143,23 @@ class Session:
                 "was loaded already: start again for a fresh run"
             ) from error
         return before
+
+    def _set_aside(self, point: ResumePoint, error: CheckpointCorruptError) -> ResumePoint | None:
+        """On rank 0, who looks for itself: one node's bad memory or mount must not cost all checkpoints, one after the
+        other. Raises StorageUnavailableError where it sees no damage."""
+        if error.key is None or self._is_damaged(point, error.key, error.block):
+            return self.claimed().quarantine(point.location, str(error))
+        raise StorageUnavailableError(
+            f"{error}. Rank 0 has looked again and finds no damage, so nothing is set aside: look at the node of the "
+            "rank that failed, its memory and its way to storage"
+        )
+
+    def _is_damaged(self, point: ResumePoint, key: str, block: int) -> bool:
+        try:
+            manifest = patiently(lambda: self.job.manifest(point))
+            file = manifest.file(key.removeprefix(f"{point.location}/"))
+            if file is not None:
+                read_verified(self.store, key, file, covering(block * BLOCK, 1, file.size))
+        except CheckpointCorruptError:
+            return True
+        return file is None
