@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import timedelta
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from everstep.catalog import (
     resume_point,
 )
 from everstep.catalog.fork import renew, resolve
+from everstep.catalog.keys import MAX_EPOCH
 from everstep.catalog.rebuild import rebuild, survey
 from everstep.errors import (
     CatalogMissingError,
@@ -321,11 +323,23 @@ def test_a_mark_that_is_no_mark_leaves_one_save_out_of_a_rebuild(job: JobCatalog
     claimed = job.claim(1, "u1")
     save(claimed, 10)
     odd = save(claimed, 20)
-    job.store.put(f"{odd.location}/COMMITTED", b"x" * 5000)
+    mark = json.loads(job.store.get(f"{odd.location}/COMMITTED"))
     lose(job)
-    found = survey(job)
-    assert [entry.step for entry in found.catalog.checkpoints] == [10]
-    assert [rejected.location for rejected in found.rejected] == [odd.location]
+    for bad in (b"x" * 5000, b"{}", *(json.dumps(mark | {key: -1}).encode() for key in mark)):
+        job.store.put(f"{odd.location}/COMMITTED", bad)
+        found = survey(job)
+        assert [entry.step for entry in found.catalog.checkpoints] == [10]
+        assert [rejected.location for rejected in found.rejected] == [odd.location]
+
+
+def test_what_makes_no_register_is_refused_by_a_rebuild(job: JobCatalog) -> None:
+    """Such as a folder of the last epoch, above which none can rise."""
+    job.fence(OWNER)
+    save(job.claim(1, "u1"), 10)
+    job.store.put(f"checkpoints/step_{5:012}-{MAX_EPOCH:06}-{0:012x}/__0_0.distcp", b"x")
+    lose(job)
+    with pytest.raises(InvalidOperationError, match=r"makes no catalog: epoch: .*less than or equal"):
+        survey(job)
 
 
 def test_a_user_removes_what_is_set_aside_but_not_what_safety_keeps(job: JobCatalog) -> None:

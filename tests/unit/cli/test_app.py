@@ -16,7 +16,7 @@ from everstep.catalog import Best, Entry, JobCatalog, Manifest, Resume, Retentio
 from everstep.catalog.store import ObjectInfo
 from everstep.catalog.store.posix import PosixStore
 from everstep.cli import app as app_module
-from everstep.errors import CheckpointError, CheckpointNotFoundError, StorageRefusedError
+from everstep.errors import CheckpointError, CheckpointNotFoundError, InvalidOperationError, StorageRefusedError
 from tests.unit.catalog.saves import save
 
 runner = CliRunner()
@@ -182,6 +182,27 @@ def test_errors_name_what_is_there(root: str) -> None:
         run("show", root, "--step", "15")
     with pytest.raises(CheckpointError, match=r"no catalog\.json"):
         run("ls", root + "-other")
+
+
+def test_what_is_set_aside_is_not_used_unawares(root: str, tmp_path: Path) -> None:
+    job = JobCatalog(open_store(root))
+    claimed = job.claim()
+    damaged = save(claimed, 30).location
+    claimed.quarantine(damaged, "a flipped byte")
+    assert json.loads(run("verify", root, "--step", "30", "-o", "json"))["checkpoints"][0]["state"] == "quarantined"
+    assert "all right (quarantined)" in run("verify", root, "--step", "30")
+    for command in (("pin", root, "--step", "30"), ("export", f"{root}/{damaged}", "--to", str(tmp_path / "to"))):
+        with pytest.raises(InvalidOperationError, match="is damaged and set aside: a flipped byte"):
+            run(*command)
+    again = save(claimed, 30).location
+    assert json.loads(run("show", root, "--step", "30", "-o", "json"))["location"] == again
+    save(claimed, 40)
+    save(claimed, 50)
+    job.prune([again, job.require().live()[0].location])
+    with pytest.raises(CheckpointNotFoundError, match="step 10 is being removed"):
+        run("show", root, "--step", "10")
+    with pytest.raises(CheckpointNotFoundError, match=f"{again} is being removed"):
+        run("show", f"{root}/{again}")
 
 
 def test_rebuild_asks_first(root: str) -> None:

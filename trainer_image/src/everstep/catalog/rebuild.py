@@ -13,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from everstep.catalog import manifest as manifests
 from everstep.catalog.documents import Catalog, Entry
+from everstep.catalog.fields import Count, Text
 from everstep.catalog.job import JobCatalog
 from everstep.catalog.keys import CHECKPOINTS, COMMITTED, MANIFEST, Location
 from everstep.catalog.store import KeyNotFound
@@ -25,9 +26,9 @@ MAX_MARK_BYTES = 4096
 class Mark(BaseModel):
     """COMMITTED: written after the commit, read here alone."""
 
-    generation: int
-    digest: str
-    seq: int
+    generation: Count
+    digest: Text
+    seq: Count
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,10 @@ class Rebuilt:
 
 
 def survey(job: JobCatalog, on_bytes: Callable[[int], None] = lambda _: None) -> Rebuilt:
-    """What a rebuilt register would hold; changes nothing. Reads every byte of every committed save."""
+    """What a rebuilt register would hold; changes nothing. Reads every byte of every committed save.
+
+    Raises InvalidOperationError where it cannot be a register, such as with too many checkpoints.
+    """
     found: list[tuple[Mark, manifests.Manifest, Entry]] = []
     rejected: list[Rejected] = []
     highest = 0
@@ -62,8 +66,18 @@ def survey(job: JobCatalog, on_bytes: Callable[[int], None] = lambda _: None) ->
     attempt = max((entry.attempt for _, _, entry in found), default=0)
     entries = _on_one_line([entry for _, _, entry in found])
     sequence = max((entry.seq for entry in entries), default=0)
-    catalog = Catalog(generation=generation, attempt=attempt, epoch=highest + 1, sequence=sequence, checkpoints=entries)
+    try:
+        catalog = Catalog(
+            generation=generation, attempt=attempt, epoch=highest + 1, sequence=sequence, checkpoints=entries
+        )
+    except ValidationError as error:
+        raise InvalidOperationError(f"{job.store.uri}: what stands there makes no catalog: {_first(error)}") from error
     return Rebuilt(catalog, rejected)
+
+
+def _first(error: ValidationError) -> str:
+    first = error.errors(include_url=False, include_input=False)[0]
+    return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
 
 
 def _examine(
@@ -74,7 +88,7 @@ def _examine(
     except KeyNotFound:
         raise CheckpointCorruptError("has no COMMITTED: never committed, or being removed") from None
     except ValidationError as error:
-        raise CheckpointCorruptError(f"COMMITTED: {error.errors()[0]['msg']}") from error
+        raise CheckpointCorruptError(f"COMMITTED: {_first(error)}") from error
     try:
         body = job.store.get(location.key(MANIFEST), manifests.MAX_MANIFEST_BYTES)
     except KeyNotFound:
@@ -83,18 +97,21 @@ def _examine(
     if manifest.location != str(location):
         raise CheckpointCorruptError(f"its manifest speaks of {manifest.location}")
     verify_save(job.store, manifest, on_bytes)
-    entry = Entry(
-        seq=mark.seq,
-        step=manifest.step,
-        epoch=manifest.epoch,
-        attempt=manifest.attempt,
-        location=manifest.location,
-        digest=mark.digest,
-        bytes=manifest.bytes + len(body),
-        files=len(manifest.files) + 1,
-        committed=manifest.written,
-        score=manifest.score,
-    )
+    try:
+        entry = Entry(
+            seq=mark.seq,
+            step=manifest.step,
+            epoch=manifest.epoch,
+            attempt=manifest.attempt,
+            location=manifest.location,
+            digest=mark.digest,
+            bytes=manifest.bytes + len(body),
+            files=len(manifest.files) + 1,
+            committed=manifest.written,
+            score=manifest.score,
+        )
+    except ValidationError as error:
+        raise CheckpointCorruptError(f"manifest.json: {_first(error)}") from error
     return mark, manifest, entry
 
 

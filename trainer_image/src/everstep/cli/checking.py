@@ -56,6 +56,7 @@ def _verify(job: JobCatalog, entry: Entry, jobs: int, on_bytes: Callable[[int], 
     return {
         "step": entry.step,
         "location": entry.location,
+        "state": entry.state,
         "files": files,
         "bytes": size,
         "seconds": round(time.monotonic() - started, 3),
@@ -74,7 +75,7 @@ def _lines(uri: str, results: list[dict[str, Any]]) -> Iterator[str]:
                 str(result["files"]),
                 written.size(result["bytes"]),
                 f"{written.size(int(rate))}/s",
-                verdict or "all right",
+                (verdict or "all right") + ("" if result["state"] == "live" else f" ({result['state']})"),
             ]
         )
     yield from table((">Step", ">Files", ">Size", ">Rate", "Found"), cells, width())

@@ -12,7 +12,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, Trans
 
 from everstep.catalog import Catalog, Entry, JobCatalog, S3Access, open_store
 from everstep.catalog.keys import split_root
-from everstep.cli.output import Output, errors
+from everstep.cli.output import Output, complain, errors
 from everstep.errors import CheckpointNotFoundError, InvalidOperationError
 
 REFUSED, DAMAGED, DIFFERENT, UNAVAILABLE = 1, 3, 4, 5
@@ -37,17 +37,36 @@ class Target:
     location: str | None
 
     def pick(self, catalog: Catalog, step: int | None) -> Entry:
-        """The checkpoint of the URI, else of the step, else the latest. Raises CheckpointNotFoundError."""
+        """The checkpoint of the URI, else of the step (the live one, where several are of that step), else the latest.
+
+        Raises CheckpointNotFoundError.
+        """
         if self.location is not None:
             found = catalog.find(self.location)
         elif step is not None:
-            found = max((e for e in catalog.checkpoints if e.step == step), key=lambda e: e.seq, default=None)
+            of_step = (entry for entry in catalog.checkpoints if entry.step == step)
+            found = max(of_step, key=lambda entry: (entry.state == "live", entry.seq), default=None)
         else:
             found = catalog.latest()
         if found is None:
-            steps = ", ".join(str(entry.step) for entry in catalog.live()) or "none"
             what = self.location or ("any step" if step is None else f"step {step}")
+            if any(r.location == self.location or (self.location is None and r.step == step) for r in catalog.removing):
+                raise CheckpointNotFoundError(f"{what} is being removed")
+            steps = ", ".join(str(entry.step) for entry in catalog.live()) or "none"
             raise CheckpointNotFoundError(f"{what} is not committed here; committed steps: {steps}")
+        return found
+
+    def pick_good(self, catalog: Catalog, step: int | None) -> Entry:
+        """As `pick`, for who wants to use it. Raises InvalidOperationError for one that was found to be damaged, and
+        says so of one that was passed over."""
+        found = self.pick(catalog, step)
+        if found.state == "quarantined":
+            raise InvalidOperationError(
+                f"step {found.step} ({found.location}) is damaged and set aside: {found.reason}; "
+                "`everstep ls` shows the others"
+            )
+        if found.state != "live":
+            complain(f"step {found.step} is {found.state}: {found.reason}")
         return found
 
 

@@ -10,7 +10,7 @@ import typer
 
 from everstep.catalog import Manifest
 from everstep.cli import common
-from everstep.cli.output import Output, emit
+from everstep.cli.output import Output, complain, emit
 from everstep.cli.tables import table, width
 
 if TYPE_CHECKING:
@@ -60,6 +60,8 @@ def _open(uri: str, step: int | None, only: str, endpoint: str | None, region: s
 
     target = common.open_target(uri, endpoint, region)
     entry = target.pick(target.job.require(), step)
+    if entry.state != "live":
+        complain(f"step {entry.step} of {target.job.store.uri} is {entry.state}: {entry.reason}")
     manifest: Manifest = target.job.manifest(entry)
     return f"{target.job.store.uri}/{entry.location}", SavedTensors(target.job.store, manifest, only)
 

@@ -32,7 +32,7 @@ def export(
     from everstep.export import export as write
 
     target = common.open_target(uri, endpoint, region)
-    entry = target.pick(target.job.require(), step)
+    entry = target.pick_good(target.job.require(), step)
     store = open_store(to, S3Access(endpoint=endpoint, region=region))
     with common.progress_bar() as progress:
         task = progress.add_task(f"step {entry.step}", total=None)

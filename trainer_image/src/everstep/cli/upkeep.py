@@ -43,7 +43,8 @@ def unpin(
 
 
 def _pin(target: common.Target, step: int | None, pinned: bool, output: Output) -> None:
-    entry = target.pick(target.job.require(), step)
+    pick = target.pick_good if pinned else target.pick
+    entry = pick(target.job.require(), step)
     target.job.pin(entry.location, pinned)
     data = {"step": entry.step, "location": entry.location, "pinned": pinned}
     emit(output, data, [f"step {entry.step} ({entry.location}) is {'' if pinned else 'no longer '}pinned"])
