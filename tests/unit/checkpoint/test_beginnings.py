@@ -154,15 +154,45 @@ def test_a_run_that_begins_with_weights_of_another(job: Jobs, tmp_path: Path) ->
     tuned = job(seed=1)
     with tuned.checkpointer(tmp_path / "second", interval_steps=2) as checkpointer:
         assert checkpointer.load_latest() is None
-        assert checkpointer.load_weights(str(tmp_path / "first")) == 4
+        assert checkpointer.load_weights(str(tmp_path / "first")).step == 4
         for name, value in trained.model.state_dict().items():
             assert torch.equal(tuned.model.state_dict()[name], value)
         for number, step in enumerate(checkpointer.steps(3)):
             assert step == number + 1
             tuned.step()
-        assert checkpointer.load_weights(2) == 2
+        assert checkpointer.load_weights(2).step == 2
     with pytest.raises(InvalidOperationError, match="no model"):
         Checkpointer(data=tuned.data, root=str(tmp_path / "second")).load_weights(2)
+
+
+def test_weights_of_another_model_as_far_as_they_fit(
+    job: Jobs, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Such as those of a base model with another head."""
+    trained = job()
+    trained.model.add_module("old", torch.nn.Linear(1, 2))
+    trained.run(tmp_path, 2)
+    tuned = Renamed()
+    before = snapshot(tuned)
+    with caplog.at_level("WARNING", "everstep"):
+        found = load_weights(tuned.model, str(tmp_path), strict=False)
+    assert (found.step, found.missing, found.unexpected) == (
+        2,
+        ("extra.weight", "extra.bias"),
+        ("old.weight", "old.bias"),
+    )
+    assert (
+        "not in the checkpoint, and as they were: extra.weight, extra.bias; only in the checkpoint: old." in caplog.text
+    )
+    wanted = trained.model.state_dict()
+    for name, value in tuned.model.state_dict().items():
+        assert torch.equal(value, before[name] if name in found.missing else wanted[name])
+    same = load_weights(trained.model, str(tmp_path), strict=False)
+    assert (same.missing, same.unexpected) == ((), ())
+    with pytest.raises(ArchitectureMismatchError, match="8x4 in the checkpoint, 16x4 in the model"):
+        Checkpointer(model=job(width=16).model, root=str(tmp_path)).load_weights(2, strict=False)
+    with pytest.raises(ArchitectureMismatchError, match="nothing of the model is in the checkpoint: it has 0"):
+        load_weights(torch.nn.Linear(4, 8), str(tmp_path), strict=False)
 
 
 # what does not fit

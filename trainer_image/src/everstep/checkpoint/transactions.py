@@ -23,7 +23,7 @@ from everstep.checkpoint.heartbeat import HeartbeatThread
 from everstep.checkpoint.options import check_custom, digest_of, policy_of, retention_of
 from everstep.checkpoint.progress import RunProgress
 from everstep.checkpoint.publishing import Publishing
-from everstep.checkpoint.restoring.model_weights import fill
+from everstep.checkpoint.restoring.model_weights import LoadedWeights, fill
 from everstep.checkpoint.restoring.restoration import Loaded
 from everstep.checkpoint.restoring.sources import choose, entry_of, find, point_of
 from everstep.checkpoint.saving.beside import Beside
@@ -290,10 +290,11 @@ class Transactions:
         self._take_over(loaded)
         return _committed(loaded)
 
-    def load_weights(self, source: str | int) -> int:
+    def load_weights(self, source: str | int, strict: bool = True) -> LoadedWeights:
         """Load the model's weights alone, and nothing else: a committed step of this root, or the path of a checkpoint
-        or of another job's root (its latest step). Returns the step. Raises CheckpointNotFoundError,
-        CheckpointCorruptError, ArchitectureMismatchError.
+        or of another job's root (its latest step). `strict=False`: as far as both have the same names; the result
+        tells what was missing or unexpected. Raises CheckpointNotFoundError, CheckpointCorruptError,
+        ArchitectureMismatchError.
 
         The run stays where it is: a fresh one trains on from these weights at its own step 1.
         """
@@ -307,7 +308,7 @@ class Transactions:
             store = self._gang.everywhere(lambda: open_store(root))
         else:
             point = self._gang.lead(lambda: point_of(entry_of(store, source)))
-        return fill(model, store, point, self._gang, self._config_digest).step
+        return fill(model, store, point, self._gang, self._config_digest, strict)
 
     # retention
 

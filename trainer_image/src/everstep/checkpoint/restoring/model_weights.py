@@ -2,51 +2,109 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
 from torch import nn
 from torch.distributed.checkpoint._nested_dict import flatten_state_dict
-from torch.distributed.checkpoint.state_dict import set_model_state_dict
+from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
+from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 
 from everstep.catalog import Manifest, ResumePoint, Store, open_store
 from everstep.checkpoint.gang import Gang
 from everstep.checkpoint.restoring.loading import load_state
-from everstep.checkpoint.restoring.matching import Configuration, check_tensors, mesh_of
+from everstep.checkpoint.restoring.matching import SHOWN, Configuration, check_tensors, mesh_of
 from everstep.checkpoint.restoring.restoration import open_saved, told_apart, told_with_versions
 from everstep.checkpoint.restoring.sources import find
 from everstep.checkpoint.state.application import model_state
+from everstep.errors import ArchitectureMismatchError
+
+log = logging.getLogger("everstep")
+
+_MODEL = "model."
 
 
-def load_weights(model: nn.Module, uri: str, step: int | None = None) -> Manifest:
+@dataclass(frozen=True, slots=True)
+class LoadedWeights:
+    """What was loaded. `missing`: what the model has and the checkpoint has not, which is as it was; `unexpected`: what
+    the checkpoint has besides. Both are empty unless asked for with `strict=False`."""
+
+    manifest: Manifest
+    missing: tuple[str, ...] = ()
+    unexpected: tuple[str, ...] = ()
+
+    @property
+    def step(self) -> int:
+        return self.manifest.step
+
+
+def load_weights(model: nn.Module, uri: str, step: int | None = None, strict: bool = True) -> LoadedWeights:
     """Collective. Fill the parameters and persistent buffers of `model`, sharded in any way, and nothing else.
 
-    `uri`: a checkpoint's own path, or a job's root and with it a `step` (None: its latest committed one). Nothing is
-    claimed or changed there, and no byte of an optimizer is fetched. Raises CheckpointNotFoundError,
+    `uri`: a checkpoint's own path, or a job's root and with it a `step` (None: its latest committed one). `strict`:
+    model and checkpoint must have the same names; else those are loaded that both have, in the same shapes and types.
+    Nothing is claimed or changed there, and no byte of an optimizer is fetched. Raises CheckpointNotFoundError,
     CheckpointCorruptError (weights then hold anything), ArchitectureMismatchError (nothing was touched).
     """
     gang = Gang()
     try:
         root, point = gang.lead(lambda: find(uri, step))
-        return fill(model, gang.everywhere(lambda: open_store(root)), point, gang)
+        return fill(model, gang.everywhere(lambda: open_store(root)), point, gang, strict=strict)
     finally:
         gang.close()
 
 
-def fill(model: nn.Module, store: Store, point: ResumePoint, gang: Gang, config_digest: str | None = None) -> Manifest:
+def fill(
+    model: nn.Module,
+    store: Store,
+    point: ResumePoint,
+    gang: Gang,
+    config_digest: str | None = None,
+    strict: bool = True,
+) -> LoadedWeights:
     """`load_weights` of a checkpoint that was found."""
     with told_apart(store, point, gang):
-        return _fill(model, store, point, gang, config_digest)
+        saved = open_saved(store, point, gang)
+
+        def match() -> tuple[dict[str, Any], LoadedWeights]:
+            state = model_state(model)
+            found = LoadedWeights(saved.manifest) if strict else _compared(state, saved.metadata, saved.manifest)
+            state = {name: value for name, value in state.items() if name not in found.missing}
+            live = Configuration(gang.world_size, mesh_of(model), config_digest)
+            flat = flatten_state_dict({"model": state})[0]
+            whole = _MODEL if strict else None
+            check_tensors(flat, saved.metadata, Configuration.of(saved.manifest), live, whole)
+            return state, found
+
+        state, found = gang.everywhere(match)
+        with told_with_versions(saved.manifest):
+            load_state({"model": state}, saved, gang)
+    gang.everywhere(lambda: set_model_state_dict(model, state, options=StateDictOptions(strict=strict)))
+    if gang.leads and (found.missing or found.unexpected):
+        log.warning(
+            "weights of step %d: not in the checkpoint, and as they were: %s; only in the checkpoint: %s",
+            *(found.step, _listed(found.missing), _listed(found.unexpected)),
+        )
+    return found
 
 
-def _fill(model: nn.Module, store: Store, point: ResumePoint, gang: Gang, config_digest: str | None) -> Manifest:
-    saved = open_saved(store, point, gang)
-    state = gang.everywhere(lambda: {"model": model_state(model)})
+def _compared(state: Mapping[str, Any], metadata: Metadata, manifest: Manifest) -> LoadedWeights:
+    """Raises ArchitectureMismatchError where the two have nothing in common."""
+    stored = metadata.state_dict_metadata
+    names = {name: list(flatten_state_dict({"model": {name: value}})[0]) for name, value in state.items()}
+    missing = tuple(name for name, flat in names.items() if any(each not in stored for each in flat))
+    known = {each for flat in names.values() for each in flat}
+    tensors = (name for name, item in stored.items() if isinstance(item, TensorStorageMetadata))
+    unexpected = tuple(n.removeprefix(_MODEL) for n in tensors if n.startswith(_MODEL) and n not in known)
+    if len(missing) == len(names):
+        raise ArchitectureMismatchError(
+            f"nothing of the model is in the checkpoint: it has {_listed(unexpected)}, the model {_listed(missing)}"
+        )
+    return LoadedWeights(manifest, missing, unexpected)
 
-    def check() -> None:
-        live = Configuration(gang.world_size, mesh_of(model), config_digest)
-        wanted = flatten_state_dict(state)[0]
-        check_tensors(wanted, saved.metadata, Configuration.of(saved.manifest), live, whole="model.")
 
-    gang.everywhere(check)
-    with told_with_versions(saved.manifest):
-        load_state(state, saved, gang)
-    gang.everywhere(lambda: set_model_state_dict(model, state["model"]))
-    return saved.manifest
+def _listed(names: tuple[str, ...]) -> str:
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more if names else "nothing"
