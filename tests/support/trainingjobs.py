@@ -148,13 +148,22 @@ def full_status() -> Manifest:
             "detected": "2026-01-01T01:00:00.250Z",
             "attempt": 2,
             "lostSteps": 12,
-            "seconds": {"detect": 0.9, "teardown": 1.5, "schedule": 0.1, "start": 2.0, "load": 3.5, "total": 8.0},
+            "seconds": {
+                "detect": 0.9,
+                "restart": 6.5,
+                "teardown": 1.5,
+                "schedule": 0.1,
+                "start": 2.0,
+                "load": 3.5,
+                "total": 8.0,
+            },
         },
         "fence": {"attempt": 3, "epoch": 7, "generation": 21, "claimed": 8},
         "gang": {
             "summary": "2 of 2 running",
             "nodes": 2,
             "waiting": "ImagePullBackOff: no such image",
+            "succeeded": [1],
             "leaving": {
                 "pod": "job-3-1",
                 "node": "node-b",

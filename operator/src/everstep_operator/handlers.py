@@ -39,6 +39,12 @@ def registry(look: Look, configuration: client.Configuration) -> kopf.OperatorRe
         if namespace and job:
             look((namespace, job), meta.get("resourceVersion"), False)
 
+    @kopf.on.event("", "v1", "services", labels={names.JOB: kopf.PRESENT}, registry=found)
+    async def service_changed(namespace: str | None, labels: Any, type: str | None, **_: Any) -> None:
+        job = labels.get(names.JOB)
+        if namespace and job and type in ("MODIFIED", "DELETED"):  # what is new is our own doing
+            look((namespace, job), None, False)
+
     return found
 
 
@@ -48,6 +54,7 @@ def settings(request_timeout: float) -> kopf.OperatorSettings:
     found.scanning.disabled = True
     found.networking.request_timeout = request_timeout
     found.watching.label_selectors["", "v1", "pods"] = names.JOB
+    found.watching.label_selectors["", "v1", "services"] = names.JOB
     found.process.ultimate_exiting_timeout = None
     found.queueing.exit_timeout = 1.0
     return found

@@ -26,6 +26,8 @@ class Registers:
 
     snapshot: Snapshot | None = None
     heartbeat: Heartbeat | None = None
+    former: Heartbeat | None = None
+    """The last of the worker group before the heartbeat's, of the same attempt."""
     heartbeat_attempt: int = 0
     heartbeat_token: str | None = None
     beat_at: float = 0.0

@@ -78,7 +78,8 @@ class Metrics:
         )
         self.recovery = Histogram(
             "everstep_recovery_seconds",
-            "Recoveries from a fault to the first new step, by phase (detect, teardown, schedule, start, load, total).",
+            "Recoveries from a fault to the first new step, by phase (detect, restart, teardown, schedule, start, "
+            "load, total).",
             ["phase"],
             registry=self.registry,
             buckets=RECOVERY_SECONDS,

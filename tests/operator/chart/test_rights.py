@@ -94,9 +94,19 @@ def a_crash_a_lost_node_and_an_end(rig: Rig) -> None:
     rig.options[2] = replace(QUICK, total_steps=10_000)
     rig.apply("hit", failurePolicy={"backoff": {"initialSeconds": 0, "maxSeconds": 0}})
     rig.until_running(2)
+    somebody_takes_a_label_off(rig, "hit-2-1")
     rig.kubelet.lose_node()
     status = rig.until_phase("Succeeded", name="hit", seconds=90)
     assert [each["reason"] for each in status["history"]][1] == "NodeLost"
+
+
+def somebody_takes_a_label_off(rig: Rig, pod: str) -> None:
+    rig.core.patch_namespaced_pod(pod, rig.namespace, {"metadata": {"labels": {"everstep.dev/job-uid": None}}})
+
+    def labels() -> object:
+        return rig.core.read_namespaced_pod(pod, rig.namespace).metadata.labels
+
+    wait_for("it is put back", lambda: "everstep.dev/job-uid" in str(labels()))
 
 
 def jobs_that_go(rig: Rig) -> None:

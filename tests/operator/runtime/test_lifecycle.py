@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from typing import Any
 
 import pytest
+import yaml
 from kubernetes import client
 
+from tests.operator.runtime.conftest import CRD
 from tests.support.kubelet import wait_for
 from tests.support.rig import Rig
 from tests.trainers.lite import Options, chain
@@ -75,11 +78,11 @@ def test_a_rendezvous_service_that_was_deleted_comes_back_at_its_address(rig: Ri
     until_committed(rig)
     before = rig.core.read_namespaced_service(SERVICE, rig.namespace)
     rig.core.delete_namespaced_service(SERVICE, rig.namespace)
-    annotate(rig, look="1")
-    after = wait_for("the service is back", lambda: service(rig))
+    after = wait_for("the service is back", lambda: service(rig), 15)
     assert after.metadata.uid != before.metadata.uid
     assert after.spec.cluster_ip == before.spec.cluster_ip
-    annotate(rig, look="2")
+    rig.core.patch_namespaced_service(SERVICE, rig.namespace, {"spec": {"selector": {"everstep.dev/index": "1"}}})
+    wait_for("its selector is back", lambda: service(rig).spec.selector["everstep.dev/index"] == "0", 15)
     wait_for("the gang trains on", lambda: rig.status()["lastCheckpoint"]["step"] > 100)
     assert history(rig) == []
 
@@ -203,6 +206,59 @@ def test_edits_of_a_pod_by_hand_change_nothing_and_a_deleted_one_is_replaced(rig
     assert rig.until_phase("Succeeded")["attempt"] == 2
     second = rig.kubelet.container("job-2-0").run
     assert second.state == chain(second.step)
+
+
+def test_pods_without_their_labels_are_found_by_name_and_get_them_back(rig: Rig) -> None:
+    rig.options[0] = ENDLESS
+    rig.apply()
+    rig.until_running(1)
+    until_committed(rig)
+    before = {pod.metadata.name: pod.metadata for pod in rig.pods()}
+    all_of_ours = dict.fromkeys(before["job-1-0"].labels)
+    rig.core.patch_namespaced_pod("job-1-0", rig.namespace, {"metadata": {"labels": all_of_ours}})
+    rig.core.patch_namespaced_pod("job-1-1", rig.namespace, {"metadata": {"ownerReferences": None}})
+
+    def mended() -> bool:
+        return {pod.metadata.name: (pod.metadata.labels, pod.metadata.owner_references) for pod in rig.pods()} == {
+            name: (meta.labels, meta.owner_references) for name, meta in before.items()
+        }
+
+    wait_for("they have them again", mended, 20)
+    rig.operator.kill()
+    rig.core.patch_namespaced_pod("job-1-1", rig.namespace, {"metadata": {"labels": all_of_ours}})
+    rig.operator.start()
+    wait_for("one has them again that lost them while nobody looked", mended)
+    assert {pod.metadata.uid for pod in rig.pods()} == {meta.uid for meta in before.values()}
+    assert history(rig) == []
+
+
+def test_a_job_that_cannot_be_read_goes_when_it_is_deleted_and_leaves_its_checkpoints(rig: Rig) -> None:
+    rig.options[0] = ENDLESS
+    rig.apply(deletionPolicy="Delete", nodes=1)
+    rig.until_running(1, nodes=1)
+    until_committed(rig)
+    strict = yaml.safe_load(CRD.read_text())
+    loose = copy.deepcopy(strict)
+    properties = loose["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]
+    properties["nodes"]["maximum"] = 10**6
+
+    def edited() -> bool:
+        try:
+            rig.patch({"spec": {"nodes": 10**6}})
+        except client.ApiException:
+            return False  # the strict one is still served
+        return True
+
+    try:
+        rig.cluster.apply(yaml.safe_dump(loose))
+        wait_for("a CRD of another version is served", edited)
+    finally:
+        rig.cluster.apply(yaml.safe_dump(strict))
+    wait_for("it is told of", lambda: "InvalidSpec" in rig.reasons())
+    rig.delete()
+    wait_for("nothing is left", lambda: gone(rig), 90)
+    assert "CheckpointsRetained" in rig.reasons()
+    assert rig.catalog().live()
 
 
 def test_two_gangs_that_each_hold_half_of_what_they_need_do_not_wait_for_each_other(rig: Rig) -> None:

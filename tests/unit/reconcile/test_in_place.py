@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -9,9 +10,9 @@ import pytest
 from everstep.catalog import Catalog
 from everstep_operator.api.status import TrainingJobStatus
 from everstep_operator.reconcile import decide
-from everstep_operator.reconcile.observation import Results
+from everstep_operator.reconcile.observation import Results, Stored
 from everstep_operator.reconcile.plan import ReadLogs
-from tests.support.observations import claimed, committed, crashed, fenced, job, observe, pod, running
+from tests.support.observations import at, beat, claimed, committed, crashed, fenced, job, observe, pod, running
 from tests.unit.reconcile.test_torchrun import SUMMARY
 
 PODS = (pod(0), pod(1))
@@ -118,3 +119,43 @@ def test_a_new_attempt_starts_to_count_from_its_own_fence() -> None:
     )
     status = decide(observe(job(running(before)), *pods, catalog=catalog)).status
     assert (status.attempt, counted(status)) == (2, 4)
+
+
+def test_its_recovery_is_measured_from_the_log_of_the_pod_whose_worker_died() -> None:
+    catalog = again(committed(30))
+    assert catalog.claim is not None
+    claimed_at = catalog.claim.at
+    read = Results(logs={"job-1-0": "", "job-1-1": KILLED}, failed_at={"job-1-1": claimed_at - timedelta(seconds=6.5)})
+    before = job(running())
+    plan = decide(observe(before, *PODS, catalog=catalog, heartbeat=beat(34), results=read))
+    found = plan.status.recovery
+    assert found is not None
+    assert found.seconds is not None
+    assert (found.attempt, found.lost_steps, found.seconds.dump()) == (1, 4, {"restart": 6.5})
+    compiling = beat(30, epoch=3, first_step=None)
+    plan = decide(observe(job(plan.status.dump()), *PODS, catalog=catalog, heartbeat=compiling))
+    assert plan.status.recovery == found
+    trains = beat(31, epoch=3, first_step=claimed_at + timedelta(seconds=2))
+    plan = decide(observe(job(plan.status.dump()), *PODS, catalog=catalog, heartbeat=trains))
+    assert plan.status.recovery is not None
+    assert plan.status.recovery.seconds is not None
+    assert plan.status.recovery.seconds.dump() == {"restart": 6.5, "load": 2.0, "total": 8.5}
+    later = decide(observe(job(plan.status.dump()), *PODS, catalog=catalog, heartbeat=trains, now=at(99)))
+    assert later.status.recovery == plan.status.recovery
+    stopped = decide(observe(job(later.status.dump(), suspend=True), *PODS, catalog=catalog, heartbeat=trains)).status
+    next_one = fenced(2, catalog)
+    resumed = decide(observe(job(stopped.dump()), pod(0, 2), pod(1, 2), catalog=next_one, now=at(120)))
+    assert resumed.status.recovery == plan.status.recovery, "the planned stop is no part of it"
+
+
+def test_without_a_log_there_is_what_is_known() -> None:
+    catalog = again(committed(30))
+    assert catalog.claim is not None
+    trains = beat(31, epoch=3, first_step=catalog.claim.at + timedelta(seconds=2))
+    stored = Stored(catalog, trains, swept_age=1.0, former=beat(37).heartbeat)
+    read = Results(logs={"job-1-0": "", "job-1-1": ""})
+    plan = decide(observe(job(running()), *PODS, catalog=catalog, stored=stored, results=read))
+    found = plan.status.recovery
+    assert found is not None
+    assert found.seconds is not None
+    assert (found.lost_steps, found.seconds.dump()) == (7, {"load": 2.0})

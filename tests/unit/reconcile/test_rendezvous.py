@@ -6,9 +6,9 @@ from dataclasses import replace
 
 from everstep_operator.build import Launch
 from everstep_operator.reconcile import decide
-from everstep_operator.reconcile.observation import Observation, PodView
+from everstep_operator.reconcile.observation import Observation, PodView, Problem, ProblemKind, Results
 from everstep_operator.reconcile.plan import DeletePod, EnsureService, Fence
-from tests.support.observations import beat, committed, job, observe, pod, running, service
+from tests.support.observations import at, beat, committed, job, observe, pod, running, service
 
 KNOWN = "10.0.0.7"
 
@@ -50,3 +50,17 @@ def test_another_address_ends_the_attempt_uncounted() -> None:
 def test_pods_that_do_not_tell_what_they_were_built_with_are_left_alone() -> None:
     plan = decide(observe(job(running()), pod(0), pod(1), catalog=committed(10), heartbeat=beat(12)))
     assert plan.status.history == []
+
+
+def test_what_keeps_it_from_being_put_back_is_told_once() -> None:
+    refused = Problem(ProblemKind.POD_REFUSED, "ServiceNameTaken", "a service job-rendezvous is not this job's")
+    first = decide(seen(None))
+    again = decide(replace(seen(None).written(first.status), results=Results(problem=refused)))
+    condition = again.status.condition("Running")
+    assert condition is not None
+    assert (condition.status, condition.message) == ("True", f"all pods run; {refused.message}")
+    trying = decide(replace(seen(None).written(again.status), now=at(60)))
+    assert (trying.status, [type(action) for action in trying.actions]) == (again.status, [EnsureService])
+    back = decide(seen(KNOWN).written(again.status)).status.condition("Running")
+    assert back is not None
+    assert back.message == "all pods run"

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from everstep_operator.api import Phase
+from everstep_operator.build import names
 from everstep_operator.reconcile import decide
 from everstep_operator.reconcile.observation import (
     ConditionView,
@@ -18,7 +20,7 @@ from everstep_operator.reconcile.observation import (
     Results,
     Stored,
 )
-from everstep_operator.reconcile.plan import EnsureService, Plan
+from everstep_operator.reconcile.plan import EnsureService, MarkPod, Plan
 from tests.support.observations import at, beat, claimed, committed, fenced, job, observe, pod, running, service
 
 PODS = (pod(0), pod(1))
@@ -274,3 +276,20 @@ def test_a_removal_that_fails_beside_the_passes_is_told(phase: str) -> None:
 def test_the_deadline_is_looked_at_in_time() -> None:
     of = job(running(), activeDeadlineSeconds=3602)
     assert decide(observe(of, *PODS, catalog=committed(30))).requeue_after == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "marks"),
+    [
+        ({"labelled": False}, [False]),
+        ({"owned": False}, [True]),
+        ({"labelled": False, "deleting": True}, []),
+        ({"labelled": False, "phase": "Succeeded"}, []),
+    ],
+)
+def test_a_pod_that_lost_its_labels_gets_them_back_and_goes_on(change: dict[str, Any], marks: list[bool]) -> None:
+    plan = decide(observe(job(running()), replace(pod(0), **change), pod(1), catalog=committed(30)))
+    found = [action for action in plan.actions if isinstance(action, MarkPod)]
+    assert ([action.owner for action in found], plan.status.history) == (marks, [])
+    labels = {names.JOB: "job", names.JOB_UID: "uid-1", names.ATTEMPT: "1", names.INDEX: "0"}
+    assert all((action.name, action.labels) == ("job-1-0", labels) for action in found)

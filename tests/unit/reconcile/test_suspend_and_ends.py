@@ -9,6 +9,7 @@ import pytest
 
 from everstep.catalog import transitions as t
 from everstep_operator.api import InvalidJobError, Phase
+from everstep_operator.api.status import Leaving
 from everstep_operator.build.names import FINALIZER
 from everstep_operator.reconcile import decide
 from everstep_operator.reconcile.observation import ContainerView, Problem, ProblemKind, Results, Stored
@@ -145,6 +146,29 @@ def test_success() -> None:
     assert plan.actions == (), "pods stay for their logs"
     after = decide(observe(job(plan.status.dump()), *DONE, catalog=committed(30), now=at(9999)))
     assert (after.status, after.events, after.actions, after.requeue_after) == (plan.status, (), (), None)
+
+
+def test_a_pod_that_was_seen_to_succeed_may_go_before_the_others_end() -> None:
+    """Of a script without the library, whose heartbeat would tell."""
+    of = job(running())
+    seen = decide(observe(of, succeeded(0), pod(1), catalog=fenced())).status
+    assert seen.gang is not None
+    assert seen.gang.succeeded == [0]
+    gone = decide(observe(job(seen.dump()), pod(1), catalog=fenced(), now=at(60)))
+    assert (gone.status.phase, gone.status.history, gone.actions) == (Phase.RUNNING, [], ())
+    done = decide(observe(job(gone.status.dump()), succeeded(1), catalog=fenced(), now=at(90))).status
+    assert done.phase is Phase.SUCCEEDED
+    assert done.gang is not None
+    assert done.gang.succeeded is None
+    lost = decide(observe(job(seen.dump()), catalog=fenced(), now=at(60))).status
+    assert lost.history[-1].pod == "job-1-1", "only the one that was still at work"
+    stopped = replace(succeeded(0), deleting=True)
+    assert decide(observe(of, stopped, pod(1), catalog=fenced())).status.gang == seen.gang.model_copy(
+        update={"succeeded": None, "leaving": Leaving(pod="job-1-0", node="node-a")}
+    ), "a pod that is deleted may end with 0 on SIGTERM"
+    beats = decide(observe(of, succeeded(0), pod(1), catalog=claimed(), heartbeat=beat(3))).status
+    assert beats.gang is not None
+    assert beats.gang.succeeded is None
 
 
 def test_storage_that_is_back_after_the_end_is_told() -> None:
@@ -339,6 +363,19 @@ def test_what_a_tenant_says_never_breaks_a_decision(most: int) -> None:
     assert decide(observe(job(running()), *PODS, catalog=committed(30), heartbeat=told)).status.progress is not None
     dead = failed(0, message=record(rank=most, exit_code=1, exception="E", message="m", step=most))
     assert decide(observe(job(running()), dead, pod(1), catalog=committed(30))).status.history
+
+
+@pytest.mark.parametrize("time", ["0001-01-01T00:00:00Z", "9999-12-31T23:59:59Z", "0001-01-01T00:00:00+14:00"])
+def test_no_clock_of_a_tenant_breaks_a_decision(time: str) -> None:
+    dead = failed(0, message=record(rank=0, exit_code=1, exception="E", message="m", time=time))
+    plan = decide(observe(job(running()), dead, pod(1), catalog=committed(30), heartbeat=beat(31, time=time)))
+    assert plan.status.recovery is not None
+    catalog = fenced(2, committed(30))
+    gang = (pod(0, 2), pod(1, 2))
+    for first in (time, at(-1).isoformat()):
+        seen = beat(31, 2, first_step=first, time=time, phase_since=time)
+        plan = decide(observe(job(plan.status.dump()), *gang, catalog=catalog, heartbeat=seen, now=at(60)))
+        assert plan.status.phase is Phase.RUNNING
 
 
 def test_the_longest_storage_uri_fits_all_that_is_told_of_it() -> None:

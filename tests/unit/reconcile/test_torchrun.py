@@ -1,6 +1,8 @@
 """Reading torchrun's logs, as torch 2.15 writes them."""
 
-from everstep_operator.reconcile.torchrun import Summary, last_error, last_line, read_summary
+from datetime import UTC, datetime
+
+from everstep_operator.reconcile.torchrun import Summary, last_error, last_line, read_summary, unstamped
 
 SUMMARY = """\
 E0101 12:00:00.000000 1 torch/distributed/elastic/multiprocessing/api.py:984] failed (exitcode: -9) local_rank: 0 (pid: 42) of binary: /usr/bin/python3
@@ -77,3 +79,14 @@ def test_a_script_that_does_not_parse() -> None:
 def test_the_last_line_that_says_anything() -> None:
     assert last_line("a\n  config.yaml: no such file  \n=====\n\n") == "config.yaml: no such file"
     assert last_line("") is None
+
+
+def test_the_stamps_of_the_container_runtime_tell_when_a_worker_failed() -> None:
+    lines = ["cut off here", *SUMMARY.splitlines(), "done"]
+    stamps = [f"2026-01-01T12:00:{second:02}.123456789Z " for second in range(len(lines))]
+    stamped = "\n".join([lines[0], *(stamp + line for stamp, line in zip(stamps[1:], lines[1:], strict=True))])
+    text, failed = unstamped(stamped)
+    assert text == "\n".join(lines)
+    assert failed == datetime(2026, 1, 1, 12, 0, 1, 123456, tzinfo=UTC)
+    assert unstamped("") == ("", None)
+    assert unstamped("2026-99-01T12:00:00Z failed (exitcode: -9)")[1] is None

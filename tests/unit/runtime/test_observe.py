@@ -26,6 +26,7 @@ POD: dict[str, Any] = {
         "uid": "p",
         "resourceVersion": "7",
         "labels": {names.JOB: "j", names.JOB_UID: "u", names.ATTEMPT: "2", names.INDEX: "1"},
+        "ownerReferences": [{"uid": "u"}],
         "annotations": {names.NODES: "2", "other": "x"},
         "creationTimestamp": "2026-01-02T03:04:05Z",
     },
@@ -46,7 +47,7 @@ POD: dict[str, Any] = {
 
 
 def test_a_pod_is_seen_by_its_trainer_container() -> None:
-    view = pod_view(POD)
+    view = pod_view(POD, "j", "u")
     assert view is not None
     assert (view.name, view.attempt, view.index, view.phase, view.node) == ("j-2-1", 2, 1, "Failed", "a")
     assert (view.container.exit_code, view.container.reason, view.container.restarts) == (137, "OOMKilled", 2)
@@ -65,37 +66,60 @@ def test_a_sidecar_that_a_webhook_puts_first_is_not_taken_for_the_trainer() -> N
         "spec": {"containers": [{"name": "proxy"}, {"name": "main"}]},
         "status": {"phase": "Running", "containerStatuses": statuses},
     }
-    view = pod_view(injected)
+    view = pod_view(injected, "j", "u")
     assert view is not None
     assert view.container.exit_code is None
 
 
 def test_a_copy_of_a_pod_is_not_of_the_gang() -> None:
-    assert pod_view({**POD, "metadata": {**POD["metadata"], "name": "j-2-1-debug"}}) is None
+    for name in ("j-2-1-debug", "k-2-1", "j-02-1", "j-2", "2-1", "j--1", "j-²-1"):
+        assert pod_view({**POD, "metadata": {**POD["metadata"], "name": name}}, "j", "u") is None, name
 
 
 def test_labels_beyond_a_status_field_are_nobodys() -> None:
     labels = {**POD["metadata"]["labels"], names.ATTEMPT: "99999999999"}
-    assert pod_view({**POD, "metadata": {**POD["metadata"], "name": "j-99999999999-1", "labels": labels}}) is None
+    meta = {**POD["metadata"], "name": "j-99999999999-1", "labels": labels}
+    assert pod_view({**POD, "metadata": meta}, "j", "u") is None
 
 
-def test_a_pod_without_our_labels_is_nobodys() -> None:
-    assert pod_view({**POD, "metadata": {**POD["metadata"], "labels": {names.ATTEMPT: "x"}}}) is None
+@pytest.mark.parametrize(
+    ("change", "labelled", "owned"),
+    [
+        ({}, True, True),
+        ({"labels": {**POD["metadata"]["labels"], "theirs": "x"}}, True, True),
+        ({"labels": {**POD["metadata"]["labels"], names.ATTEMPT: "x"}}, False, True),
+        ({"labels": None}, False, True),
+        ({"ownerReferences": None}, True, False),
+    ],
+)
+def test_a_pod_is_known_by_its_name_whatever_its_labels_say(
+    change: dict[str, Any], labelled: bool, owned: bool
+) -> None:
+    view = pod_view({**POD, "metadata": {**POD["metadata"], **change}}, "j", "u")
+    assert view is not None
+    assert (view.attempt, view.index, view.labelled, view.owned) == (2, 1, labelled, owned)
 
 
 def test_a_pod_without_a_status_is_pending() -> None:
-    view = pod_view({**POD, "status": {}})
+    view = pod_view({**POD, "status": {}}, "j", "u")
     assert view is not None
     assert view.phase == "Pending"
     assert not view.container.terminated
 
 
 def test_services_and_nodes() -> None:
-    service = {
-        "metadata": {"name": "s", "uid": "u"},
-        "spec": {"clusterIP": "1.2.3.4", "selector": {names.ATTEMPT: "3"}},
-    }
-    assert (service_view(service).cluster_ip, service_view(service).attempt) == ("1.2.3.4", 3)
+    meta = {"name": "s", "uid": "x", "labels": names.labels("j", "u", 3), "ownerReferences": [{"uid": "u"}]}
+    spec = {"clusterIP": "1.2.3.4", "selector": names.service_selector("u", 3), "ports": [{"port": 29400}]}
+
+    def seen(meta: dict[str, Any], spec: dict[str, Any]) -> tuple[str, int]:
+        view = service_view({"metadata": meta, "spec": spec}, "j", "u")
+        return view.cluster_ip, view.attempt
+
+    assert seen(meta, spec) == ("1.2.3.4", 3)
+    assert seen(meta, {**spec, "clusterIP": "None"}) == ("", 3), "a headless one has no address"
+    assert seen(meta, {**spec, "selector": {names.ATTEMPT: "3"}}) == ("1.2.3.4", 0)
+    assert seen(meta, {**spec, "ports": [{"port": 80}]}) == ("1.2.3.4", 0)
+    assert seen({**meta, "labels": {}}, spec) == ("1.2.3.4", 0)
     assert is_ready({"status": {"conditions": [{"type": "Ready", "status": "True"}]}})
     assert not is_ready({"status": {"conditions": [{"type": "Ready", "status": "Unknown"}]}})
     assert moment(None) is None

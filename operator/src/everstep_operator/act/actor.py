@@ -29,6 +29,7 @@ from everstep_operator.reconcile.plan import (
     EnsureService,
     Fence,
     FinishRemovals,
+    MarkPod,
     Probe,
     ReadLogs,
     RemoveFinalizer,
@@ -36,6 +37,7 @@ from everstep_operator.reconcile.plan import (
     Sweep,
     ValidateResumePath,
 )
+from everstep_operator.reconcile.torchrun import unstamped
 from everstep_operator.storage import JobStorage, Storages
 
 
@@ -104,9 +106,13 @@ class Actor:
                 return problem
             case EnsureService():
                 return await self._pods.ensure_service(seen, action)
+            case MarkPod():
+                return await self._pods.mark(seen, chain.memory, action)
             case ReadLogs():
-                logs = await self._pods.logs(seen, action)
-                chain.results = replace(chain.results, logs={**chain.results.logs, **logs})
+                read = {name: unstamped(text) for name, text in (await self._pods.logs(seen, action)).items()}
+                logs = chain.results.logs | {name: text for name, (text, _) in read.items()}
+                failed_at = chain.results.failed_at | {name: when for name, (_, when) in read.items() if when}
+                chain.results = replace(chain.results, logs=logs, failed_at=failed_at)
             case AddFinalizer(name):
                 await self._finalizers(seen, [*seen.job.metadata.finalizers, name])
             case RemoveFinalizer(name):

@@ -12,7 +12,7 @@ from everstep_operator.kube import ApiError, Json, Kube, core_path
 from everstep_operator.memory import JobMemory, as_number
 from everstep_operator.observe import Seen
 from everstep_operator.reconcile.observation import Problem, ProblemKind
-from everstep_operator.reconcile.plan import CreatePod, DeletePod, DryRunPod, EnsureService, ReadLogs
+from everstep_operator.reconcile.plan import CreatePod, DeletePod, DryRunPod, EnsureService, MarkPod, ReadLogs
 
 APPLY = "application/apply-patch+yaml"
 LOG_LINES = 100
@@ -47,16 +47,32 @@ class Pods:
             _wrote(memory, made)
         except ApiError as error:
             if error.already_exists:
-                return await self._check_owned(seen, action.name)
+                return await self._check_owned(seen, memory, action)
             return pod_problem(error)
         return None
 
-    async def _check_owned(self, seen: Seen, name: str) -> Problem | None:
-        meta = seen.job.metadata
+    async def _check_owned(self, seen: Seen, memory: JobMemory, action: CreatePod) -> Problem | None:
+        meta, name = seen.job.metadata, action.name
         pod = await self._kube.find(core_path(meta.namespace, "pods", name))
         if pod is None:
             return Problem(ProblemKind.CLUSTER, "PodVanished", f"pod {name} existed and is gone: trying again")
-        return _foreign(seen, "pod", pod)
+        labels = {key: action.manifest["metadata"]["labels"][key] for key in names.POD_LABELS}
+        foreign = _foreign(seen, "pod", pod)
+        if foreign is not None or labels.items() <= (pod["metadata"].get("labels") or {}).items():
+            return foreign
+        return await self.mark(seen, memory, MarkPod(name, pod["metadata"]["resourceVersion"], labels))
+
+    async def mark(self, seen: Seen, memory: JobMemory, action: MarkPod) -> Problem | None:
+        path = core_path(seen.job.metadata.namespace, "pods", action.name)
+        change: Json = {"resourceVersion": action.resource_version, "labels": action.labels}
+        if action.owner:
+            change["ownerReferences"] = [seen.job.owner_reference()]
+        try:
+            _wrote(memory, await self._kube.patch(path, {"metadata": change}))
+        except ApiError as error:
+            memory.version = 0
+            return None if error.conflict or error.not_found else pod_problem(error)
+        return None
 
     async def delete(self, seen: Seen, memory: JobMemory, actions: Sequence[DeletePod]) -> Problem | None:
         problems = await asyncio.gather(*(self._delete(seen, memory, action) for action in actions))
@@ -86,29 +102,33 @@ class Pods:
             foreign = standing and _foreign(seen, "service", standing)
             if foreign:
                 return foreign
-            await self._apply(path, action.manifest)
+            made = await self._apply(path, action.manifest)
         except ApiError as error:
             return pod_problem(error)
+        if made["spec"].get("clusterIP") in (None, "", "None"):
+            message = f"the service {action.name} was made without an address of its own: delete it"
+            return Problem(ProblemKind.POD_REFUSED, "ServiceWithoutAddress", message)
         return None
 
-    async def _apply(self, path: str, manifest: Json) -> None:
+    async def _apply(self, path: str, manifest: Json) -> Json:
         try:
-            await self._kube.patch(path, manifest, kind=APPLY, fieldManager=CONTROLLER, force="true")
+            return await self._kube.patch(path, manifest, kind=APPLY, fieldManager=CONTROLLER, force="true")
         except ApiError as error:
             spec = manifest["spec"]
             if error.status != 422 or "clusterIP" not in spec:
                 raise
             # somebody else has the former address by now: any other will do, and the gang has to learn it
             anywhere = {**manifest, "spec": {key: value for key, value in spec.items() if key != "clusterIP"}}
-            await self._kube.patch(path, anywhere, kind=APPLY, fieldManager=CONTROLLER, force="true")
+            return await self._kube.patch(path, anywhere, kind=APPLY, fieldManager=CONTROLLER, force="true")
 
     async def logs(self, seen: Seen, action: ReadLogs) -> dict[str, str]:
+        """The ends of the logs, each line with the container runtime's stamp."""
         tails = await asyncio.gather(*(self._log(seen, name) for name in action.pods))
         return dict(zip(action.pods, tails, strict=True))
 
     async def _log(self, seen: Seen, name: str) -> str:
         path = core_path(seen.job.metadata.namespace, "pods", name, "log")
-        query = {"tailLines": str(LOG_LINES), "limitBytes": str(LOG_MOST)}
+        query = {"tailLines": str(LOG_LINES), "limitBytes": str(LOG_MOST), "timestamps": "true"}
         container = seen.containers.get(name)
         if container:
             query["container"] = container
@@ -129,7 +149,7 @@ def _foreign(seen: Seen, kind: str, standing: Json) -> Problem | None:
     """None for what is this job's; a problem for what a former job of the name has left, or what is somebody else's."""
     meta = seen.job.metadata
     name, labels = standing["metadata"]["name"], standing["metadata"].get("labels") or {}
-    if labels.get(names.JOB_UID) == meta.uid:
+    if names.belongs(standing["metadata"], meta.uid):
         return None
     if labels.get(names.JOB) == meta.name:
         message = f"the {kind} {name} of a former job of this name is still being removed"

@@ -13,6 +13,7 @@ from pydantic import Field, StringConstraints
 
 from everstep_operator.api.common import Count, Duration, Instant, Line, Number64, Short, StatusModel, Step, Time, Where
 from everstep_operator.api.failure import RECENT_LIMIT
+from everstep_operator.api.spec import MAX_NODES
 
 HISTORY_LIMIT = 10
 """Attempts that the status remembers; older ones are dropped."""
@@ -165,6 +166,8 @@ class RecoverySeconds(StatusModel):
 
     detect: Duration | None = None
     """From the fault to the operator's notice."""
+    restart: Duration | None = None
+    """Of a restart in place: from the fault, by the log of its pod, to the claim of the workers that follow."""
     teardown: Duration | None = None
     """Until the pods of the old attempt were gone."""
     schedule: Duration | None = None
@@ -172,7 +175,7 @@ class RecoverySeconds(StatusModel):
     start: Duration | None = None
     """Until all of them ran."""
     load: Duration | None = None
-    """Until the first new step."""
+    """Until the first new step; of a restart in place: from the claim."""
     total: Duration | None = None
     """From the fault to the first new step."""
 
@@ -183,7 +186,7 @@ class Recovery(StatusModel):
     detected: Instant | None = None
     """When the operator noticed the fault."""
     attempt: Count | None = None
-    """The attempt that failed."""
+    """The attempt that failed, or whose workers were restarted in place."""
     lost_steps: Step | None = None
     """Steps that were done and had to be done again."""
     seconds: RecoverySeconds | None = None
@@ -258,6 +261,11 @@ class Gang(StatusModel):
     """Pods that it was created with."""
     waiting: Line | None = None
     """What pods that do not run wait for."""
+    succeeded: (
+        Annotated[list[Count], Field(max_length=MAX_NODES, json_schema_extra={"x-kubernetes-list-type": "atomic"})]
+        | None
+    ) = None
+    """Indices of pods that were seen to succeed before the others, where no heartbeat would tell once they are gone."""
     leaving: Leaving | None = None
     """The first pod that was seen being deleted; its workers save while its grace lasts."""
     started: Instant | None = None

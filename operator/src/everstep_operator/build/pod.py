@@ -28,7 +28,10 @@ def pod_manifest(job: TrainingJob, launch: Launch, index: int) -> dict[str, Any]
         "metadata": {
             "name": name,
             "namespace": job.metadata.namespace,
-            "labels": {**(meta.get("labels") or {}), **labels(job, launch.attempt), names.INDEX: str(index)},
+            "labels": {
+                **(meta.get("labels") or {}),
+                **names.pod_labels(job.metadata.name, job.metadata.uid, launch.attempt, index),
+            },
             "annotations": {
                 **(meta.get("annotations") or {}),
                 **launch.annotations(),
@@ -39,10 +42,6 @@ def pod_manifest(job: TrainingJob, launch: Launch, index: int) -> dict[str, Any]
         },
         "spec": spec,
     }
-
-
-def labels(job: TrainingJob, attempt: int) -> dict[str, str]:
-    return {names.JOB: job.metadata.name, names.JOB_UID: job.metadata.uid, names.ATTEMPT: str(attempt)}
 
 
 def _equip(job: TrainingJob, launch: Launch, index: int, spec: dict[str, Any]) -> None:

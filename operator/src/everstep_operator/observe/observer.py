@@ -21,6 +21,8 @@ from everstep_operator.storage import JobStorage, Storages, classify
 
 SIGN_OF_LIFE = 12.0
 """Seconds without a beat or a step after which the nodes of a job's pods are asked about."""
+MOST_STRAYS = 32
+"""Missing pods that are asked for by name in one look; somebody's hand takes the labels off a few."""
 
 
 @dataclass(slots=True)
@@ -95,12 +97,24 @@ class Observer:
             self._kube.find(core_path(meta.namespace, "services", names.service_name(meta.name))),
             self._pods(seen, memory),
         )
-        own = service is not None and (service["metadata"].get("labels") or {}).get(names.JOB_UID) == meta.uid
-        services = [service] if service is not None and own else []
+        pods = [*pods, *await self._strays(seen, {pod["metadata"]["name"] for pod in pods})]
+        services = [service] if service is not None and names.belongs(service["metadata"], meta.uid) else []
         seen.containers = {pod["metadata"]["name"]: trainer_name(pod) or "" for pod in pods}
-        views = (pod_view(pod) for pod in pods)
+        views = (pod_view(pod, meta.name, meta.uid) for pod in pods)
         found = sorted((view for view in views if view is not None), key=lambda view: (view.attempt, view.index))
-        return tuple(found), tuple(service_view(service) for service in services)
+        return tuple(found), tuple(service_view(service, meta.name, meta.uid) for service in services)
+
+    async def _strays(self, seen: Seen, listed: set[str]) -> list[Json]:
+        """Pods of the gang in force that are still there though no list by label finds them: without their labels
+        they would run on, nobody's, beside the attempt that follows."""
+        meta, status = seen.job.metadata, seen.job.status
+        over = status.phase is not None and status.phase.finished
+        if status.gang is None or over or any(entry.attempt == status.attempt for entry in status.history):
+            return []
+        gang = (names.pod_name(meta.name, status.attempt, index) for index in range(status.gang.nodes or 0))
+        missing = [name for name in gang if name not in listed][:MOST_STRAYS]
+        found = await asyncio.gather(*(self._kube.find(core_path(meta.namespace, "pods", name)) for name in missing))
+        return [pod for pod in found if pod is not None and names.belongs(pod["metadata"], meta.uid)]
 
     async def _pods(self, seen: Seen, memory: JobMemory) -> list[Json]:
         """Not older than what this process has listed, written and been told of. The first list is a consistent one,

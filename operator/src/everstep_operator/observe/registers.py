@@ -64,7 +64,8 @@ def stored(memory: JobMemory, now: float, problem: Problem | None = None, fenced
     view = None if beat is None else HeartbeatView(beat, beat_age=now - known.beat_at, still=now - known.news_at)
     absent = now - known.absent_at if view is None and known.absent_at is not None else None
     age = None if memory.swept_at is None else now - memory.swept_at
-    return Stored(catalog, view, problem, heartbeat_absent=absent, swept_age=age)
+    former = known.former if beat is not None else None
+    return Stored(catalog, view, problem, heartbeat_absent=absent, swept_age=age, former=former)
 
 
 def _poll(catalog: JobCatalog, known: Snapshot | None, beat: tuple[int, str | None], status_attempt: int) -> Polled:
@@ -98,6 +99,10 @@ def _remember(known: Registers, polled: Polled, now: float) -> None:
     known.absent_at = None
     known.heartbeat, known.heartbeat_token = polled.heartbeat
     same = before is not None and attempt == polled.attempt
+    if not same:
+        known.former = None
+    elif before is not None and before.epoch < known.heartbeat.epoch:
+        known.former = before
     if not same or before is None or before.beat != known.heartbeat.beat:
         known.beat_at = now
     if not same or before is None or _news(before) != _news(known.heartbeat):

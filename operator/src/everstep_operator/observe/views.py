@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any, cast, get_args
@@ -25,24 +26,23 @@ def moment(text: str | None) -> datetime | None:
     return datetime.fromisoformat(text) if text else None
 
 
-def pod_view(pod: Json) -> PodView | None:
-    """None for a pod whose labels and name do not tell attempt and index: somebody else's."""
+def pod_view(pod: Json, job: str, uid: str) -> PodView | None:
+    """None for a pod whose name is none of the job's: somebody's copy of one, labels and all.
+
+    The name tells attempt and index, since nobody can edit it.
+    """
     meta, status = pod["metadata"], pod.get("status") or {}
-    labels = meta.get("labels") or {}
-    try:
-        attempt, index = int(labels[names.ATTEMPT]), int(labels[names.INDEX])
-    except (KeyError, ValueError):
-        return None
+    attempt, index = names.read_pod_name(job, meta["name"]) or (0, 0)
     if not (0 < attempt <= MAX_COUNT and 0 <= index <= MAX_COUNT):
         return None
-    if meta["name"] != names.pod_name(labels.get(names.JOB, ""), attempt, index):
-        return None  # somebody's copy of a pod, labels and all
     phase = status.get("phase")
     return PodView(
         name=meta["name"],
         uid=meta["uid"],
         attempt=attempt,
         index=index,
+        labelled=_has(meta, names.pod_labels(job, uid, attempt, index)),
+        owned=bool(meta.get("ownerReferences")),
         phase=cast(PodPhase, phase if phase in get_args(PodPhase) else "Pending"),
         resource_version=meta.get("resourceVersion", ""),
         deleting=bool(meta.get("deletionTimestamp")),
@@ -57,6 +57,10 @@ def pod_view(pod: Json) -> PodView | None:
             key: value for key, value in (meta.get("annotations") or {}).items() if key.startswith(f"{GROUP}/")
         },
     )
+
+
+def _has(meta: Json, labels: Mapping[str, str]) -> bool:
+    return labels.items() <= (meta.get("labels") or {}).items()
 
 
 def trainer_name(pod: Json) -> str | None:
@@ -94,15 +98,28 @@ def container_view(pod: Json) -> ContainerView:
     )
 
 
-def service_view(service: Json) -> ServiceView:
+def service_view(service: Json, job: str, uid: str) -> ServiceView:
     meta, spec = service["metadata"], service.get("spec") or {}
-    attempt = (spec.get("selector") or {}).get(names.ATTEMPT, "0")
+    selector = spec.get("selector") or {}
+    told = selector.get(names.ATTEMPT, "0")
+    attempt = int(told) if told.isascii() and told.isdigit() else 0
+    ports = [port.get("port") for port in spec.get("ports") or []]
+    whole = selector == names.service_selector(uid, attempt) and names.RENDEZVOUS_PORT in ports
+    kept = _has(meta, names.labels(job, uid, attempt)) and bool(meta.get("ownerReferences"))
     return ServiceView(
         name=meta["name"],
         uid=meta["uid"],
-        cluster_ip=spec.get("clusterIP") or "",
-        attempt=int(attempt) if attempt.isdigit() else 0,
+        cluster_ip=_address(spec.get("clusterIP")),
+        attempt=attempt if whole and kept else 0,
     )
+
+
+def _address(text: str | None) -> str:
+    """A headless service says `None`, which is no address."""
+    try:
+        return str(ipaddress.ip_address(text or ""))
+    except ValueError:
+        return ""
 
 
 def is_ready(node: Json) -> bool:

@@ -36,6 +36,8 @@ class Attempt:
     """Pods that it has, or is to have."""
     claimed: bool
     """A worker group of it has claimed the catalog."""
+    succeeded: frozenset[int] = frozenset()
+    """Indices of pods that were seen to succeed, whether or not they are there still."""
 
     @property
     def ended(self) -> bool:
@@ -45,6 +47,11 @@ class Attempt:
     def missing(self) -> tuple[int, ...]:
         present = {pod.index for pod in self.pods}
         return tuple(index for index in range(self.nodes) if index not in present)
+
+    @cached_property
+    def lost(self) -> tuple[int, ...]:
+        """Missing pods that were not seen to succeed."""
+        return tuple(index for index in self.missing if index not in self.succeeded)
 
     @property
     def launched(self) -> bool:
@@ -98,6 +105,7 @@ def current(observation: Observation) -> Attempt:
     pods = tuple(sorted((pod for pod in observation.pods if pod.attempt == number), key=lambda pod: pod.index))
     recorded = 0 < number <= status.attempt
     end = next((entry for entry in status.history if entry.attempt == number and number > 0), None)
+    gang = status.gang if recorded else None
     return Attempt(
         number=number,
         recorded=recorded,
@@ -106,6 +114,7 @@ def current(observation: Observation) -> Attempt:
         others=tuple(pod for pod in observation.pods if pod.attempt != number),
         nodes=_nodes(observation, number, recorded, pods),
         claimed=catalog is not None and catalog.claim is not None and catalog.claim.attempt == number,
+        succeeded=frozenset((gang.succeeded if gang is not None else None) or ()),
     )
 
 

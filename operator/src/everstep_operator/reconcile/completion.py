@@ -8,10 +8,11 @@ from everstep_operator.reconcile.observation import Observation, PodView
 
 
 def succeeded(observation: Observation, attempt: Attempt) -> bool:
-    """Every pod's trainer ended with 0; one that is gone counts where the library says that the training ended."""
+    """Every pod's trainer ended with 0. One that is gone, or goes, counts where it was seen to succeed before, or the
+    library says that the training ended."""
     if not (attempt.launched or attempt.claimed) or not all(_done(pod) for pod in attempt.pods):
         return False
-    cleared = attempt.missing or any(pod.deleting for pod in attempt.pods)
+    cleared = attempt.lost or any(pod.deleting and pod.index not in attempt.succeeded for pod in attempt.pods)
     return not cleared or failure.has_finished(observation, attempt)
 
 

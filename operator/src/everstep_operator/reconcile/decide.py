@@ -124,8 +124,10 @@ def _steady(observation: Observation, attempt: Attempt, status: TrainingJobStatu
     status = deadline.start(status, observation.now)
     status = status.model_copy(update={"phase": Phase.RUNNING if runs else Phase.STARTING})
     summary = (status.gang.summary if status.gang else None) or ""
+    repair = () if launch.has_service(observation, attempt) else (launch.service(observation, attempt),)
+    mends = (*gang.marks(observation, attempt), *repair)
     if runs:
-        message = f"all pods run{elastic.described(observation, attempt)}"
+        message = _all_run(observation, attempt, bool(mends))
         status = conditions.put(observation, status, ConditionType.RUNNING, True, "GangRunning", message)
         status = conditions.clear(observation, status, ConditionType.RESTARTING, "GangRunning", message)
         status = conditions.clear(observation, status, ConditionType.STALLED, "GangRunning", message)
@@ -135,14 +137,22 @@ def _steady(observation: Observation, attempt: Attempt, status: TrainingJobStatu
         message = (status.gang.waiting if status.gang and waits else None) or summary
         status = conditions.put(observation, status, ConditionType.RUNNING, False, reason, message)
     status = conditions.clear(observation, status, ConditionType.SUSPENDED, "Resumed", "spec.suspend is false")
-    repair = () if launch.has_service(observation, attempt) else (launch.service(observation, attempt),)
     upkeep, asks = retention.upkeep(observation), requests.ask(observation, attempt)
     if upkeep:
         status = storage.describe(observation, status, observation.results.deletion)
     elif not asks:
         status = storage.ready(observation, attempt, status)
-    actions = (*teardown.deletions(status, attempt.others), *repair, *asks, *upkeep)
+    actions = (*teardown.deletions(status, attempt.others), *mends, *asks, *upkeep)
     return Plan(status, actions=actions, requeue_after=observation.poll_seconds, again=bool(asks))
+
+
+def _all_run(observation: Observation, attempt: Attempt, mends: bool) -> str:
+    """With what keeps the gang's service or a pod's labels from being put right; to try that again is no news."""
+    found, before = observation.results.problem, observation.job.status.condition(ConditionType.RUNNING)
+    if mends and found is None and before is not None and before.status == "True":
+        return before.message
+    hindrance = f"; {found.message}" if mends and found is not None and not storage.is_storage(found) else ""
+    return f"all pods run{elastic.described(observation, attempt)}{hindrance}"
 
 
 def _deadline_exceeded(observation: Observation, attempt: Attempt, status: TrainingJobStatus) -> Plan:

@@ -74,7 +74,9 @@ def finished(observation: Observation, attempt: Attempt) -> Plan:
 def _gang(status: TrainingJobStatus, summary: str) -> TrainingJobStatus:
     if status.gang is None:
         return status
-    return status.model_copy(update={"gang": status.gang.model_copy(update={"summary": summary, "waiting": None})})
+    return status.model_copy(
+        update={"gang": status.gang.model_copy(update={"summary": summary, "waiting": None, "succeeded": None})}
+    )
 
 
 def _settles(observation: Observation, status: TrainingJobStatus, pod: PodView) -> bool:

@@ -94,7 +94,7 @@ def _gone(observation: Observation, attempt: Attempt) -> list[Cause]:
         return []  # a pod that was done, and was cleared away
     job, gang = observation.job.metadata.name, observation.job.status.gang
     leaving = gang.leaving if gang is not None else None
-    return [classify.pod_gone(pod_name(job, attempt.number, index), index, leaving) for index in attempt.missing]
+    return [classify.pod_gone(pod_name(job, attempt.number, index), index, leaving) for index in attempt.lost]
 
 
 def _stopping(attempt: Attempt, broken: list[PodView]) -> bool:

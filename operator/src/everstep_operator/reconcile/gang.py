@@ -8,8 +8,10 @@ from everstep.catalog import job_root, resume_point
 from everstep_operator.api import TrainingJobStatus
 from everstep_operator.api.status import Fence, Gang, Leaving, ResumedFrom
 from everstep_operator.build import Launch
+from everstep_operator.build.names import pod_labels
 from everstep_operator.reconcile.attempt import Attempt, launched_with, own
 from everstep_operator.reconcile.observation import Observation, PodView
+from everstep_operator.reconcile.plan import MarkPod
 
 _QUIET = ("ContainerCreating", "PodInitializing", "PodScheduled")
 _IMAGE = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull")
@@ -60,7 +62,7 @@ def describe(observation: Observation, attempt: Attempt, status: TrainingJobStat
     running = before.running if before else None
     if started is None:
         started = _moment(observation.now, [pod.created for pod in attempt.pods])
-    if running is None and not attempt.missing and all(has_run(pod) for pod in attempt.pods):
+    if running is None and not attempt.lost and all(has_run(pod) for pod in attempt.pods):
         running = _moment(observation.now, [pod.container.running_since for pod in attempt.pods])
     count = sum(pod.container.running_since is not None for pod in attempt.pods)
     waits = waiting(attempt)
@@ -68,12 +70,30 @@ def describe(observation: Observation, attempt: Attempt, status: TrainingJobStat
         summary=f"{count} of {attempt.nodes} running",
         nodes=attempt.nodes,
         waiting=_steadied(before.waiting if before else None, waits) if running is None else None,
+        succeeded=sorted(_succeeded(observation, attempt)) or None,
         leaving=(before.leaving if before else None) or _leaving(attempt),
         started=started,
         running=running,
     )
     update |= {"gang": gang, "start_time": status.start_time or started}
     return status.model_copy(update=update)
+
+
+def _succeeded(observation: Observation, attempt: Attempt) -> frozenset[int]:
+    """A gang with a heartbeat needs no record: that says when the training is over."""
+    if observation.stored.heartbeat is not None:
+        return attempt.succeeded
+    return attempt.succeeded | {pod.index for pod in attempt.pods if pod.phase == "Succeeded" and not pod.deleting}
+
+
+def marks(observation: Observation, attempt: Attempt) -> tuple[MarkPod, ...]:
+    """What makes pods of the gang found again that somebody took labels from: they go on, so they stay the job's."""
+    meta = observation.job.metadata
+    return tuple(
+        MarkPod(pod.name, pod.resource_version, pod_labels(meta.name, meta.uid, pod.attempt, pod.index), not pod.owned)
+        for pod in attempt.pods
+        if not (pod.labelled and pod.owned) and not (pod.terminal or pod.deleting)
+    )
 
 
 def waiting(attempt: Attempt) -> tuple[str, str] | None:

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from everstep import failure as failure_record
 from everstep.catalog import Location, split_root
 from everstep_operator.api import TrainingJobStatus
-from everstep_operator.api.status import Fence, Restarts, ResumedFrom
-from everstep_operator.reconcile import classify, gang, signals, torchrun
+from everstep_operator.api.status import Restarts, ResumedFrom
+from everstep_operator.reconcile import classify, gang, recovery, signals, torchrun
 from everstep_operator.reconcile.attempt import Attempt, own
 from everstep_operator.reconcile.observation import Observation
 
@@ -42,23 +42,29 @@ def seen(observation: Observation, attempt: Attempt, status: TrainingJobStatus) 
 def count(observation: Observation, attempt: Attempt, status: TrainingJobStatus) -> TrainingJobStatus:
     """The status with new claims counted, and with the entry that the last of them resumed."""
     claims = seen(observation, attempt, status)
-    if claims is None or status.fence is None:
+    fence = status.fence
+    if claims is None or fence is None:
         return status
     restarts = status.restarts or Restarts()
+    resumed = _resumed(observation)
     if claims.restarts:
+        pod, reason = _culprit(observation, attempt, claims.restarts)
         restarts = restarts.model_copy(
             update={
                 "in_place": restarts.in_place + claims.restarts,
-                "last_reason": _reason(observation, attempt, claims.restarts),
+                "last_reason": reason,
                 "last_time": observation.now,
             }
         )
-    fence: Fence = status.fence.model_copy(update={"claimed": claims.epoch})
+        fault = observation.results.failed_at.get(pod) if pod is not None else None
+        found = recovery.begin_in_place(observation, attempt, fault, resumed.step if resumed else 0)
+        status = status.model_copy(update={"recovery": found})
+    fence = fence.model_copy(update={"claimed": claims.epoch})
     return status.model_copy(
         update={
             "restarts": restarts if claims.restarts else status.restarts,
             "fence": fence,
-            "resumed_from": _resumed(observation),
+            "resumed_from": resumed,
         }
     )
 
@@ -77,8 +83,8 @@ def _resumed(observation: Observation) -> ResumedFrom | None:
     return ResumedFrom(step=parsed.step, location=location) if parsed else None
 
 
-def _reason(observation: Observation, attempt: Attempt, restarts: int) -> str:
-    """What the log of the pod whose worker died tells; its container lives on, so there is no termination message."""
+def _culprit(observation: Observation, attempt: Attempt, restarts: int) -> tuple[str | None, str]:
+    """The pod whose worker died, and what its log tells; its container lives on, so there is no termination message."""
     how = "restarted in place" if restarts == 1 else f"restarted in place {restarts} times"
     for pod in attempt.pods:
         log = observation.results.logs.get(pod.name)
@@ -89,8 +95,9 @@ def _reason(observation: Observation, attempt: Attempt, restarts: int) -> str:
         where = f"a worker of pod {pod.index}{f' on {pod.node}' if pod.node else ''}"
         if summary.code < 0:
             name = signals.name(-summary.code)
-            return f"{where} was killed by {name}{signals.hint(name)}; {how}"
+            return pod.name, f"{where} was killed by {name}{signals.hint(name)}; {how}"
         error = torchrun.last_error(log)
         if error is None or not classify.is_consequence(error):
-            return f"{where} {f'failed: {error}' if error else f'exited with code {summary.code}'}; {how}"[:1024]
-    return f"workers of attempt {attempt.number} {how}"
+            told = f"failed: {error}" if error else f"exited with code {summary.code}"
+            return pod.name, f"{where} {told}; {how}"[:1024]
+    return None, f"workers of attempt {attempt.number} {how}"

@@ -82,7 +82,7 @@ class ContainerView:
 
 @dataclass(frozen=True, slots=True)
 class PodView:
-    """A pod that carries the job's uid as a label."""
+    """A pod with one of the job's names that is the job's by its label or its owner."""
 
     name: str
     uid: str
@@ -102,6 +102,10 @@ class PodView:
     message: str | None = None
     conditions: tuple[ConditionView, ...] = ()
     container: ContainerView = ContainerView()
+    labelled: bool = True
+    """It has the labels that it was built with."""
+    owned: bool = True
+    """It has an owner."""
     annotations: dict[str, str] = field(default_factory=dict)
     """Those under everstep.dev/: the gang's size, the fence and the resume point that the pod was built with."""
 
@@ -137,8 +141,9 @@ class ServiceView:
     name: str
     uid: str
     cluster_ip: str
+    """Empty where it has no address."""
     attempt: int
-    """The attempt that its selector names."""
+    """The attempt whose pod 0 it leads to; 0 where it is not as it was built."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +171,8 @@ class Stored:
     """Where there is no heartbeat: seconds since this process first found none; None where it could not look."""
     swept_age: float | None = None
     """Seconds since this process last swept the job's root; None: never."""
+    former: Heartbeat | None = None
+    """The last one that was seen of the worker group before that of the heartbeat, in the same attempt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +189,8 @@ class Results:
     """The API server would accept the pod."""
     logs: dict[str, str] = field(default_factory=dict)
     """ReadLogs' answers: pod name to the end of its log; empty where there was none."""
+    failed_at: dict[str, datetime] = field(default_factory=dict)
+    """When, by those logs, torchrun last saw a worker of the pod fail."""
     asked: str | None = None
     """AskForSave's value, once it stands where the workers look."""
     checkpoints_deleted: bool = False

@@ -82,8 +82,19 @@ class DeletePod:
 
 
 @dataclass(frozen=True, slots=True)
+class MarkPod:
+    """Give a pod the labels back that somebody took away, and the owner, where `owner` says that it has none."""
+
+    name: str
+    resource_version: str
+    labels: dict[str, str]
+    owner: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class ReadLogs:
-    """Fetch the log's end (some 100 lines, 16 KiB) of these pods' trainer containers: `Results.logs`. Never fails."""
+    """Fetch the log's end (some 100 lines, 16 KiB) of these pods' trainer containers: `Results.logs` and `failed_at`.
+    Never fails."""
 
     pods: tuple[str, ...]
 
@@ -146,6 +157,7 @@ Action = (
     | EnsureService
     | CreatePod
     | DeletePod
+    | MarkPod
     | ReadLogs
     | AskForSave
     | Retire

@@ -5,9 +5,10 @@ from __future__ import annotations
 from datetime import datetime
 
 from everstep_operator.api import TrainingJobStatus
+from everstep_operator.api.common import MAX_SECONDS, MAX_STEP
 from everstep_operator.api.status import Recovery, RecoverySeconds
 from everstep_operator.reconcile import failure
-from everstep_operator.reconcile.attempt import Attempt
+from everstep_operator.reconcile.attempt import Attempt, own
 from everstep_operator.reconcile.classify import Cause
 from everstep_operator.reconcile.observation import Observation
 
@@ -16,6 +17,21 @@ def begin(observation: Observation, attempt: Attempt, cause: Cause) -> Recovery:
     """A fault has just been noticed."""
     detect = _seconds(cause.fault, observation.now) if cause.fault else None
     return Recovery(detected=observation.now, attempt=attempt.number, seconds=RecoverySeconds(detect=detect))
+
+
+def begin_in_place(observation: Observation, attempt: Attempt, fault: datetime | None, resumed: int) -> Recovery:
+    """Workers that were restarted in place have claimed just now. `fault`: when one of the former died, if its log
+    tells; `resumed`: the step from which they go on."""
+    catalog, beat = own(observation), failure.beating(observation, attempt)
+    claim = catalog.claim if catalog is not None else None
+    seconds = RecoverySeconds()
+    if claim is not None and fault is not None:
+        seconds = RecoverySeconds(restart=_seconds(fault, claim.at))
+    before = observation.stored.former
+    if beat is not None and claim is not None and beat.heartbeat.epoch < claim.epoch:
+        before = beat.heartbeat
+    lost = None if before is None else min(MAX_STEP, max(0, before.step - resumed))
+    return Recovery(detected=observation.now, attempt=attempt.number, lost_steps=lost, seconds=seconds)
 
 
 def drop(status: TrainingJobStatus) -> TrainingJobStatus:
@@ -31,7 +47,11 @@ def measure(observation: Observation, attempt: Attempt, status: TrainingJobStatu
     found, gang = status.recovery, status.gang
     if found is None or found.attempt is None or found.detected is None or gang is None or gang.started is None:
         return status
-    if attempt.ended or not attempt.launched or found.attempt >= attempt.number:
+    if attempt.ended or not attempt.launched or (found.seconds is not None and found.seconds.total is not None):
+        return status
+    if found.attempt == attempt.number:
+        return _measure_in_place(observation, attempt, status, found)
+    if found.attempt > attempt.number:
         return status
     seconds = found.seconds or RecoverySeconds()
     lost = found.lost_steps
@@ -50,8 +70,23 @@ def measure(observation: Observation, attempt: Attempt, status: TrainingJobStatu
         if beat is not None and beat.heartbeat.first_step is not None:
             load = min(_seconds(gang.running, beat.heartbeat.first_step), _seconds(gang.running, observation.now))
             total = _seconds(found.detected, gang.running) + load + (seconds.detect or 0)
-            seconds = seconds.model_copy(update={"load": load, "total": round(total, 2)})
+            seconds = seconds.model_copy(update={"load": load, "total": _bounded(total)})
     return status.model_copy(update={"recovery": found.model_copy(update={"seconds": seconds, "lost_steps": lost})})
+
+
+def _measure_in_place(
+    observation: Observation, attempt: Attempt, status: TrainingJobStatus, found: Recovery
+) -> TrainingJobStatus:
+    catalog, beat = own(observation), failure.beating(observation, attempt)
+    claim, seconds = catalog.claim if catalog is not None else None, found.seconds or RecoverySeconds()
+    if claim is None or beat is None or beat.heartbeat.first_step is None or seconds.load is not None:
+        return status
+    if beat.heartbeat.epoch != claim.epoch:
+        return status
+    load = _seconds(claim.at, beat.heartbeat.first_step)
+    total = None if seconds.restart is None else _bounded(seconds.restart + load)
+    seconds = seconds.model_copy(update={"load": load, "total": total})
+    return status.model_copy(update={"recovery": found.model_copy(update={"seconds": seconds})})
 
 
 def _lost_steps(status: TrainingJobStatus, failed: int) -> int | None:
@@ -62,5 +97,9 @@ def _lost_steps(status: TrainingJobStatus, failed: int) -> int | None:
 
 
 def _seconds(start: datetime, end: datetime) -> float:
-    """Stamps of several clocks, some of whole seconds: never negative."""
-    return round(max(0.0, (end - start).total_seconds()), 2)
+    """Stamps of several clocks, some of whole seconds, some a tenant's: never negative, and what a status can hold."""
+    return _bounded(max(0.0, (end - start).total_seconds()))
+
+
+def _bounded(seconds: float) -> float:
+    return round(min(seconds, MAX_SECONDS), 2)

@@ -36,7 +36,7 @@ def _since(observation: Observation, attempt: Attempt) -> datetime | None:
 
     The status may not know yet that they run: nobody looked while the operator was away."""
     status = observation.job.status
-    if not attempt.missing and all(gang.has_run(pod) for pod in attempt.pods):
+    if not attempt.lost and all(gang.has_run(pod) for pod in attempt.pods):
         return None
     if attempt.recorded:
         if status.gang is None or status.gang.running is not None:

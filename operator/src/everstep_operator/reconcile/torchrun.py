@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime
 
 _SUMMARY = "Root Cause (first observed failure)"
 _RANK = re.compile(r"^\s*rank\s*:\s*(\d+)", re.MULTILINE)
 _EXIT = re.compile(r"^\s*exitcode\s*:\s*(-?\d+)", re.MULTILINE)
 _TRACE = re.compile(r"^\s*traceback\s*:\s*(.+)", re.MULTILINE)
 _FAILED = re.compile(r"failed \(exitcode: (-?\d+)\)")
+_STAMP = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?(?:Z|[+-]\d\d:\d\d)) ")
 _PREFIX = re.compile(r"^\[(?:rank|default)?\d+\]:\s?")
 _ERROR = re.compile(r"^(?:[A-Za-z_]\w*\.)*[A-Za-z_]\w*(?:Error|Exception|Interrupt|Exit|Warning|Group)?(?::\s.*)?$")
 
@@ -21,6 +24,19 @@ class Summary:
     rank: int | None
     code: int | None
     trace: str | None = None
+
+
+def unstamped(log: str) -> tuple[str, datetime | None]:
+    """The log without the container runtime's stamps, and the stamp of the last worker that its agent saw fail."""
+    lines, failed = [], None
+    for line in log.splitlines(keepends=True):
+        stamp = _STAMP.match(line)
+        text = line[stamp.end() :] if stamp else line
+        if stamp and _FAILED.search(text):
+            with suppress(ValueError):  # the first line is cut, and then somebody's own words
+                failed = datetime.fromisoformat(stamp[1])
+        lines.append(text)
+    return "".join(lines), failed
 
 
 def read_summary(log: str | None) -> Summary | None:
