@@ -1,6 +1,7 @@
 """A tiny FSDP run in which each rank draws numbers of its own. Its storage can be told where to fail.
 
-usage: torchrun tiny.py SCENARIO, with EVERSTEP_ROOT set. Saves every 2 of 8 steps.
+usage: torchrun tiny.py SCENARIO, with EVERSTEP_ROOT set. Saves every 2 of 8 steps; in scenarios of the local tier every
+4, and each one to the node, of which there is one for each rank.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Sequence
@@ -20,12 +22,16 @@ from torch.distributed.fsdp import fully_shard
 
 from everstep import Checkpointer
 from everstep.catalog import JobCatalog, Store, open_store
+from everstep.checkpoint.local import folder
+from everstep.checkpoint.local.folder import Part, Slot
 from everstep.checkpoint.saving import shards
 from everstep.checkpoint.saving.staging import StagedFile, Staging
 from everstep.errors import StorageUnavailableError
 
 SCENARIO = sys.argv[1]
 STEPS = 8
+LOCAL = SCENARIO.startswith("local-")
+FIRST = not Path("died").exists()
 
 
 def die() -> None:
@@ -45,6 +51,27 @@ class Dying(Staging):
         if Dying.copies == 2 and dist.get_rank() == 1:
             die()
         return super().finish()
+
+
+def fail_on_the_node(checkpointer: Checkpointer) -> None:
+    """Rank 1 dies in step 7, or once its part of step 5 is copied and not finished."""
+    found = checkpointer._session.local
+    assert found is not None
+    if SCENARIO == "local-loss":
+        shutil.rmtree(found.root)
+    if SCENARIO == "local-damage":
+        for shard in found.path.glob("*/rank-1/*/__1_0.distcp"):
+            body = bytearray(shard.read_bytes())
+            body[5000] ^= 1
+            shard.write_bytes(body)
+    die()
+
+
+class Unfinished(Slot):
+    def finish(self, part: Part, metadata: bytes) -> None:
+        if part.step == 5 and part.rank == 1:
+            die()
+        super().finish(part, metadata)
 
 
 class Faulty:
@@ -104,10 +131,16 @@ def main() -> None:
     store: Any = None if uploading else Faulty(open_store(os.environ["EVERSTEP_ROOT"]))
     if SCENARIO == "die-in-copy":
         setattr(shards, "Staging", Dying)  # noqa: B010 - mypy knows that a class is none to assign to
-    with Checkpointer.from_env(
-        model=model, optimizer=optimizer, data=data, store=store, interval_steps=2
-    ) as checkpointer:
+    options: dict[str, Any] = {"interval_steps": 2}
+    if LOCAL:
+        home = dist.get_rank() if FIRST or SCENARIO != "local-exchange" else 1 - dist.get_rank()
+        options = {"interval_steps": 4, "local": f"node-{home % int(os.environ.get('NODES', '2'))}", "local_steps": 1}
+    if SCENARIO == "local-unfinished":
+        setattr(folder, "Slot", Unfinished)  # noqa: B010
+    with Checkpointer.from_env(model=model, optimizer=optimizer, data=data, store=store, **options) as checkpointer:
         for step in checkpointer.steps(STEPS):
+            if LOCAL and step == 7 and dist.get_rank() == 1 and FIRST and SCENARIO != "local-unfinished":
+                fail_on_the_node(checkpointer)
             inputs = torch.randn(8, 4) + data.position
             data.position += 1
             loss = model(inputs).square().mean()

@@ -1,6 +1,6 @@
 """The contract in storage: what is committed, who may commit, what is removed. Imports neither torch nor kubernetes."""
 
-from everstep.catalog.documents import Catalog, Claim, Entry, Hold, Owner, Removal, Source
+from everstep.catalog.documents import Beginning, Catalog, Claim, Entry, Hold, Owner, Removal, Source
 from everstep.catalog.job import Claimed, JobCatalog
 from everstep.catalog.keys import Location, job_root, progress_key, split_root
 from everstep.catalog.manifest import File, Manifest, Progress
@@ -14,6 +14,7 @@ from everstep.catalog.weights import WeightSets
 __all__ = [
     "AUTO",
     "UNCHANGED",
+    "Beginning",
     "Best",
     "Catalog",
     "Claim",

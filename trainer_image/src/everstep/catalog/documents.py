@@ -62,6 +62,16 @@ class Claim(Document):
     at: Moment
 
 
+class Beginning(Document):
+    """Where the worker group began that has trained last, of those with a local tier: what it has kept on its nodes may
+    be resumed, and what any other has kept may not."""
+
+    claim: Text
+    epoch: Epoch
+    local: LocationText | None = None
+    """The save of the local tier that it resumed, at least as new as what its claim names."""
+
+
 class Entry(Document):
     """One committed checkpoint. `seq` orders commits; `digest` is the SHA-256 of its manifest's bytes."""
 
@@ -122,6 +132,8 @@ class Catalog(Document):
     sequence: Count = 0
     """The largest seq ever given out."""
     claim: Claim | None = None
+    begun: Beginning | None = None
+    """None: nothing but what is committed may be resumed, as after a user's own choice of where to begin."""
     source: Source | None = None
     retention: Retention | None = None
     """The policy that was applied last."""

@@ -175,8 +175,10 @@ class JobCatalog(Ledger):
 
     # the trainer's side
 
-    def claim(self, attempt: int | None = None, uid: str | None = None, resume: Resume = AUTO) -> Claimed:
-        """Take the right to commit for one worker group.
+    def claim(
+        self, attempt: int | None = None, uid: str | None = None, resume: Resume = AUTO, local: bool = False
+    ) -> Claimed:
+        """Take the right to commit for one worker group. `local`: it has a local tier, and calls `Claimed.begin`.
 
         Raises FencedError for an older attempt or incarnation, and where another group claims while this one still
         waits for its answer: of two that race, the one that began earlier never displaces the other.
@@ -194,7 +196,7 @@ class JobCatalog(Ledger):
             seen.append(catalog.epoch)
             if catalog.epoch != seen[0] and (catalog.claim is None or catalog.claim.id != claim_id):
                 raise FencedError("another worker group has taken over while this one was claiming")
-            return transitions.claim(catalog, claim_id, self._clock(), attempt, uid, resume)
+            return transitions.claim(catalog, claim_id, self._clock(), attempt, uid, resume, local)
 
         return Claimed(self, claim_id, self.register.swap(decide))
 
@@ -238,6 +240,11 @@ class Claimed:
             self.job.store.put(location.key(COMMITTED), json.dumps(mark).encode())
         except StorageError:
             return
+
+    def begin(self, local: str | None) -> None:
+        """Before the first step of a group with a local tier: tell that it begins from this local save, or (None) from
+        what its claim names. Raises FencedError."""
+        self.job.register.swap(lambda current: transitions.begin(current, self.id, local))
 
     def quarantine(self, location: str, reason: str) -> ResumePoint | None:
         """Set a damaged entry aside; returns where to resume from instead."""

@@ -70,6 +70,10 @@ class Heartbeat(BaseModel):
     """The step that is being saved beside training."""
     saves_waited: Count = 0
     """Saves that had to wait for the one before: storage is slower than the interval."""
+    local_step: Step | None = None
+    """The newest step that the local tier has, whole."""
+    local_saves_failed: Count = 0
+    last_local_error: str | None = None
     fatal: str | None = None
     """The failure that ends this attempt, in one line."""
     request: str | None = None

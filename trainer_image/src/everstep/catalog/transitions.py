@@ -10,7 +10,18 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 
-from everstep.catalog.documents import MAX_DISPLACED, MAX_ENTRIES, Catalog, Claim, Entry, Hold, Owner, Removal, Source
+from everstep.catalog.documents import (
+    MAX_DISPLACED,
+    MAX_ENTRIES,
+    Beginning,
+    Catalog,
+    Claim,
+    Entry,
+    Hold,
+    Owner,
+    Removal,
+    Source,
+)
 from everstep.catalog.keys import Location
 from everstep.errors import (
     CheckpointNotFoundError,
@@ -61,6 +72,8 @@ def resume_point(catalog: Catalog) -> ResumePoint | None:
 
 def begin_at(catalog: Catalog, resume: Resume) -> Catalog:
     """Apply a user's choice of where to begin: what it passes over is abandoned, never deleted."""
+    if resume != AUTO:
+        catalog = catalog.model_copy(update={"begun": None})
     if resume.fresh or resume.source is not None:
         return _abandon(catalog, -1, "passed over by resume mode").model_copy(update={"source": resume.source})
     if resume.location is not None:
@@ -117,7 +130,7 @@ def fence(
     before = catalog.owner
     displaced = tuple(uid for uid in catalog.displaced if uid != owner.uid)
     if before is None or before.uid != owner.uid:
-        catalog = begin_at(catalog, resume)
+        catalog = begin_at(catalog, resume).model_copy(update={"begun": None})
         displaced = displaced if before is None else (*displaced, before.uid)[-MAX_DISPLACED:]
     return catalog.model_copy(
         update={
@@ -138,10 +151,12 @@ def claim(
     attempt: int | None = None,
     uid: str | None = None,
     resume: Resume = AUTO,
+    local: bool = False,
 ) -> Catalog:
     """A worker group takes the right to commit. With an operator (`attempt`, `uid`) only in the attempt that it fenced.
 
-    Raises FencedError for an older attempt or incarnation.
+    `local`: it has a local tier, and tells by `begin` where it has begun. What a group without one leaves behind is in
+    the register alone. Raises FencedError for an older attempt or incarnation.
     """
     if catalog.claim is not None and catalog.claim.id == claim_id:
         return catalog
@@ -162,7 +177,18 @@ def claim(
         resumed=_resumed(catalog),
         at=now,
     )
-    return catalog.model_copy(update={"epoch": taken.epoch, "claim": taken})
+    begun = catalog.begun if local else None
+    return catalog.model_copy(update={"epoch": taken.epoch, "claim": taken, "begun": begun})
+
+
+def begin(catalog: Catalog | None, claim_id: str, local: str | None) -> Catalog:
+    """The claim's holder is about to train, from a save of the local tier or (None) from what its claim names.
+
+    Until then its predecessor's local saves count. Raises FencedError.
+    """
+    catalog = require_claim(catalog, claim_id)
+    begun = Beginning(claim=claim_id, epoch=catalog.epoch, local=local)
+    return catalog if catalog.begun == begun else catalog.model_copy(update={"begun": begun})
 
 
 def _resumed(catalog: Catalog) -> str | None:

@@ -21,6 +21,8 @@ class Agreed:
     """Some rank wants to stop."""
     publish: bool = False
     """By rank 0's clock it is time to publish weights."""
+    local: bool = False
+    """By rank 0's clock it is time to save to the local tier."""
 
 
 class Agreement:

@@ -6,16 +6,27 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from everstep.catalog.manifest import BLOCK, File
-from everstep.catalog.store import KeyNotFound, Store
+from everstep.catalog.store import KeyNotFound
 from everstep.catalog.verify import block_sums, complaint
 from everstep.errors import CheckpointCorruptError, StorageUnavailableError
 
 log = logging.getLogger("everstep")
 
 T = TypeVar("T")
+
+
+class Readable(Protocol):
+    """The part of a store that a restore needs."""
+
+    @property
+    def uri(self) -> str: ...
+
+    def read_into(self, key: str, start: int, into: memoryview) -> int:
+        """As that of `Store`."""
+
 
 PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0, *[10.0] * 10)
 """Seconds between tries, beyond the store's own: about two minutes in all, for a store that is being restarted."""
@@ -38,14 +49,14 @@ def covering(start: int, length: int, size: int) -> Span:
     return Span(start // BLOCK * BLOCK, min(size, -(-(start + length) // BLOCK) * BLOCK))
 
 
-def read_verified(store: Store, key: str, file: File, span: Span) -> bytearray:
+def read_verified(store: Readable, key: str, file: File, span: Span) -> bytearray:
     """The bytes of `span` (whole blocks). Raises as `read_verified_into`."""
     body = bytearray(span.end - span.start)
     read_verified_into(store, key, file, span.start, memoryview(body))
     return body
 
 
-def read_verified_into(store: Store, key: str, file: File, start: int, into: memoryview) -> int:
+def read_verified_into(store: Readable, key: str, file: File, start: int, into: memoryview) -> int:
     """Fill `into` with whole blocks from `start`, each of which matches the manifest. Returns the bytes fetched.
 
     Raises CheckpointCorruptError where a block, fetched again, does not match either, or where the object is missing.
@@ -69,7 +80,7 @@ def read_verified_into(store: Store, key: str, file: File, start: int, into: mem
     return fetched
 
 
-def _fill(store: Store, key: str, file: File, start: int, into: memoryview) -> list[int]:
+def _fill(store: Readable, key: str, file: File, start: int, into: memoryview) -> list[int]:
     """Read; returns the numbers of the blocks that do not match."""
     first = start // BLOCK
     committed = file.blocks[first : first + -(-len(into) // BLOCK)]
@@ -85,7 +96,7 @@ def check_blocks(file: File) -> None:
         )
 
 
-def read_whole(store: Store, key: str, file: File) -> bytearray:
+def read_whole(store: Readable, key: str, file: File) -> bytearray:
     return read_verified(store, key, file, Span(0, file.size))
 
 

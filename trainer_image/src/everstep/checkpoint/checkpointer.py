@@ -47,7 +47,9 @@ class Checkpointer(Transactions):
     aside), or the path of a checkpoint or of another job's root. Under an operator the job's `spec.resume` says it, and
     neither counts.
     `assets`: files by name that go beside the weights, such as a tokenizer's; the config.json of a transformers model
-    is among them by itself. `weights_steps`: publish the weights alone each so many steps. Errors: `everstep.errors`.
+    is among them by itself. `weights_steps`: publish the weights alone each so many steps.
+    `local`: a folder of the node (default: EVERSTEP_LOCAL_PATH) in which each rank saves its part every `local_steps`
+    steps, at most `local_bytes` in all; what restarts in place resumes from there. Errors: `everstep.errors`.
     """
 
     def __init__(self, **objects: Any) -> None:
@@ -120,6 +122,7 @@ class Checkpointer(Transactions):
         landed = self._await_flight(None if exit_code(error) == 0 else FAREWELL)
         self._end_heartbeat(error)
         self._publishing.close(together)
+        self._local.close(together, exit_code(error) == 0 and self._progress.step == self._total)
         self._beside.close(together and landed)
         if landed:
             self._shards.close()
@@ -173,6 +176,7 @@ class Checkpointer(Transactions):
             log.info("nothing to do: step %d of %d is committed", self._progress.step, total_steps)
         self._termination.install()
         self._publishing.begin(self._claim())
+        self._local.begin()
         self._last_save = time.monotonic()
         while self._progress.step < self._total:
             self._current = step = self._progress.step + 1
@@ -222,8 +226,14 @@ class Checkpointer(Transactions):
         last = step == self._total
         wanted = last or agreed.terminate or agreed.due or (interval.steps is not None and step % interval.steps == 0)
         publishing = self._publishing.wanted(step, last, agreed.publish)
-        self._vote(wanted, publishing)
+        locally = not last and not agreed.terminate and self._local.wanted(step, agreed.local)
+        self._local.hear(self._tell)
+        self._vote(wanted, publishing, locally)
         saved = False
+        if locally:
+            self._settle()  # as below
+            counters, wait = self._progress.counters(), not self._policy.asynchronous
+            self._local.save(step, counters, self.progress, wait, self._tell)
         if wanted:
             if self._heartbeat is not None:
                 self._heartbeat.saves(step)
@@ -235,15 +245,16 @@ class Checkpointer(Transactions):
         if agreed.terminate and not last:
             self._end_by_sigterm(step, saved)
 
-    def _vote(self, saving: bool, publishing: bool) -> None:
+    def _vote(self, saving: bool, publishing: bool, locally: bool) -> None:
         seconds = self._policy.interval.seconds
         idle = self._gang.leads and not saving and not self._beside.busy
         asked = self._heartbeat is not None and self._heartbeat.asks_for_save()
         due = idle and (asked or (seconds is not None and time.monotonic() - self._last_save >= seconds))
         fenced = self._fenced is not None or (self._heartbeat is not None and self._heartbeat.fenced is not None)
         publish = self._gang.leads and not publishing and self._publishing.due()
+        local = self._gang.leads and not locally and self._local.due()
         self._agreement.vote(
-            Agreed(self._termination.raised, due, fenced, self._finish, publish), self._progress.take()
+            Agreed(self._termination.raised, due, fenced, self._finish, publish, local), self._progress.take()
         )
 
     def _settle(self) -> Agreed:

@@ -38,6 +38,12 @@ class WeightsPolicy(_Section):
     keep_last: int = Field(default=2, ge=1)
 
 
+class LocalPolicy(_Section):
+    """Saves on the nodes, beside the others."""
+
+    interval: Interval
+
+
 class Policy(_Section):
     """The part of a TrainingJob's `checkpoint` section that concerns the trainer."""
 
@@ -47,6 +53,7 @@ class Policy(_Section):
     keep_last: int | None = Field(default=None, ge=1)
     keep_best: KeepBest | None = None
     keep_every: int | None = Field(default=None, ge=1)
+    local: LocalPolicy | None = None
     weights: WeightsPolicy | None = None
 
 
@@ -65,6 +72,9 @@ class JobEnvironment(BaseSettings):
     """What the operator saw when it fenced; the claim's document decides."""
     resume_step: int | None = None
     policy: Policy | None = None
+    local_path: Path | None = None
+    """A folder of the node for the local tier, and how many bytes may lie in it."""
+    local_bytes: int | None = Field(default=None, gt=0)
     heartbeat_seconds: float = Field(default=5.0, gt=0)
     termination_log: Path = Path("/dev/termination-log")
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from everstep.catalog import Retention
 from everstep.catalog.retention import Best
-from everstep.checkpoint.environment import Interval, JobEnvironment, Policy, WeightsPolicy
+from everstep.checkpoint.environment import Interval, JobEnvironment, LocalPolicy, Policy, WeightsPolicy
+from everstep.checkpoint.local.folder import LocalFolder
 from everstep.errors import InvalidOperationError
 
 
@@ -21,6 +23,7 @@ def policy_of(
     seconds: float | None,
     asynchronous: bool | None,
     weights_steps: int | None = None,
+    local_steps: int | None = None,
 ) -> Policy:
     """The environment's, with what was passed in its place."""
     policy = environment.policy or Policy()
@@ -30,6 +33,10 @@ def policy_of(
         kept = (policy.weights or WeightsPolicy()).keep_last
         weights = WeightsPolicy(interval=Interval(steps=weights_steps), keep_last=kept)
         policy = policy.model_copy(update={"weights": weights})
+    if local_steps is not None:
+        if local_steps < 1:
+            raise InvalidOperationError(f"local_steps={local_steps}: save to the local tier every so many steps")
+        policy = policy.model_copy(update={"local": LocalPolicy(interval=Interval(steps=local_steps))})
     if asynchronous is not None:
         policy = policy.model_copy(update={"asynchronous": asynchronous})
     if steps is None and seconds is None:
@@ -39,6 +46,23 @@ def policy_of(
     except ValidationError as error:
         first = error.errors()[0]
         raise InvalidOperationError(f"interval_{first['loc'][0]}={first['input']!r}: {first['msg']}") from None
+
+
+def local_folder(
+    environment: JobEnvironment, policy: Policy, job: str, path: str | Path | None, most: int | None
+) -> LocalFolder | None:
+    """Where the local tier of the job with the root `job` lies; None without one. Raises InvalidOperationError."""
+    root = environment.local_path if path is None else Path(path)
+    if policy.local is None:
+        if path is not None:
+            raise InvalidOperationError(f"local={str(path)!r}: say how often to save there with local_steps=")
+        return None
+    if root is None:
+        raise InvalidOperationError(
+            "there is to be a local tier, but no folder for it: set EVERSTEP_LOCAL_PATH or pass local=, a folder of "
+            "the node, best in memory such as /dev/shm"
+        )
+    return LocalFolder(root.absolute(), job, environment.local_bytes if most is None else most)
 
 
 def retention_of(policy: Policy) -> Retention:

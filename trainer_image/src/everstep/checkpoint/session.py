@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from everstep.catalog import (
     AUTO,
+    Beginning,
     Claimed,
     Entry,
     JobCatalog,
@@ -23,6 +24,8 @@ from everstep.catalog.transitions import require_claim
 from everstep.checkpoint.blocks import covering, patiently, read_verified
 from everstep.checkpoint.environment import JobEnvironment
 from everstep.checkpoint.gang import Gang
+from everstep.checkpoint.local.folder import LocalFolder
+from everstep.checkpoint.local.restore import LocalRestore
 from everstep.checkpoint.restoring.restoration import Loaded, Restoration, told_apart
 from everstep.checkpoint.restoring.sources import point_of
 from everstep.checkpoint.state.application import Application
@@ -45,15 +48,27 @@ class Identity:
     attempt: int
     epoch: int
     resume: ResumePoint | None
+    begun: Beginning | None = None
+    """Of the group before it."""
 
 
 class Session:
-    def __init__(self, store: Store, gang: Gang, app: Application, environment: JobEnvironment) -> None:
+    def __init__(
+        self,
+        store: Store,
+        gang: Gang,
+        app: Application,
+        environment: JobEnvironment,
+        local: LocalFolder | None = None,
+    ) -> None:
         self.store = store
         self.gang = gang
         self.app = app
         self.job = JobCatalog(store)
         self.identity: Identity | None = None
+        self.local = local
+        self.local_save: str | None = None
+        """The save of the local tier that was resumed."""
         self._environment = environment
         self._claimed: Claimed | None = None
 
@@ -68,8 +83,15 @@ class Session:
     def _claim(self, resume: Resume) -> Identity:
         environment = self._environment
         patiently(self.job.read)  # the claim itself is not tried again: by then a newer group may hold it
-        self._claimed = self.job.claim(environment.attempt, environment.job_uid, resume)
-        return Identity(self._claimed.id, self._claimed.attempt, self._claimed.epoch, self._claimed.resume)
+        has_local = self.local is not None
+        self._claimed = claimed = self.job.claim(environment.attempt, environment.job_uid, resume, has_local)
+        return Identity(claimed.id, claimed.attempt, claimed.epoch, claimed.resume, claimed.catalog.begun)
+
+    def begin(self) -> None:
+        """Before the first step: from here on what this group keeps on its nodes counts, and not its predecessor's."""
+        if self.local is not None:
+            self.claim()
+            self.gang.lead(lambda: self.claimed().begin(self.local_save))
 
     def fenced(self) -> FencedError | None:
         """Whether another group has taken over, as far as storage answers now. Not collective; never raises."""
@@ -108,9 +130,20 @@ class Session:
     # restores
 
     def load_resume_point(self) -> Loaded | None:
-        """The claimed resume point; where its bytes are damaged, it is quarantined and the one before is loaded."""
+        """A local save that is newer than the claimed resume point, else that; where its bytes are damaged, it is
+        quarantined and the one before is loaded."""
         point = self.claim().resume
         restoration = Restoration(self.app, self.gang, self.store)
+        if self.local is not None:
+            loaded = LocalRestore(self.local, self.gang, restoration).load(self.claim().begun, point)
+            if loaded is not None:
+                self.local_save = loaded.manifest.location
+                return loaded
+            if point is None and restoration.touched:
+                raise CheckpointCorruptError(
+                    "part of a local save was loaded before it was found to be damaged, and nothing is committed: "
+                    "start again for a fresh run"
+                )
         while point is not None:
             try:
                 return restoration.load(point)

@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,7 +21,8 @@ from everstep.catalog.retention import Best
 from everstep.checkpoint.environment import JobEnvironment, read_environment
 from everstep.checkpoint.gang import Gang
 from everstep.checkpoint.heartbeat import HeartbeatThread
-from everstep.checkpoint.options import check_custom, digest_of, policy_of, retention_of
+from everstep.checkpoint.local.tier import LocalTier
+from everstep.checkpoint.options import check_custom, digest_of, local_folder, policy_of, retention_of
 from everstep.checkpoint.progress import RunProgress
 from everstep.checkpoint.publishing import Publishing
 from everstep.checkpoint.restoring.model_weights import LoadedWeights, fill
@@ -77,6 +79,9 @@ class Transactions:
         config: Any = None,
         assets: Mapping[str, str | bytes] | None = None,
         weights_steps: int | None = None,
+        local: str | Path | None = None,
+        local_steps: int | None = None,
+        local_bytes: int | None = None,
         environment: JobEnvironment | None = None,
         **others: Any,
     ) -> None:
@@ -84,7 +89,9 @@ class Transactions:
         uri = root or environment.root
         if store is None and not uri:
             raise InvalidOperationError("no root: set EVERSTEP_ROOT or pass root=, an s3:// URI or a path")
-        self._policy = policy_of(environment, interval_steps, interval_seconds, asynchronous, weights_steps)
+        self._policy = policy_of(
+            environment, interval_steps, interval_seconds, asynchronous, weights_steps, local_steps
+        )
         several = (optimizer,) if isinstance(optimizer, torch.optim.Optimizer) else tuple(optimizer or ())
         app = Application(model, several, scheduler, data, others)
         self._gang = Gang()
@@ -92,12 +99,14 @@ class Transactions:
         self._retention = retention_of(self._policy)
         remote = store is None and str(uri).startswith("s3://")
         store = store or self._gang.everywhere(lambda: open_store(str(uri)))
-        self._session = Session(store, self._gang, app, environment)
+        folder = local_folder(environment, self._policy, store.uri, local, local_bytes)
+        self._session = Session(store, self._gang, app, environment, folder)
         self._shards = Shards(app, self._gang, ProcessUpload(str(uri)) if remote else DirectUpload(store))
         kept = assets_of(model, assets or {})
         self._saves = Saves(self._session, self._shards, kept)
         self._publishing = Publishing(store, model, self._policy.weights, kept)
         self._beside = Beside(self._saves, self._gang, several)
+        self._local = LocalTier(self._policy.local, self._session, self._shards.plans, several)
         self._saves_failed = 0
         self._resume_step = resume_step
         self._config_digest = None if config is None else digest_of(config)
@@ -356,9 +365,10 @@ class Transactions:
         self._tell(step=loaded.manifest.step, resumed_step=loaded.manifest.step, load_seconds=loaded.seconds)
         if self._gang.leads:
             log.info(
-                "resumed step %d from %s in %.2f s (saved by %d ranks, now %d)",
+                "resumed step %d from %s%s in %.2f s (saved by %d ranks, now %d)",
                 loaded.manifest.step,
                 loaded.manifest.location,
+                " of the local tier" if self._session.local_save == loaded.manifest.location else "",
                 loaded.seconds,
                 loaded.restored.world_size,
                 self._gang.world_size,

@@ -21,14 +21,14 @@ class SharedBuffer:
     more than the copy into it.
     """
 
-    def __init__(self, size: int, *, populate: bool = True) -> None:
-        """`populate`: touch every page now rather than in the first copy."""
+    def __init__(self, size: int, *, populate: bool = True, descriptor: int | None = None) -> None:
+        """`populate`: touch every page now rather than in the first copy. `descriptor`: of a file that has `size` bytes
+        already, each with its place; it is closed with the buffer. None: memory that only this buffer names."""
         if size <= 0:
             raise InvalidOperationError(f"a shared buffer of {size} bytes: at least 1 is needed")
         self.size = size
         self.id = secrets.token_hex(8)
-        self.descriptor = _anonymous_file()
-        os.ftruncate(self.descriptor, size)
+        self.descriptor = _anonymous_file(size) if descriptor is None else descriptor
         flags = mmap.MAP_SHARED | (getattr(mmap, "MAP_POPULATE", 0) if populate else 0)
         self._map = mmap.mmap(self.descriptor, size, flags=flags)
         self.view = memoryview(self._map)
@@ -72,8 +72,11 @@ class Segment:
         return self.buffer.view[self.offset : self.offset + self.length]
 
 
-def _anonymous_file() -> int:
+def _anonymous_file(size: int) -> int:
     if hasattr(os, "memfd_create"):
-        return os.memfd_create("everstep")
-    with tempfile.TemporaryFile() as file:  # not on Linux: a workstation
-        return os.dup(file.fileno())
+        descriptor = os.memfd_create("everstep")
+    else:
+        with tempfile.TemporaryFile() as file:  # not on Linux: a workstation
+            descriptor = os.dup(file.fileno())
+    os.ftruncate(descriptor, size)
+    return descriptor

@@ -56,14 +56,22 @@ def blocks(ranges: Iterable[Range], size: int) -> list[Range]:
     return found
 
 
-def divide(needs: Sequence[Needs], rank: int, piece: int = PIECE, most: int = ROUND) -> Division:
-    """`needs` by rank; `piece` and `most` in bytes, whole blocks."""
+def divide(
+    needs: Sequence[Needs],
+    rank: int,
+    piece: int = PIECE,
+    most: int = ROUND,
+    holders: Mapping[int, Sequence[int]] | None = None,
+) -> Division:
+    """`needs` by rank; `piece` and `most` in bytes, whole blocks. `holders`: by file the ranks that can read it (None:
+    all can read all); one of them reads for those that cannot, whether it needs the bytes itself or not."""
     own: list[Piece] = []
     shared: list[tuple[int, int, int, tuple[int, ...]]] = []
     load = [0] * len(needs)
     for file in sorted(set().union(*needs)):
         for start, end, members in _segments([each.get(file, ()) for each in needs]):
-            if len(members) > 1:
+            able = members if holders is None else holders[file]
+            if len(members) > 1 or members[0] not in able:
                 step = min(piece, max(SHARE, -(-(end - start) // (len(members) * BLOCK)) * BLOCK))
                 shared += [(file, at, min(at + step, end), members) for at in range(start, end, step)]
                 continue
@@ -73,7 +81,9 @@ def divide(needs: Sequence[Needs], rank: int, piece: int = PIECE, most: int = RO
     rounds: list[list[Piece]] = [[]]
     held: dict[int, int] = defaultdict(int)
     for file, start, end, members in shared:
-        reader = min(members, key=lambda member: load[member])
+        able = members if holders is None else [each for each in members if each in holders[file]] or holders[file]
+        reader = min(able, key=lambda member: load[member])
+        members = members if reader in members else tuple(sorted((*members, reader)))
         load[reader] += end - start
         held[reader] += end - start
         if held[reader] > most:

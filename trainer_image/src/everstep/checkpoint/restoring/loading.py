@@ -39,6 +39,9 @@ STRAIGHT = 16 << 20
 """From so many bytes on, a request of its own saves more than it costs: they are not copied any more. A request costs a
 millisecond of processor time, and copying 16 MiB three."""
 
+NOTHING = FileTargets(())
+"""Of a file that a rank only reads for others."""
+
 
 class Planner(DefaultLoadPlanner):
     """Loads what is not a tensor without running anybody's code."""
@@ -62,7 +65,7 @@ def load_state(state: dict[str, Any], saved: SavedShards, gang: Gang) -> int:
     anything.
     """
     wanted = gang.everywhere(lambda: want(state, saved))
-    division = divide(gang.all_gather(wanted.needs), gang.rank)
+    division = divide(gang.all_gather(wanted.needs), gang.rank, holders=saved.holders)
     own = [piece for run in division.own for piece in cut(run, wanted.targets)]
     fetched = 0
     failures: list[Exception] = []
@@ -73,7 +76,7 @@ def load_state(state: dict[str, Any], saved: SavedShards, gang: Gang) -> int:
             fetched += gang.everywhere(partial(fetching.run, todo))
             for piece in shared:
                 if gang.rank in piece.members:
-                    _share(piece, fetching, wanted.targets[piece.file], gang, failures)
+                    _share(piece, fetching, wanted.targets.get(piece.file, NOTHING), gang, failures)
     gang.everywhere(lambda: check_complete(wanted, failures))
     return fetched
 
@@ -169,7 +172,7 @@ class Fetching:
     def _fetch(self, piece: Piece) -> int:
         if self._failed.is_set():
             return 0
-        targets = self._targets[piece.file]
+        targets = self._targets.get(piece.file, NOTHING)
         found = targets.memory(piece.start, piece.end)
         data = found[0] if found else self._scratch(piece)
         fetched = self._saved.read_into(piece.file, piece.start, data.numpy().data)

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import io
 import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch.distributed.checkpoint.metadata import BytesStorageMetadata, Metadata, MetadataIndex, TensorStorageMetadata
 from torch.distributed.checkpoint.planner import ReadItem
 
-from everstep.catalog import File, Location, Manifest, Store
+from everstep.catalog import File, Location, Manifest
 from everstep.catalog.keys import METADATA
 from everstep.checkpoint import metadata as metadata_format
-from everstep.checkpoint.blocks import covering, read_verified, read_verified_into, read_whole
+from everstep.checkpoint.blocks import Readable, covering, read_verified, read_verified_into, read_whole
 from everstep.errors import CheckpointUnreadableError
 
 
@@ -23,8 +24,10 @@ class SavedShards:
     Its methods raise CheckpointUnreadableError where what is stored, though intact, contradicts itself.
     """
 
-    def __init__(self, store: Store, manifest: Manifest) -> None:
+    def __init__(self, store: Readable, manifest: Manifest, holders: Mapping[int, Sequence[int]] | None = None) -> None:
+        """`holders`: by the number of a file the ranks that can read it; None: all can read all."""
         self.store = store
+        self.holders = holders
         self.manifest = manifest
         self.location = Location.parse(manifest.location)
         self.files = sorted(manifest.files, key=lambda file: file.name)

@@ -57,7 +57,10 @@ class Restoration:
         started = time.monotonic()
         root = point.root
         store = self.store if root is None else self.gang.everywhere(lambda: open_store(root))
-        saved = open_saved(store, point, self.gang)
+        return self.load_saved(open_saved(store, point, self.gang), started)
+
+    def load_saved(self, saved: SavedShards, started: float) -> Loaded:
+        """`load` of what was opened already. `started`: a monotonic time."""
         with told_with_versions(saved.manifest):
             return self._load(saved, started)
 

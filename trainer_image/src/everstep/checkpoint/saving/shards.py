@@ -68,9 +68,16 @@ class Prepared:
 class Shards:
     """What is kept from one save to the next: the plan, the layout, the buffers and the way to storage."""
 
-    def __init__(self, app: Application, gang: Gang, upload: Upload) -> None:
-        self.plans = Plans()
-        self.buffers = Buffers()
+    def __init__(
+        self,
+        app: Application,
+        gang: Gang,
+        upload: Upload,
+        plans: Plans | None = None,
+        buffers: Buffers | None = None,
+    ) -> None:
+        self.plans = plans or Plans()
+        self.buffers = buffers or Buffers()
         self._app = app
         self._gang = gang
         self._upload = upload

@@ -31,7 +31,9 @@ _GRAIN = 2 << 20
 class Buffers:
     """One buffer a file, reused while the file fits; never more than the newest layout needs, but for the grain."""
 
-    def __init__(self) -> None:
+    def __init__(self, make: Callable[[FileLayout, int], SharedBuffer] = lambda _, size: SharedBuffer(size)) -> None:
+        """`make`: a buffer of so many bytes for a file."""
+        self._make = make
         self._kept: list[SharedBuffer] = []
         self._written: list[FileLayout | None] = []
 
@@ -41,28 +43,26 @@ class Buffers:
 
     def fit(self, layouts: tuple[FileLayout, ...]) -> list[SharedBuffer]:
         """Buffers with the archives' heads and tails in place. Nothing may read those of the last save any more."""
-        for buffer in self._kept[len(layouts) :]:
-            _let_go(buffer)
-        del self._kept[len(layouts) :], self._written[len(layouts) :]
+        self._drop(len(layouts))
         for number, layout in enumerate(layouts):
             wanted = -(-layout.size // _GRAIN) * _GRAIN
+            if number < len(self._kept) and not layout.size <= self._kept[number].size <= wanted + 4 * _GRAIN:
+                self._drop(number)  # before the new one is asked for: there is never room for both
             if number == len(self._kept):
-                self._kept.append(SharedBuffer(wanted))
+                self._kept.append(self._make(layout, wanted))
                 self._written.append(None)
-            elif not layout.size <= self._kept[number].size <= wanted + 4 * _GRAIN:
-                _let_go(self._kept[number])  # before the new one is asked for: there is never room for both
-                self._kept[number] = SharedBuffer(wanted)
-                self._written[number] = None
             if self._written[number] != layout:
                 _write_envelopes(layout, self._kept[number].view)
                 self._written[number] = layout
         return list(self._kept)
 
     def close(self) -> None:
-        for buffer in self._kept:
+        self._drop(0)
+
+    def _drop(self, first: int) -> None:
+        for buffer in self._kept[first:]:
             _let_go(buffer)
-        self._kept.clear()
-        self._written.clear()
+        del self._kept[first:], self._written[first:]
 
 
 def _let_go(buffer: SharedBuffer) -> None:

@@ -1,0 +1,247 @@
+"""The local tier with one rank: what is resumed, what never is, and what a failure costs."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from everstep import Checkpointer
+from everstep.catalog import JobCatalog, open_store
+from everstep.checkpoint.local.folder import Found, LocalFolder, Slot
+from everstep.errors import InvalidOperationError
+
+from .conftest import Job
+
+Jobs = Callable[..., Job]
+
+
+class Place:
+    """A root and a node's folder beside it."""
+
+    def __init__(self, base: Path) -> None:
+        self.root = base / "root"
+        self.folder = base / "node"
+
+    def train(
+        self, job: Job, total: int, stop_after: int | None = None, every: int = 1, remote: int = 1000, **options: Any
+    ) -> tuple[list[float], Checkpointer]:
+        losses = []
+        options = {"local": self.folder, "local_steps": every, **options}
+        with job.checkpointer(self.root, interval_steps=remote, **options) as checkpointer:
+            for step in checkpointer.steps(total):
+                losses.append(job.step())
+                checkpointer.report(loss=losses[-1], samples=2)
+                if step == stop_after:
+                    break
+        return losses, checkpointer
+
+    def found(self) -> list[Found]:
+        return LocalFolder(self.folder, str(self.root)).scan()
+
+    def steps(self) -> list[int]:
+        return sorted(found.part.step for found in self.found())
+
+    def committed(self) -> list[int]:
+        return [entry.step for entry in JobCatalog(open_store(str(self.root))).require().live()]
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    return Place(tmp_path)
+
+
+@pytest.fixture
+def straight(job: Jobs, tmp_path: Path) -> list[float]:
+    """Ten steps, never interrupted."""
+    return job().run(tmp_path / "straight", 10, every=1000)
+
+
+def flip(path: Path, offset: int) -> None:
+    with path.open("r+b") as file:
+        file.seek(offset)
+        byte = file.read(1)[0]
+        file.seek(offset)
+        file.write(bytes([byte ^ 1]))
+
+
+def resumed_step(checkpointer: Checkpointer) -> int | None:
+    return None if checkpointer.resumed is None else checkpointer.resumed.step
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_a_group_that_starts_again_goes_on_from_its_node(
+    job: Jobs, place: Place, straight: list[float], asynchronous: bool
+) -> None:
+    """Step 5 may be unfinished where its loop was left; step 4 was saved before step 5 began."""
+    first, _ = place.train(job(), 10, stop_after=6, remote=4, asynchronous=asynchronous)
+    assert place.committed() == [4]
+    torch.manual_seed(99)
+    rest, checkpointer = place.train(job(seed=3), 10, remote=4, asynchronous=asynchronous)
+    assert resumed_step(checkpointer) == 5
+    assert first[:5] + rest == straight
+    assert place.committed() == [4, 8, 10]
+    assert checkpointer.progress.samples == 20
+    begun = JobCatalog(open_store(str(place.root))).require().begun
+    assert begun is not None
+    assert str(begun.local).startswith("checkpoints/step_000000000005-000001-")
+
+
+def test_two_saves_are_kept_and_none_after_the_end(job: Jobs, place: Place) -> None:
+    place.train(job(), 10, stop_after=6)
+    assert place.steps() == [4, 5]
+    place.train(job(), 10, stop_after=7)
+    assert place.steps() == [6], "the one that was resumed goes when it has a successor"
+    place.train(job(), 10)
+    assert place.found() == []
+    assert LocalFolder(place.folder, str(place.root)).used() == 0
+
+
+def test_what_is_committed_at_the_same_step_is_taken_from_the_node(job: Jobs, place: Place) -> None:
+    place.train(job(), 10, stop_after=4, every=3, remote=3)
+    _, checkpointer = place.train(job(), 10, stop_after=5, every=3, remote=3)
+    assert checkpointer.resumed is not None
+    assert checkpointer._session.local_save == checkpointer.resumed.location
+
+
+def test_a_newer_commit_counts_more(job: Jobs, place: Place) -> None:
+    place.train(job(), 10, stop_after=7, every=5, remote=6)
+    assert (place.steps(), place.committed()) == ([5], [6])
+    _, checkpointer = place.train(job(), 10, every=5, remote=6)
+    assert resumed_step(checkpointer) == 6
+    assert checkpointer._session.local_save is None
+
+
+@pytest.mark.parametrize("where", ["__0_0.distcp", ".metadata", "part.json"])
+def test_damage_on_the_node_leads_to_the_save_before_and_then_to_the_register(
+    job: Jobs, place: Place, straight: list[float], where: str
+) -> None:
+    place.train(job(), 10, stop_after=6, remote=3)
+    newest = max(place.found(), key=lambda found: found.part.step)
+    flip(newest.slot.path / where, 200)
+    rest, checkpointer = place.train(job(), 10, stop_after=6, remote=100)
+    assert resumed_step(checkpointer) == 4
+    assert rest == straight[4:6]
+    for found in place.found():
+        flip(found.slot.path / where, 300)
+    rest, checkpointer = place.train(job(seed=7), 10, remote=100)
+    assert resumed_step(checkpointer) == 3
+    assert rest == straight[3:]
+
+
+def test_a_save_that_was_cut_short_is_never_resumed(
+    job: Jobs, place: Place, straight: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its process ends between its files and the document that would make it one."""
+    finish = Slot.finish
+
+    def late(self: Slot, part: Any, metadata: bytes) -> None:
+        if part.step == 5:
+            (self.path / "__0_0.distcp").write_bytes(b"half")
+            raise KeyboardInterrupt
+        finish(self, part, metadata)
+
+    monkeypatch.setattr(Slot, "finish", late)
+    with pytest.raises(KeyboardInterrupt):
+        place.train(job(), 10, stop_after=9)
+    monkeypatch.undo()
+    assert place.steps() == [4]
+    rest, checkpointer = place.train(job(seed=4), 10)
+    assert resumed_step(checkpointer) == 4
+    assert rest == straight[4:]
+
+
+def test_an_older_groups_save_is_never_resumed(job: Jobs, place: Place, straight: list[float]) -> None:
+    """A group that was taken over goes on, and saves a later step than its successor has."""
+    zombie = job()
+    with zombie.checkpointer(place.root, interval_steps=1000, local=place.folder, local_steps=1) as checkpointer:
+        for step in checkpointer.steps(10):
+            zombie.step()
+            if step == 3:
+                _, second = place.train(job(), 10, stop_after=4)
+                assert resumed_step(second) == 2
+            if step == 8:
+                break
+        checkpointer._local.close(together=False, finished=False)
+        claims = {found.part.step: found.part.claim for found in place.found()}
+        assert max(claims) < 7 or claims[max(claims)] == checkpointer._claim().claim
+        rest, third = place.train(job(seed=9), 10)
+        assert resumed_step(third) == 3
+        assert rest == straight[3:]
+        checkpointer._ends_process = False
+    assert place.committed() == [10]
+
+
+def test_a_users_choice_of_where_to_begin_is_not_overruled(job: Jobs, place: Place) -> None:
+    place.train(job(), 10, stop_after=6, remote=2)
+    assert (place.committed(), max(place.steps())) == ([2, 4], 5)
+    _, older = place.train(job(), 10, stop_after=4, remote=1000, resume_step=2)
+    assert resumed_step(older) == 2
+    assert place.steps() == [3]
+    _, again = place.train(job(), 10, stop_after=6, remote=1000)
+    assert resumed_step(again) == 3, "what follows from that choice is its own line"
+    _, fresh = place.train(job(), 10, stop_after=2, remote=1000, resume="disable")
+    assert resumed_step(fresh) is None
+
+
+def test_a_group_without_a_local_tier_ends_the_line(job: Jobs, place: Place) -> None:
+    place.train(job(), 10, stop_after=6, remote=2)
+    job().run(place.root, 10, every=1000, stop_after=5)
+    _, checkpointer = place.train(job(), 10, stop_after=5)
+    assert resumed_step(checkpointer) == 4
+
+
+def test_a_group_that_dies_before_its_first_step_changes_nothing(job: Jobs, place: Place) -> None:
+    place.train(job(), 10, stop_after=6)
+    with job().checkpointer(place.root, local=place.folder, local_steps=1) as checkpointer:
+        checkpointer.load_latest()
+    _, checkpointer = place.train(job(), 10, stop_after=6)
+    assert resumed_step(checkpointer) == 5
+    _, checkpointer = place.train(job(), 10, stop_after=6)  # it began, and saved nothing of its own
+    assert resumed_step(checkpointer) == 5
+
+
+@pytest.mark.parametrize("full", ["limit", "device"])
+def test_a_full_tier_costs_local_saves_and_nothing_else(
+    job: Jobs, place: Place, straight: list[float], monkeypatch: pytest.MonkeyPatch, full: str
+) -> None:
+    if full == "device":
+
+        def refuse(*_: Any) -> None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        monkeypatch.setattr(os, "posix_fallocate", refuse)
+    losses, checkpointer = place.train(job(), 10, local_bytes=1000 if full == "limit" else None)
+    assert losses == straight
+    assert checkpointer._local.failed == 9
+    assert (place.found(), place.committed()) == ([], [10])
+
+
+def test_room_for_one_save_keeps_that_one(job: Jobs, place: Place) -> None:
+    _, checkpointer = place.train(job(), 10, stop_after=6, local_bytes=3 << 20)
+    assert place.steps() == [1]
+    assert checkpointer._local.failed == 4
+    assert LocalFolder(place.folder, str(place.root)).used() <= 3 << 20
+
+
+def test_jobs_do_not_see_each_others_saves(job: Jobs, place: Place, tmp_path: Path) -> None:
+    place.train(job(), 10, stop_after=6)
+    other = Place(tmp_path / "other")
+    other.folder = place.folder
+    _, checkpointer = other.train(job(), 4)
+    assert checkpointer.resumed is None
+    assert place.steps() == [4, 5]
+
+
+def test_half_a_configuration_is_refused(job: Jobs, tmp_path: Path) -> None:
+    with pytest.raises(InvalidOperationError, match="local_steps="):
+        job().checkpointer(tmp_path, local=tmp_path / "node")
+    with pytest.raises(InvalidOperationError, match="EVERSTEP_LOCAL_PATH"):
+        job().checkpointer(tmp_path, local_steps=3)
+    with pytest.raises(InvalidOperationError, match="local_steps=0"):
+        job().checkpointer(tmp_path, local=tmp_path / "node", local_steps=0)

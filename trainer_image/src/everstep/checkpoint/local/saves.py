@@ -1,0 +1,175 @@
+"""Saves into the local tier, beside training: each rank copies its part straight into files of its node.
+
+A save counts once all ranks have their parts, which they tell each other; until then the one before it stays. Its files
+are mapped and written over by the save after the next, so that the copy goes into pages that are there, and there is no
+other buffer. A save that fails, as in a full tier, costs itself alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import torch
+from torch.distributed.checkpoint.metadata import Metadata
+
+from everstep.catalog import Location, Progress
+from everstep.catalog.keys import METADATA
+from everstep.checkpoint import metadata as metadata_format
+from everstep.checkpoint.blocks import describe_file
+from everstep.checkpoint.local.folder import SLOTS, LocalFolder, Part, Slot
+from everstep.checkpoint.restoring.matching import mesh_of
+from everstep.checkpoint.saving.flight import Flight
+from everstep.checkpoint.saving.gate import Gate
+from everstep.checkpoint.saving.layout import FileLayout
+from everstep.checkpoint.saving.planning import Plans
+from everstep.checkpoint.saving.saves import versions
+from everstep.checkpoint.saving.shards import Prepared, Shards
+from everstep.checkpoint.saving.staging import Buffers
+from everstep.checkpoint.session import Identity, Session
+from everstep.transfer import SharedBuffer
+
+log = logging.getLogger("everstep")
+
+
+class InPlace:
+    """Staged files are where they belong already."""
+
+    def put(self, files: Sequence[Any]) -> int:
+        return 0
+
+    def close(self) -> None:
+        pass
+
+
+class SlotBuffers(Buffers):
+    """Buffers that are the files of a slot."""
+
+    def __init__(self, folder: LocalFolder, slot: Slot) -> None:
+        super().__init__(lambda layout, size: folder.buffer(slot.path / layout.name, size))
+        self._slot = slot
+
+    def fit(self, layouts: tuple[FileLayout, ...]) -> list[SharedBuffer]:
+        self._slot.clear()
+        found = super().fit(layouts)
+        self._slot.keep_only({layout.name for layout in layouts})
+        return found
+
+
+class LocalSaves:
+    """Of one worker group. `launch` and `close` are collective, and no save may be under way in a `launch`."""
+
+    def __init__(
+        self,
+        session: Session,
+        identity: Identity,
+        folder: LocalFolder,
+        plans: Plans,
+        optimizers: Sequence[torch.optim.Optimizer],
+    ) -> None:
+        self._session = session
+        self._identity = identity
+        self._folder = folder
+        self._gang = session.gang
+        self._twin = session.gang.twin()
+        self._gate = Gate(optimizers)
+        self._slots = [folder.slot(identity.claim, self._gang.rank, name) for name in SLOTS]
+        self._shards = [
+            Shards(session.app, self._gang, InPlace(), plans, SlotBuffers(folder, slot)) for slot in self._slots
+        ]
+        self._next = 0
+        self._succeeded = False
+        self._flight: Flight[float] | None = None
+        folder.drop(identity.claim, session.local_save)
+
+    @property
+    def step(self) -> int | None:
+        """That of the save under way."""
+        return None if self._flight is None else self._flight.step
+
+    @property
+    def landed(self) -> bool:
+        """Whether the save under way is over on this rank."""
+        return self._flight is not None and self._flight.landed
+
+    def launch(self, step: int, counters: Mapping[str, int], progress: Progress) -> None:
+        """Copy what cannot wait of the state of `step`; the rest is copied before the optimizers' next step. Raises
+        CheckpointError: nothing is saved then."""
+        number = self._next
+        location = self._location(step)
+        started, began = datetime.now(UTC), time.monotonic()
+        prepared = self._shards[number].prepare(counters, late=self._gate.protects())
+        mesh = mesh_of(self._session.app.model)
+        prepared.staged = self._gate.close().open
+
+        def write() -> None:
+            report = self._shards[number].finish(prepared, location)
+            metadata = metadata_format.encode(_metadata(prepared, report.places), str(location))
+            part = Part(
+                location=str(location),
+                step=step,
+                epoch=self._identity.epoch,
+                attempt=self._identity.attempt,
+                claim=self._identity.claim,
+                rank=self._gang.rank,
+                world_size=self._gang.world_size,
+                mesh=mesh,
+                files=(*report.files, describe_file(METADATA, metadata, self._gang.rank)),
+                progress=progress,
+                started=started,
+                written=datetime.now(UTC),
+                versions=versions(),
+                config_digest=self._session.app.config_digest,
+            )
+            self._slots[number].finish(part, metadata)
+
+        def fly() -> float:
+            self._twin.everywhere(write)
+            return time.monotonic() - began
+
+        self._flight = Flight(step, fly)
+
+    def take(self, patience: float | None = None) -> float | None:
+        """Wait for the save under way; returns the seconds that it has taken, None where there is none. Raises
+        CheckpointError where it has failed: the one before stays. TimeoutError after `patience` seconds."""
+        flight, self._flight = self._flight, None
+        if flight is None:
+            return None
+        seconds = flight.wait(patience)
+        if not self._succeeded:  # what was resumed has its successor now
+            self._folder.drop(self._identity.claim, None)
+        self._succeeded, self._next = True, 1 - self._next
+        return seconds
+
+    def close(self, together: bool, patience: float | None, finished: bool) -> None:
+        """`together`: all ranks close; `patience`: seconds to wait for the save under way; `finished`: nobody will ever
+        resume."""
+        self._gate.remove()
+        try:
+            self.take(patience)
+        except TimeoutError:
+            return
+        except Exception:
+            log.debug("the last local save ended with its gang", exc_info=True)
+        for shards in self._shards:
+            shards.close()
+        if together:
+            self._twin.close()
+        if finished:
+            self._folder.remove()
+
+    def _location(self, step: int) -> Location:
+        """The same on all ranks without asking: a claim does each step once."""
+        nonce = hashlib.sha256(f"{self._identity.claim} {step}".encode()).hexdigest()[:12]
+        return Location(step, self._identity.epoch, nonce)
+
+
+def _metadata(prepared: Prepared, places: Mapping[Any, Any]) -> Metadata:
+    """Of one rank's part: rank 0's describes the tensors of the whole save, each the places in its own files."""
+    found = Metadata({}) if prepared.plan.metadata is None else prepared.plan.own_metadata()
+    found.storage_data = dict(places)
+    return found
