@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import ssl
 import threading
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, cast
@@ -15,6 +14,7 @@ from botocore.config import Config
 from botocore.utils import get_environ_proxies
 
 from everstep.catalog.store.access import S3Access
+from everstep.catalog.store.threads import DaemonPool
 from everstep.catalog.store.wire import Limits, Wire, tls_context
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class S3Clients:
         )
         self._lock = threading.Lock()
         self._data: DataPath | None = None
-        self._parts: ThreadPoolExecutor | None = None
+        self._parts: DaemonPool | None = None
         self.control = self._client({})
 
     @property
@@ -64,11 +64,11 @@ class S3Clients:
         return DataPath(client, wire, str(asked or "when_supported").lower() != "when_required")
 
     @property
-    def parts(self) -> ThreadPoolExecutor:
+    def parts(self) -> DaemonPool:
         """Threads for parts of objects; whoever waits for them is in none of them."""
         with self._lock:
             if self._parts is None:
-                self._parts = ThreadPoolExecutor(self._access.connections, thread_name_prefix="everstep-part")
+                self._parts = DaemonPool(self._access.connections, "everstep-part")
             return self._parts
 
     @property

@@ -9,8 +9,8 @@ from __future__ import annotations
 import io
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,6 +21,7 @@ from torch.distributed.tensor import DTensor
 
 from everstep.catalog import File, Location, Store
 from everstep.catalog.keys import METADATA
+from everstep.catalog.store.threads import at_once
 from everstep.checkpoint import metadata as metadata_format
 from everstep.checkpoint.blocks import describe_file
 from everstep.checkpoint.gang import Gang
@@ -166,7 +167,7 @@ def store_metadata(
     metadata.storage_data = {index: place for report in reports for index, place in report.places.items()}
     body = metadata_format.encode(metadata, str(location))
     bodies = {**{f"{ASSETS}{name}": asset for name, asset in assets.items()}, METADATA: body}
-    with ThreadPoolExecutor(len(bodies)) as pool:  # at once: each would be a round trip before the commit
-        list(pool.map(lambda name: store.put(location.key(name), bodies[name]), bodies))
+    puts = [partial(store.put, location.key(name), each) for name, each in bodies.items()]
+    at_once(puts, "everstep-metadata")  # each would be a round trip before the commit
     described = [describe_file(name, each, 0) for name, each in bodies.items()]
     return (*(file for report in reports for file in report.files), *described)

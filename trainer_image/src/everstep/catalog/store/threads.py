@@ -1,0 +1,65 @@
+"""Threads that do not keep the process.
+
+At its end Python waits for those of a ThreadPoolExecutor, for as long as storage is away: a run that has given its save
+up would still stand there.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, wait
+from queue import SimpleQueue
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+class DaemonPool:
+    """Up to `most` threads, started as they are needed. Whoever waits for its futures is in none of them."""
+
+    def __init__(self, most: int, name: str) -> None:
+        self._most = most
+        self._name = name
+        self._tasks: SimpleQueue[tuple[Future[Any], Callable[[], Any]]] = SimpleQueue()
+        self._started = 0
+        self._lock = threading.Lock()
+
+    def submit(self, call: Callable[..., T], *arguments: Any) -> Future[T]:
+        future: Future[T] = Future()
+        self._tasks.put((future, lambda: call(*arguments)))
+        with self._lock:
+            if self._started < self._most:
+                start(self._work, f"{self._name}-{self._started}")
+                self._started += 1
+        return future
+
+    def _work(self) -> None:
+        while True:
+            future, call = self._tasks.get()
+            _fulfil(future, call)
+            del future, call  # what they hold may be large, and the next task may be long in coming
+
+
+def at_once(calls: Sequence[Callable[[], T]], name: str) -> list[T]:
+    """Their results, each call by a thread of its own. Raises the first error, when all have ended."""
+    futures: list[Future[T]] = [Future() for _ in calls]
+    for number, (future, call) in enumerate(zip(futures, calls, strict=True)):
+        start(lambda future=future, call=call: _fulfil(future, call), f"{name}-{number}")  # type: ignore[misc]
+    wait(futures)
+    return [future.result() for future in futures]
+
+
+def start(work: Callable[[], None], name: str) -> None:
+    threading.Thread(target=work, name=name, daemon=True).start()
+
+
+def _fulfil(future: Future[T], call: Callable[[], T]) -> None:
+    if not future.set_running_or_notify_cancel():
+        return
+    try:
+        result = call()
+    except BaseException as error:  # noqa: BLE001 - whoever waits hears of it
+        future.set_exception(error)
+    else:
+        future.set_result(result)
