@@ -21,9 +21,9 @@ from everstep.catalog import JobCatalog, open_store, read_heartbeat
 from everstep.catalog.progress import Heartbeat
 from everstep.catalog.store.posix import PosixStore
 from everstep.checkpoint.environment import JobEnvironment, Policy
-from everstep.checkpoint.saving.gate import Gate, Hold
-from everstep.checkpoint.saving.staging import StagedFile, Staging
+from everstep.checkpoint.saving.gate import Gate
 from everstep.errors import FencedError, StorageUnavailableError
+from tests.support.restless import Restless, Run, copy_at_the_last_moment
 
 from .conftest import Job
 from .test_checkpointer import folder_of, steps_of
@@ -69,71 +69,7 @@ def storage(monkeypatch: pytest.MonkeyPatch) -> Iterator[Storage]:
 
 @pytest.fixture
 def copied_last(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The copy begins only when the next optimizer step waits for it: forward and backward are over by then."""
-    arrived = threading.Event()
-    wait, finish = Hold.wait, Staging.finish
-
-    def waits(hold: Hold) -> None:
-        arrived.set()
-        wait(hold)
-
-    def late(staging: Staging) -> list[StagedFile]:
-        if threading.current_thread() is not threading.main_thread():
-            assert arrived.wait(60)
-            arrived.clear()
-        return finish(staging)
-
-    monkeypatch.setattr(Hold, "wait", waits)
-    monkeypatch.setattr(Staging, "finish", late)
-
-
-class Restless(torch.nn.Module):
-    """Everything that changes outside of an optimizer step: running statistics, a counter, a weight set by hand."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first = torch.nn.Linear(4, 300)
-        self.norm = torch.nn.BatchNorm1d(300)
-        self.last = torch.nn.Linear(300, 1)
-        self.target = torch.nn.Parameter(torch.zeros(300), requires_grad=False)
-
-    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        hidden = self.norm(self.first(inputs))
-        with torch.no_grad():
-            self.target.lerp_(hidden.mean(0), 0.5)
-        out: torch.Tensor = self.last(torch.nn.functional.dropout(hidden - self.target, 0.1))
-        return out
-
-
-class Run:
-    def __init__(self) -> None:
-        torch.manual_seed(0)
-        self.model = Restless()
-        trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        self.optimizer = torch.optim.AdamW(trained, lr=0.01)
-        self.average = torch.optim.swa_utils.AveragedModel(self.model, use_buffers=True)
-
-    def step(self) -> None:
-        self.model(torch.randn(8, 4)).square().mean().backward()
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        self.average.update_parameters(self.model)
-
-    def live(self) -> dict[str, torch.Tensor]:
-        """By the names under which they are saved."""
-        found = {f"model.{name}": value for name, value in self.model.state_dict().items()}
-        found |= {f"everstep.objects.average/{name}": value for name, value in self.average.state_dict().items()}
-        for (name, _), state in zip(
-            ((n, p) for n, p in self.model.named_parameters() if p.requires_grad),
-            self.optimizer.state.values(),
-            strict=True,
-        ):
-            found |= {f"optimizer.state.{name}.{key}": value for key, value in state.items()}
-        return {name: value.detach().clone() for name, value in found.items()}
-
-    def checkpointer(self, root: Path, **options: Any) -> Checkpointer:
-        options.setdefault("environment", JobEnvironment(root=str(root), heartbeat_seconds=60))
-        return Checkpointer(model=self.model, optimizer=self.optimizer, average=self.average, **options)
+    copy_at_the_last_moment(monkeypatch)
 
 
 def stored(folder: Path, like: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -380,18 +316,3 @@ def test_a_plan_is_made_again_where_the_state_has_changed(job: Jobs, tmp_path: P
     assert steps_of(tmp_path) == list(range(1, 9))
     catalog = JobCatalog(open_store(str(tmp_path)))
     assert all(catalog.manifest(entry) for entry in catalog.require().live())
-
-
-@pytest.mark.slow
-def test_memory_does_not_grow_over_many_saves(job: Jobs, tmp_path: Path) -> None:
-    mine = job(width=40_000)
-    resident: list[int] = []
-    with mine.checkpointer(tmp_path, interval_steps=1) as checkpointer:
-        checkpointer.keep_last(2)
-        for _ in checkpointer.steps(120):
-            mine.step()
-            resident.append(int(Path("/proc/self/statm").read_text().split()[1]) * 4096)
-            if len(resident) > 2:
-                assert checkpointer._shards.buffers.bytes == 4 << 20
-    assert steps_of(tmp_path)[-1] == 120
-    assert max(resident[60:]) - max(resident[20:60]) < 8 << 20

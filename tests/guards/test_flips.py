@@ -1,8 +1,10 @@
-"""One flipped byte, anywhere in a checkpoint."""
+"""One flipped byte, anywhere in a checkpoint: it is found, and the run goes on from the step before."""
 
 from __future__ import annotations
 
 import random
+import shutil
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,20 +14,22 @@ import torch
 from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict
 
 from everstep.catalog import Entry, JobCatalog, Manifest, ResumePoint, open_store
-from everstep.catalog.keys import COMMITTED
+from everstep.catalog.keys import COMMITTED, MANIFEST, METADATA
 from everstep.catalog.verify import verify_save
 from everstep.checkpoint.gang import Gang
 from everstep.checkpoint.restoring.loading import load_state
 from everstep.checkpoint.restoring.restoration import open_saved
 from everstep.checkpoint.state.application import COMMON, RANK
 from everstep.errors import CheckpointCorruptError
+from tests.guards import size
+from tests.unit.checkpoint.conftest import Job, job
 
-from .conftest import Job
+__all__ = ["job"]
 
 Jobs = Callable[..., Job]
 
-POSITIONS = 1000
 WIDTH = 14_000  # about a MiB of state: several blocks of checksums, some of them with parts of several tensors
+pytestmark = pytest.mark.timeout(2400 if size.FULL else 300)
 
 
 def entry_of(root: Path, step: int) -> Entry:
@@ -33,11 +37,12 @@ def entry_of(root: Path, step: int) -> Entry:
 
 
 def positions(folder: Path, count: int) -> list[tuple[Path, int]]:
-    """Each byte of the checkpoint as likely as any other."""
+    """A tenth in the manifest and in the metadata each, the others where each byte is as likely as any other."""
     files = sorted(path for path in folder.iterdir() if path.name != COMMITTED)
     sizes = [path.stat().st_size for path in files]
     chosen = random.Random(5)
-    paths = chosen.choices(files, sizes, k=count)
+    small = [folder / name for name in (MANIFEST, METADATA) for _ in range(count // 10)]
+    paths = small + chosen.choices(files, sizes, k=count - len(small))
     return [(path, chosen.randrange(path.stat().st_size)) for path in paths]
 
 
@@ -64,8 +69,8 @@ def restore(root: Path, entry: Entry, into: dict[str, Any]) -> None:
     load_state(into, saved, Gang())
 
 
-@pytest.mark.slow
-def test_a_thousand_flipped_bytes_are_found(job: Jobs, tmp_path: Path) -> None:
+def test_every_flipped_byte_is_found(job: Jobs, tmp_path: Path) -> None:
+    count = size.times(1000, 200)
     first = job(width=WIDTH)
     first.run(tmp_path, 2)
     entry = entry_of(tmp_path, 2)
@@ -76,7 +81,9 @@ def test_a_thousand_flipped_bytes_are_found(job: Jobs, tmp_path: Path) -> None:
     }
     wanted = first.model.state_dict()
     found = {"verify": 0, "restore": 0, "weights": 0}
-    for path, offset in positions(tmp_path / entry.location, POSITIONS):
+    files: Counter[str] = Counter()
+    for path, offset in positions(tmp_path / entry.location, count):
+        files[path.name] += 1
         flip(path, offset)
         for name, attempt in (
             ("verify", lambda: verify(tmp_path, entry)),
@@ -91,21 +98,28 @@ def test_a_thousand_flipped_bytes_are_found(job: Jobs, tmp_path: Path) -> None:
                 assert name == "weights"
                 assert all(torch.equal(value, state["model"][key]) for key, value in wanted.items())
         flip(path, offset)
-    assert found["verify"] == found["restore"] == POSITIONS
-    assert POSITIONS / 4 < found["weights"] < POSITIONS
+    assert found["verify"] == found["restore"] == count
+    assert count / 4 < found["weights"] < count
     verify(tmp_path, entry)
     restore(tmp_path, entry, state)
+    size.record("flips-found", positions=count, found=found, files=dict(files))
 
 
-@pytest.mark.parametrize("number", range(8))
-def test_after_any_flipped_byte_the_run_goes_on_from_the_step_before(job: Jobs, tmp_path: Path, number: int) -> None:
+def test_after_any_flipped_byte_the_run_goes_on_from_the_step_before(job: Jobs, tmp_path: Path) -> None:
+    """The real restore, its quarantine and the steps after it, for each position."""
+    count = size.times(1000, 20)
     losses = job().run(tmp_path / "straight", 9)
-    root = tmp_path / "broken"
-    job().run(root, 9, stop_after=7)
-    entry = entry_of(root, 6)
-    path, offset = positions(root / entry.location, 8)[number]
-    flip(path, offset)
-    again = job(seed=3).run(root, 9)
-    assert again == losses[4:]
-    states = [(found.step, found.state) for found in JobCatalog(open_store(str(root))).require().checkpoints]
-    assert states == [(2, "live"), (4, "live"), (6, "quarantined"), (6, "live"), (8, "live"), (9, "live")]
+    job().run(tmp_path / "whole", 9, stop_after=7)
+    entry = entry_of(tmp_path / "whole", 6)
+    files: Counter[str] = Counter()
+    for path, offset in positions(tmp_path / "whole" / entry.location, count):
+        root = tmp_path / "broken"
+        shutil.copytree(tmp_path / "whole", root)
+        flip(root / entry.location / path.name, offset)
+        again = job(seed=3).run(root, 9)
+        assert again == losses[4:], f"byte {offset} of {path.name}"
+        states = [(found.step, found.state) for found in JobCatalog(open_store(str(root))).require().checkpoints]
+        assert states == [(2, "live"), (4, "live"), (6, "quarantined"), (6, "live"), (8, "live"), (9, "live")]
+        files[path.name] += 1
+        shutil.rmtree(root)
+    size.record("flips-survived", positions=count, files=dict(files))

@@ -1,0 +1,1 @@
+"""What the guards of tests/guards found at full size, as a page."""

@@ -1,0 +1,1 @@
+"""The faults of tests/survival, on everstep and on what people would use instead."""

@@ -1,0 +1,105 @@
+"""`python -m benchmarks.survival`: the matrix of tests/survival, one engine after the other, against a real S3 server.
+
+The question is the same for all: after the fault, does the next start find a whole checkpoint, none older than the last
+one that the engine had reported, and never one of pieces of two saves? For everstep the marks of its own tests come on
+top. Results go to benchmarks/survival/results/{engine}.jsonl, a line a case; `--report` makes the tables of
+docs/guarantees.md of what stands there. Peers are not among the project's dependencies:
+
+    uv run --with s3torchconnector python -m benchmarks.survival --engine dcp --engine dcp-async
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from benchmarks.about import machine
+from dev.s3 import S3Endpoint, S3Server
+from tests.survival import ground as grounds
+from tests.survival import matrix, trial
+from tests.survival.matrix import Case
+
+RESULTS = Path(__file__).parent / "results"
+Attempt = Callable[[Case, int], trial.Verdict]
+
+
+def everstep(server: S3Endpoint, folder: Path) -> tuple[list[Case], Attempt]:
+    ground = grounds.prepare(server, folder)
+    return matrix.whole(), lambda case, seed: grounds.attempt(ground, case, seed)
+
+
+def dcp(server: S3Endpoint, folder: Path, beside: bool = False) -> tuple[list[Case], Attempt]:
+    from benchmarks.survival.dcp_engine import PHASES, Dcp, Requests
+
+    def root() -> Dcp:
+        return Dcp(f"s3://{server.make_bucket()}/run", server.url, server.environment(), beside)
+
+    def attempt(case: Case, seed: int) -> trial.Verdict:
+        name = f"{case.phase}-{case.fault}-{seed}".replace(" ", "-").replace(",", "")
+        place = trial.Place(server.url, server.environment(), folder / name)
+        engine = root()
+        if case.begins_at:
+            trial.begin(place, engine, Requests(), steps=4)
+        return trial.undergo(place, engine, (Requests(), Requests()), case, seed, None)
+
+    cases = [case for case in matrix.whole() if case.phase in PHASES and "uploader" not in case.fault]
+    return [case for case in cases if case.fault != "outage"], attempt
+
+
+ENGINES: dict[str, Callable[[S3Endpoint, Path], tuple[list[Case], Attempt]]] = {
+    "everstep": everstep,
+    "dcp": dcp,
+    "dcp-async": lambda server, folder: dcp(server, folder, beside=True),
+}
+
+
+def main(
+    engine: Annotated[list[str] | None, typer.Option(help=f"of {', '.join(ENGINES)}")] = None,
+    only: Annotated[str, typer.Option(help="cases whose name has this in it")] = "",
+    seed: int = 1,
+    go_on: Annotated[bool, typer.Option(help="keep what stands in the results, try what is missing")] = False,
+    report: Annotated[bool, typer.Option(help="write the tables, try nothing")] = False,
+) -> None:
+    logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)  # each connection that is cut on purpose
+    for name in engine or ([] if report else ["everstep"]):
+        run(name, only, seed, go_on)
+    if report:
+        from benchmarks.survival.report import write
+
+        write(RESULTS)
+
+
+def run(name: str, only: str, seed: int, go_on: bool) -> None:
+    path = RESULTS / f"{name}.jsonl"
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    known = [json.loads(line) for line in path.read_text().splitlines()] if go_on and path.exists() else []
+    done = {(each["phase"], each["fault"]) for each in known}
+    with tempfile.TemporaryDirectory() as folder, path.open("a" if go_on else "w") as out:
+        server = S3Server(Path(folder) / "s3")
+        try:
+            cases, attempt = ENGINES[name](server.start(), Path(folder))
+            left = [case for case in cases if only in case.name and (case.phase, case.fault) not in done]
+            for number, case in enumerate(matrix.shuffled(left, seed), 1):
+                verdict: dict[str, Any] = {**attempt(case, seed).as_dict(), "about": machine()}
+                out.write(json.dumps(verdict) + "\n")
+                out.flush()
+                print(
+                    f"{time.strftime('%H:%M:%S')} {name} {number}/{len(left)} {case.name}: {verdict['outcome']}"
+                    f"{' (hung)' if verdict['hung'] else ''} {verdict['seconds']} s",
+                    *(f"    {problem}" for problem in verdict["problems"]),
+                    sep="\n",
+                    flush=True,
+                )
+        finally:
+            server.remove()
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,58 @@
+"""Many saves in one process; after each, what this process and its uploader hold, as a line of CSV.
+
+usage: growing.py SAVES FILE, with EVERSTEP_ROOT and credentials in the environment.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from tests.support.restless import Run
+
+WIDTH = 40_000
+FIELDS = ("rss", "pss", "own", "descriptors", "threads")
+MIB = 2**20
+
+
+def held(pid: int) -> list[float]:
+    """MiB resident; MiB with pages of several processes divided; of these what is no file, for files are divided anew
+    whenever another process on the machine starts or ends; open files; threads."""
+    proc = Path(f"/proc/{pid}")
+    lines = (line.split(":") for line in (proc / "smaps_rollup").read_text().splitlines()[1:])
+    kib = {name: int(value.split()[0]) for name, value in lines}
+    sizes = [round(each / 1024, 1) for each in (kib["Rss"], kib["Pss"], kib["Pss_Anon"] + kib["Pss_Shmem"])]
+    return [*sizes, *(len(list((proc / name).iterdir())) for name in ("fd", "task"))]
+
+
+def shared_memory() -> float:
+    found = os.statvfs("/dev/shm")
+    return round((found.f_blocks - found.f_bfree) * found.f_frsize / MIB, 1)
+
+
+def main() -> None:
+    saves = int(sys.argv[1])
+    run = Run(WIDTH)
+    with (
+        open(sys.argv[2], "w", newline="") as file,
+        run.checkpointer(os.environ["EVERSTEP_ROOT"], interval_steps=1) as checkpointer,
+    ):
+        out = csv.writer(file)
+        out.writerow(
+            ["save", *(f"{who}_{name}" for who in ("trainer", "uploader") for name in FIELDS), "shm", "buffers"]
+        )
+        checkpointer.keep_last(2)
+        for step in checkpointer.steps(saves + 1):
+            run.step()
+            upload: Any = checkpointer._shards._upload
+            uploader = upload._uploader.pid
+            if step > 1:
+                buffers = checkpointer._shards.buffers.bytes / MIB
+                out.writerow([step - 1, *held(os.getpid()), *held(uploader), shared_memory(), buffers])
+
+
+if __name__ == "__main__":
+    main()
