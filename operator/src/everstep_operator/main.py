@@ -41,6 +41,8 @@ POLLS_PER_SECOND = 20.0
 """Looks at running jobs that one process makes; with more jobs each is looked at less often, within the settings."""
 SPREAD = 30.0
 """Seconds over which the jobs of a resync are spread."""
+RETRY, RETRY_SYNCED = 2.0, 15.0
+"""Seconds after a list that failed: while no job is known yet, and later."""
 DRAIN = 5.0
 """Seconds that passes under way get to end after SIGTERM."""
 
@@ -209,12 +211,12 @@ class Operator:
                 for key in listed:
                     self._queue.add(key, random.uniform(0, spread))
                 self._health.synced = True
-                spread = SPREAD
+                spread, pause = SPREAD, self._settings.resync_seconds
             except ApiError as error:
                 if not self._health.synced and error.not_found:
                     raise EndedError("the cluster has no TrainingJobs: install crds/ of everstep first") from error
                 log.warning("the jobs could not be listed: %s", error)
-            pause = self._settings.resync_seconds if self._health.synced else 2.0
+                pause = min(RETRY_SYNCED if self._health.synced else RETRY, self._settings.resync_seconds)
             await asyncio.sleep(pause * random.uniform(0.9, 1.1))
 
     async def _list(self) -> list[Key]:

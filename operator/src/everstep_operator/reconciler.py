@@ -30,6 +30,9 @@ WHOLE_LOOK = 60.0
 """Seconds for which the watches are trusted to tell of every change."""
 LONGEST_CHAIN = 24
 """Decisions in one pass; more of them is a bug, and the queue's pace then bounds the harm."""
+FREE_LOOKS = 3
+"""Looks in a row that find the job changed under them before the next one waits."""
+FIRST_PAUSE, LONGEST_PAUSE = 0.05, 5.0
 AFTER_PROBLEM = 5.0
 """Seconds to the next look where actions failed and no decision said when."""
 
@@ -64,14 +67,26 @@ class Reconciler:
         try:
             with logs.about(*key):
                 outcome = await self._pass(key)
+                memory = self._memories.known(key)
+                if memory is not None:
+                    memory.stale = 0
             result = "ok"
         except StaleError as error:
             log.debug("observing anew: %s", error)
-            return Outcome(again_after=0.0)
+            return Outcome(again_after=self._pause_when_stale(key))
         finally:
             self._health.passes.pop(key, None)
             self._metrics.passes.labels(result).observe(self._clock() - began)
         return outcome
+
+    def _pause_when_stale(self, key: Key) -> float:
+        """Seconds. At first none; what is stale again and again, such as a storage that answers from a cache, would
+        else keep a worker busy for nobody's good."""
+        memory = self._memories.known(key)
+        if memory is None:
+            return 0.0
+        memory.stale += 1
+        return 0.0 if memory.stale <= FREE_LOOKS else min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** min(memory.stale, 16))
 
     async def _pass(self, key: Key) -> Outcome:
         memory = self._memories.known(key)
@@ -80,11 +95,11 @@ class Reconciler:
             if outcome is not None:
                 return outcome
         self._memories.settle(key)
+        if memory is not None:
+            memory.last = None  # where this look comes to nothing, no glance is to make do without it
         try:
             seen = await self._observer.job(key)
         except InvalidJobError as error:
-            if memory is not None:
-                memory.last = None
             await unreadable.tell(self._kube, self._events, error)
             return Outcome()
         if seen is None:

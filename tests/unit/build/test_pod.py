@@ -183,6 +183,10 @@ def test_nothing_is_added_that_pod_security_refuses() -> None:
         {names.NODES: "two"},
         {names.NODES: "2", names.EPOCH: ""},
         *({**FRESH.annotations(), names.NODES: n} for n in ("-1", "0", "1000000000")),
+        {**FRESH.annotations(), names.EPOCH: "9" * 30},
+        {**FRESH.annotations(), names.RESUME_STEP: "-1"},
+        {**FRESH.annotations(), names.RESUME_PATH: "s" * 4096},
+        {**FRESH.annotations(), names.RENDEZVOUS: "None"},
     ],
 )
 def test_annotations_that_were_tampered_with_give_no_launch(broken: dict[str, str]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from everstep_operator.build import Launch
+from everstep_operator.build import Launch, names
 from everstep_operator.reconcile import decide
 from everstep_operator.reconcile.observation import Observation, PodView, Problem, ProblemKind, Results
 from everstep_operator.reconcile.plan import DeletePod, EnsureService, Fence
@@ -45,6 +45,17 @@ def test_another_address_ends_the_attempt_uncounted() -> None:
     assert plan.status.restarts is not None
     assert (plan.status.restarts.total, plan.status.restarts.counted) == (1, 0)
     assert [type(action) for action in plan.actions] == [Fence, DeletePod, DeletePod]
+
+
+def test_a_pods_annotation_that_somebody_edits_ends_nothing() -> None:
+    edited = replace(built(0), annotations={**built(0).annotations, names.RENDEZVOUS: "10.9.9.9"})
+    odd = replace(built(0), annotations={**built(0).annotations, names.RENDEZVOUS: "x"})
+    for first in (edited, odd):
+        plan = decide(replace(seen(KNOWN), pods=(first, built(1))))
+        assert (plan.actions, plan.status.history) == ((), [])
+    (action,) = decide(replace(seen(None), pods=(edited, built(1), built(2)))).actions
+    assert isinstance(action, EnsureService)
+    assert action.manifest["spec"]["clusterIP"] == KNOWN
 
 
 def test_pods_that_do_not_tell_what_they_were_built_with_are_left_alone() -> None:

@@ -21,6 +21,9 @@ CONTROLLER = f"{GROUP}/operator"
 MAX_STEP = 999_999_999_999
 """Steps are written with twelve digits in checkpoint locations."""
 MAX_COUNT = 2**31 - 1
+MAX_NUMBER = 2**53
+"""JSON readers that know only floating-point numbers are exact up to here."""
+MAX_LOCATION = 2048
 MAX_SECONDS = 10 * 365 * 86_400
 """Ten years: no duration of a job is longer."""
 
@@ -113,7 +116,7 @@ Instant = Annotated[
 
 Step = Annotated[int, Field(ge=0, le=MAX_STEP, json_schema_extra={"format": "int64"})]
 Count = Annotated[int, Field(ge=0, le=MAX_COUNT, json_schema_extra={"format": "int32"})]
-Number64 = Annotated[int, Field(ge=0, le=2**53, json_schema_extra={"format": "int64"})]
+Number64 = Annotated[int, Field(ge=0, le=MAX_NUMBER, json_schema_extra={"format": "int64"})]
 Seconds = Annotated[int, Field(ge=0, le=MAX_SECONDS, json_schema_extra={"format": "int32"})]
 PositiveSeconds = Annotated[int, Field(ge=1, le=MAX_SECONDS, json_schema_extra={"format": "int32"})]
 Duration = Annotated[float, Field(ge=0, le=MAX_SECONDS)]
@@ -129,7 +132,7 @@ DnsName = Annotated[
 Short = Annotated[str, StringConstraints(max_length=256)]
 Line = Annotated[str, StringConstraints(max_length=1024)]
 Text = Annotated[str, StringConstraints(max_length=4096)]
-Where = Annotated[str, StringConstraints(max_length=2048)]
+Where = Annotated[str, StringConstraints(max_length=MAX_LOCATION)]
 """URI of a checkpoint: as long as a register may say it."""
 
 _S3 = r"^s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9!_.*'()=@+-]+)*/?$"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Self
 
+from everstep_operator.api.common import MAX_LOCATION, MAX_NUMBER, MAX_STEP
 from everstep_operator.api.spec import MAX_NODES
 from everstep_operator.build import names
 
@@ -35,19 +37,21 @@ class Launch:
 
     @classmethod
     def read(cls, attempt: int, annotations: Mapping[str, str]) -> Self | None:
-        """The launch that a pod was built with; None where its annotations were tampered with."""
+        """The launch that a pod was built with; None where its annotations were tampered with, as far as that shows."""
         try:
-            step, nodes = annotations[names.RESUME_STEP], int(annotations[names.NODES])
-            if not 1 <= nodes <= MAX_NODES:
-                return None
-            return cls(
+            step, path = annotations[names.RESUME_STEP], annotations[names.RESUME_PATH]
+            address = annotations.get(names.RENDEZVOUS) or None
+            found = cls(
                 attempt=attempt,
-                nodes=nodes,
+                nodes=int(annotations[names.NODES]),
                 epoch=int(annotations[names.EPOCH]),
                 generation=int(annotations[names.GENERATION]),
-                resume_path=annotations[names.RESUME_PATH],
+                resume_path=path,
                 resume_step=int(step) if step else None,
-                rendezvous=annotations.get(names.RENDEZVOUS) or None,
+                rendezvous=str(ipaddress.ip_address(address)) if address else None,
             )
         except (KeyError, ValueError):
             return None
+        numbers = ((found.epoch, MAX_NUMBER), (found.generation, MAX_NUMBER), (found.resume_step or 0, MAX_STEP))
+        bounded = 1 <= found.nodes <= MAX_NODES and all(0 <= number <= most for number, most in numbers)
+        return found if bounded and len(path) <= MAX_LOCATION else None

@@ -118,7 +118,7 @@ def _of_container(pod: PodView) -> Cause | None:
         )
     if reason and reason not in _PLAIN:
         return Cause(
-            _word(reason), f"{_where(pod)} failed{_because(pod.container.message)}", code=pod.container.exit_code
+            _word(reason), f"{_where(pod)} failed{_because(pod.container.message)}", code=_code(pod.container.exit_code)
         )
     return None
 

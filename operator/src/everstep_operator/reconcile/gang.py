@@ -116,7 +116,7 @@ def _leaving(attempt: Attempt) -> Leaving | None:
         if pod.deleting:
             target = pod.condition("DisruptionTarget")
             told = target if target is not None and target.status == "True" else None
-            reason = (told.reason or "DisruptionTarget") if told else None
+            reason = (told.reason or "DisruptionTarget")[:256] if told else None
             message = told.message[:1024] if told else None
             return Leaving(pod=pod.name, node=pod.node, reason=reason, message=message or None)
     return None

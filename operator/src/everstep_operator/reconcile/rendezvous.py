@@ -6,7 +6,10 @@ meet again after a restart in place: it is replaced at once, rather than found h
 
 from __future__ import annotations
 
-from everstep_operator.reconcile.attempt import Attempt, launched_with
+from collections import Counter
+
+from everstep_operator.build import Launch
+from everstep_operator.reconcile.attempt import Attempt
 from everstep_operator.reconcile.classify import Cause
 from everstep_operator.reconcile.observation import Observation
 
@@ -16,19 +19,24 @@ REASON = "RendezvousMoved"
 def address(observation: Observation, attempt: Attempt) -> str | None:
     """The one that the service has, or is to have again; None where any will do."""
     standing = next((found.cluster_ip for found in observation.services if found.cluster_ip), None)
-    return standing or _known(attempt)
+    return standing or next(iter(_known(attempt)), None)
 
 
 def moved(observation: Observation, attempt: Attempt) -> Cause | None:
-    """The cause, where the attempt's pods look for each other at an address that is not the service's."""
+    """The cause, where the attempt's pods look for each other at an address that is not the service's: all of them, as
+    one that tells of another may have been edited by hand."""
     known = _known(attempt)
     found = next((each for each in observation.services if each.attempt == attempt.number and each.cluster_ip), None)
-    if known is None or found is None or found.cluster_ip == known:
+    if not known or found is None or found.cluster_ip in known:
         return None
-    message = f"the service {found.name} was deleted and is at {found.cluster_ip} now; the pods know it at {known}"
+    message = f"the service {found.name} was deleted and is at {found.cluster_ip} now; the pods know it at {known[0]}"
     return Cause(REASON, message, reasons=frozenset({REASON}))
 
 
-def _known(attempt: Attempt) -> str | None:
-    built = launched_with(attempt.pods) if not attempt.ended else None
-    return built.rendezvous if built is not None else None
+def _known(attempt: Attempt) -> list[str]:
+    """What the pods were built with, by their annotations, the most frequent first."""
+    if attempt.ended:
+        return []
+    built = (Launch.read(pod.attempt, pod.annotations) for pod in attempt.pods)
+    told = Counter(found.rendezvous for found in built if found is not None and found.rendezvous is not None)
+    return [address for address, _ in told.most_common()]
