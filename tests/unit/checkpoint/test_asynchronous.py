@@ -111,6 +111,62 @@ def test_a_weight_that_is_changed_too_early_costs_this_save_alone(tmp_path: Path
     assert "model.first.weight was changed after its step had ended" in str(beat.last_save_error)
 
 
+def test_steps_that_go_past_the_hooks_are_not_waited_for_and_not_torn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As those of a CUDA graph that is replayed: the copy comes when the next of them is over."""
+    over = threading.Event()
+    finish = Staging.finish
+
+    def late(staging: Staging) -> list[StagedFile]:
+        if threading.current_thread() is not threading.main_thread():
+            assert over.wait(60)
+            over.clear()
+        return finish(staging)
+
+    monkeypatch.setattr(Staging, "finish", late)
+    run = Run()
+    run.step()  # what is captured steps once, and has its state
+    live: dict[int, dict[str, torch.Tensor]] = {}
+    with caplog.at_level("WARNING", "everstep"), run.checkpointer(tmp_path, interval_steps=1) as checkpointer:
+        for step in checkpointer.steps(4):
+            run.model.first.weight.data.add_(1.0)
+            live[step] = run.live()
+            if step > 1:
+                over.set()
+    assert steps_of(tmp_path) == [1, 2, 3, 4]
+    for step, wanted in live.items():
+        found = stored(folder_of(tmp_path, step), wanted)
+        assert torch.equal(found["model.first.weight"], wanted["model.first.weight"]), f"step {step}"
+    assert caplog.text.count("no step of AdamW was seen since the save before") == 1
+
+
+def test_what_is_frozen_may_be_changed_by_hand_though_an_optimizer_has_it(tmp_path: Path) -> None:
+    run = Run()
+    run.optimizer.add_param_group({"params": [run.model.target]})
+    with run.checkpointer(tmp_path, interval_steps=1) as checkpointer:
+        for _ in checkpointer.steps(6):
+            run.step()
+    assert steps_of(tmp_path) == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_save_that_cannot_begin_holds_no_step_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> None:
+        raise RuntimeError("can't start new thread")
+
+    run = Run()
+
+    def train() -> None:
+        with run.checkpointer(tmp_path, interval_steps=1) as checkpointer:
+            for _ in checkpointer.steps(3):
+                run.step()
+                monkeypatch.setattr("everstep.checkpoint.saving.saves.Flight", refuse)
+
+    with pytest.raises(RuntimeError, match="can't start new thread"):
+        train()
+    run.step()
+
+
 def test_beside_training_nobody_looks_at_the_model(tmp_path: Path) -> None:
     """In its forward pass FSDP puts other tensors in the places of the parameters."""
     threads: set[str] = set()
@@ -135,6 +191,7 @@ def test_every_optimizer_waits_for_the_copy_in_whatever_thread_it_steps() -> Non
     for each in parameters:
         each.grad = torch.ones(3)
     gate = Gate(optimizers)
+    assert not any(gate.protects()(each) for each in parameters), "they have taken no step that it has seen"
     hold = gate.close()
     with ThreadPoolExecutor(2) as pool:
         steps = [pool.submit(each.step) for each in optimizers]
@@ -146,6 +203,9 @@ def test_every_optimizer_waits_for_the_copy_in_whatever_thread_it_steps() -> Non
         assert len(wait(steps, timeout=30).done) == 2
     assert all(each.tolist() == [0, 0, 0] for each in parameters)
     assert hold.waited > 0
+    assert all(gate.protects()(each) for each in parameters)
+    parameters[0].requires_grad_(False)
+    assert [gate.protects()(each) for each in parameters] == [False, True]
 
 
 def test_training_goes_on_while_storage_is_slow_and_the_next_save_waits(
@@ -271,6 +331,43 @@ def test_leaving_the_loop_of_a_run_that_was_fenced_meanwhile(job: Jobs, tmp_path
     with pytest.raises(FencedError):
         train()
     assert steps_of(tmp_path) == []
+
+
+def test_who_closes_by_hand_hears_of_the_fence(job: Jobs, tmp_path: Path, storage: Storage) -> None:
+    mine = job()
+    checkpointer = mine.checkpointer(tmp_path, interval_steps=2)
+    for step in checkpointer.steps(9):
+        mine.step()
+        if step == 3:
+            JobCatalog(checkpointer.store).claim()
+            threading.Timer(0.2, storage.opened.set).start()
+            break
+    with pytest.raises(FencedError):
+        checkpointer.close()
+    assert steps_of(tmp_path) == []
+
+
+def test_a_directory_that_hangs_costs_saves_and_not_the_run(
+    job: Jobs, tmp_path: Path, storage: Storage, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("everstep.checkpoint.saving.uploading.SILENT", 0.05)
+    monkeypatch.setattr("everstep.checkpoint.saving.uploading.PATIENCE", 0.2)
+    mine = job()
+    with mine.checkpointer(tmp_path, interval_steps=2) as checkpointer:
+        for step in checkpointer.steps(8):
+            mine.step()
+            if step == 6:  # the save of step 2 hangs, and so that of step 4 was not begun
+                assert storage.most == 1
+                storage.opened.set()
+                while storage.storing:
+                    threading.Event().wait(0.01)
+    assert steps_of(tmp_path)[-2:] == [6, 8]
+    assert 2 not in steps_of(tmp_path)
+    assert "are not written after 0 s; they are given up after 0 s" in caplog.text
+    assert "step 2 was not saved: rank 0:" in caplog.text
+    assert "not written within 0 s: does the file system hang?" in caplog.text
+    assert "step 4 was not saved: rank 0:" in caplog.text
+    assert "a write of an earlier save still hangs" in caplog.text
 
 
 def test_a_transaction_waits_for_the_loops_save(job: Jobs, tmp_path: Path, storage: Storage) -> None:

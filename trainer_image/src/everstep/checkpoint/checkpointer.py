@@ -116,7 +116,10 @@ class Checkpointer(Transactions):
         return self._fenced
 
     def close(self, error: BaseException | None = None) -> None:
-        """End the heartbeat, give the signal handler back and, where the other ranks do the same, the process group."""
+        """End the heartbeat, give the signal handler back and, where the other ranks do the same, the process group.
+
+        Raises FencedError where the last save was refused and no `error` ends the run: who closes by hand must hear it.
+        """
         self._termination.uninstall()
         together = exit_code(error) in (0, exits.TERMINATED, exits.FENCED) and not self._peers_gone
         landed = self._await_flight(None if exit_code(error) == 0 else FAREWELL)
@@ -129,6 +132,8 @@ class Checkpointer(Transactions):
         if together:
             self._settle()
             self._gang.close()
+        if error is None and self._fenced is not None:
+            raise self._fenced
 
     def _await_flight(self, seconds: float | None) -> bool:
         """Whether no save is under way any more. One that is abandoned can still be committed, or never will be."""
@@ -141,6 +146,8 @@ class Checkpointer(Transactions):
         except TimeoutError:
             log.warning("step %d: its save was given up: it was still under way after %.0f s", flight.step, FAREWELL)
             return False
+        except FencedError as fence:
+            self._fenced = fence
         except CheckpointError as failure:
             self._count_failure(flight.step, failure)
         except Exception:

@@ -120,6 +120,8 @@ class Session:
             self.job.sweep()
         except CheckpointError as error:
             log.warning("old checkpoints were not removed: %s", error)
+        except Exception:  # the save before it stands, and must not count as failed
+            log.exception("old checkpoints were not removed")
 
     def claimed(self) -> Claimed:
         """On rank 0, after `claim`."""

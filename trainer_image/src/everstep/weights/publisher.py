@@ -102,9 +102,10 @@ class WeightsPublisher:
         }
         files = spread(state, self._gang.world_size)
         layouts = [Layout(specs) for specs in files]  # all of them: where one is refused, all ranks refuse it
-        location = self._gang.broadcast(Location.new(step, claim.epoch, WEIGHTS) if self._gang.leads else None)
+        location = self._gang.lead(lambda: Location.new(step, claim.epoch, WEIGHTS))
         draft = Draft(location, claim, files, progress, metrics, datetime.now(UTC))
         mine = layouts[self._gang.rank] if self._gang.rank < len(layouts) else None
+        self._gang.everywhere(lambda: self._make_room(mine))
         self._copy(state, mine)
         flight = self._flight = _Flight()
 
@@ -138,11 +139,14 @@ class WeightsPublisher:
             log.warning("the last weights were not published: %s", error)
         self._gang.close()
 
+    def _make_room(self, mine: Layout | None) -> None:
+        if mine is not None and self._buffer.numel() < mine.size:
+            self._buffer = torch.empty(0, dtype=torch.uint8)  # there is never room for both
+            self._buffer = torch.empty(mine.size, dtype=torch.uint8)
+
     @torch.no_grad()
     def _copy(self, state: Mapping[str, torch.Tensor], mine: Layout | None) -> None:
         """Tensors are gathered one at a time, in the same order on all ranks; each keeps its own."""
-        if mine is not None and self._buffer.numel() < mine.size:
-            self._buffer = torch.empty(mine.size, dtype=torch.uint8)
         own = set() if mine is None else set(mine.names)
         for name, tensor in state.items():
             whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor

@@ -30,7 +30,7 @@ class DaemonPool:
         self._tasks.put((future, lambda: call(*arguments)))
         with self._lock:
             if self._started < self._most:
-                start(self._work, f"{self._name}-{self._started}")
+                begin(self._work, f"{self._name}-{self._started}")
                 self._started += 1
         return future
 
@@ -43,15 +43,16 @@ class DaemonPool:
 
 def at_once(calls: Sequence[Callable[[], T]], name: str) -> list[T]:
     """Their results, each call by a thread of its own. Raises the first error, when all have ended."""
-    futures: list[Future[T]] = [Future() for _ in calls]
-    for number, (future, call) in enumerate(zip(futures, calls, strict=True)):
-        start(lambda future=future, call=call: _fulfil(future, call), f"{name}-{number}")  # type: ignore[misc]
+    futures = [begin(call, f"{name}-{number}") for number, call in enumerate(calls)]
     wait(futures)
     return [future.result() for future in futures]
 
 
-def start(work: Callable[[], None], name: str) -> None:
-    threading.Thread(target=work, name=name, daemon=True).start()
+def begin(call: Callable[[], T], name: str) -> Future[T]:
+    """Its result, some day."""
+    future: Future[T] = Future()
+    threading.Thread(target=_fulfil, args=(future, call), name=name, daemon=True).start()
+    return future
 
 
 def _fulfil(future: Future[T], call: Callable[[], T]) -> None:

@@ -104,7 +104,8 @@ class LocalSaves:
         started, began = datetime.now(UTC), time.monotonic()
         prepared = self._shards[number].prepare(counters, late=self._gate.protects())
         mesh = mesh_of(self._session.app.model)
-        prepared.staged = self._gate.close().open
+        hold = self._gate.close()
+        prepared.staged = hold.open
 
         def write() -> None:
             report = self._shards[number].finish(prepared, location)
@@ -131,7 +132,11 @@ class LocalSaves:
             self._twin.everywhere(write)
             return time.monotonic() - began
 
-        self._flight = Flight(step, fly)
+        try:
+            self._flight = Flight(step, fly)
+        except BaseException:  # nobody else would open it
+            hold.open()
+            raise
 
     def take(self, patience: float | None = None) -> float | None:
         """Wait for the save under way; returns the seconds that it has taken, None where there is none. Raises

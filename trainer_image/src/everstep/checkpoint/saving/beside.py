@@ -18,9 +18,8 @@ class Beside:
     def __init__(self, saves: Saves, gang: Gang, optimizers: Sequence[torch.optim.Optimizer]) -> None:
         self._saves = saves
         self._gang = gang
-        self._optimizers = optimizers
+        self._gate = Gate(optimizers)
         self._twin: Gang | None = None
-        self._gate: Gate | None = None
         self._flight: Flight[Done] | None = None
 
     @property
@@ -35,9 +34,8 @@ class Beside:
 
     def launch(self, counters: Mapping[str, int], record: Record, stood: Callable[[Done], None]) -> None:
         """Collective."""
-        if self._twin is None or self._gate is None:
+        if self._twin is None:
             self._twin = self._gang.twin()
-            self._gate = Gate(self._optimizers)
         self._flight = self._saves.launch(counters, record, self._gate, self._twin, stood)
 
     def take(self) -> Flight[Done] | None:
@@ -46,7 +44,6 @@ class Beside:
 
     def close(self, together: bool) -> None:
         """`together`: all ranks close, and no flight is under way."""
-        if self._gate is not None:
-            self._gate.remove()
+        self._gate.remove()
         if self._twin is not None and together:
             self._twin.close()

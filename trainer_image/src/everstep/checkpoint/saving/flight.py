@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
-from concurrent.futures import Future
 from typing import Generic, TypeVar
+
+from everstep.catalog.store.threads import begin
 
 T = TypeVar("T")
 
@@ -19,8 +19,7 @@ class Flight(Generic[T]):
 
     def __init__(self, step: int, work: Callable[[], T]) -> None:
         self.step = step
-        self._outcome: Future[T] = Future()
-        threading.Thread(target=self._run, args=(work,), name=f"everstep-save-{step}", daemon=True).start()
+        self._outcome = begin(work, f"everstep-save-{step}")
 
     @property
     def landed(self) -> bool:
@@ -30,11 +29,3 @@ class Flight(Generic[T]):
     def wait(self, seconds: float | None = None) -> T:
         """Its result, or its error. Raises TimeoutError after `seconds`."""
         return self._outcome.result(seconds)
-
-    def _run(self, work: Callable[[], T]) -> None:
-        try:
-            result = work()
-        except BaseException as error:  # noqa: BLE001 - whoever waits hears of it
-            self._outcome.set_exception(error)
-        else:
-            self._outcome.set_result(result)

@@ -149,7 +149,11 @@ class Saves:
             draft.reports = beside.collect(store)
             return beside.lead(commit)
 
-        return Flight(draft.step, fly)
+        try:
+            return Flight(draft.step, fly)
+        except BaseException:  # nobody else would open it
+            hold.open()
+            raise
 
     def stands(self, step: int) -> bool:
         """Whether this worker group has committed `step` after all, in a swap whose answer never came."""

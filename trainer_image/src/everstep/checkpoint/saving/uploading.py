@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
+from concurrent.futures import Future, wait
 from typing import Protocol
 
 from everstep.catalog import Store
+from everstep.catalog.store.threads import begin
 from everstep.checkpoint.saving.staging import StagedFile
+from everstep.errors import StorageUnavailableError
 from everstep.transfer import Uploader
 
+log = logging.getLogger("everstep")
+
 Keyed = tuple[str, StagedFile]
+SILENT = 30.0
+"""Seconds after which a write that goes on is told of."""
+PATIENCE = 120.0
+SLOWEST = 1 << 20
+"""A write is given up after so many seconds, and one more for so many bytes."""
 CLOSING_SECONDS = 5.0
 """How long a process that has nothing left to do may take to end."""
 
@@ -23,13 +34,36 @@ class Upload(Protocol):
 
 
 class DirectUpload:
-    """One file after the other, by the calling thread: for a directory, and for a store of the user's own."""
+    """One file after the other, in this process: for a directory, and for a store of the user's own.
+
+    A write to a file system that hangs cannot be interrupted. It is left to itself, and the save fails; what it writes
+    yet belongs to no checkpoint. Until it comes back no other is begun.
+    """
 
     def __init__(self, store: Store) -> None:
         self._store = store
+        self._hanging: Future[int] | None = None
 
     def put(self, files: Sequence[Keyed]) -> int:
-        return sum(self._store.put(key, file.segment.view, file.sums) for key, file in files)
+        if self._hanging is not None and not self._hanging.done():
+            raise StorageUnavailableError(f"{self._store.uri}: a write of an earlier save still hangs")
+        self._hanging = None
+        return sum(self._put(key, file) for key, file in files)
+
+    def _put(self, key: str, file: StagedFile) -> int:
+        limit = PATIENCE + file.segment.length / SLOWEST
+        writing = begin(lambda: self._store.put(key, file.segment.view, file.sums), "everstep-write")
+        if not wait([writing], SILENT).done:
+            log.warning(
+                "%s/%s: %.0f MiB are not written after %.0f s; they are given up after %.0f s",
+                *(self._store.uri, key, file.segment.length / 2**20, SILENT, limit),
+            )
+            if not wait([writing], limit - SILENT).done:
+                self._hanging = writing
+                raise StorageUnavailableError(
+                    f"{self._store.uri}/{key}: not written within {limit:.0f} s: does the file system hang?"
+                )
+        return writing.result()
 
     def close(self) -> None:
         pass
