@@ -24,7 +24,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
 from everstep import Checkpointer, CheckpointError, InvalidOperationError
-from everstep.catalog import JobCatalog
+from everstep.catalog import JobCatalog, WeightSets
 from everstep.catalog.store.posix import PosixStore
 from everstep.checkpoint import transactions
 from everstep.checkpoint.restoring import model_weights
@@ -32,6 +32,7 @@ from everstep.checkpoint.restoring.model_weights import load_weights
 from everstep.checkpoint.saving.gate import Hold
 from everstep.checkpoint.saving.staging import StagedFile, Staging
 from everstep.errors import StorageRefusedError, StorageUnavailableError
+from everstep.weights.publisher import WeightsPublisher
 
 
 class Wide(torch.optim.Optimizer):
@@ -255,6 +256,21 @@ def one_rank_reads_other_bytes() -> None:
     assert [entry.step for entry in JobCatalog(checkpointer.store).require().live()] == [4]
 
 
+def one_rank_has_no_room_for_weights() -> None:
+    """All learn of it before a tensor is gathered, and the next set is published."""
+
+    def refuse(*_: Any) -> None:
+        raise MemoryError("no room")
+
+    with Run(seed=8).checkpointer(root=os.environ["EVERSTEP_ROOT"] + "-weights") as checkpointer:
+        for step in checkpointer.steps(2):
+            with pytest.MonkeyPatch.context() as patch:
+                if step == 1 and dist.get_rank() == 1:
+                    patch.setattr(WeightsPublisher, "_make_room", refuse)
+                checkpointer.publish_weights()
+    assert [entry.step for entry in WeightSets(checkpointer.store).require().live()] == [2]
+
+
 def same(one: torch.Tensor, other: torch.Tensor) -> bool:
     mine = [each.to_local() if isinstance(each, DTensor) else each for each in (one, other)]
     return torch.equal(*mine)
@@ -299,6 +315,7 @@ def main() -> None:
     frozen_when_it_is_loaded(states)
     one_rank_cannot_open_the_store()
     one_rank_reads_other_bytes()
+    one_rank_has_no_room_for_weights()
     saved_beside_training()
     print("all ranks agree", flush=True)
     dist.barrier()

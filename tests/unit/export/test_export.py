@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,23 @@ def test_an_export_outlives_its_register(tmp_path: Path) -> None:
     exported = export(job, entry, open_store(str(tmp_path / "first")), on_bytes=lose)
     assert job.read() is None
     assert export(job, entry, open_store(str(tmp_path / "second"))) == exported
+
+
+def high_water() -> int:
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) << 10
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the mark is Linux's")
+def test_a_tensor_is_held_once_while_it_is_exported(tmp_path: Path) -> None:
+    size = 96 << 20
+    job = save(torch.nn.Linear(size // 4 // 1024, 1024, bias=False), tmp_path / "run")
+    entry = job.require().live()[0]
+    Path("/proc/self/clear_refs").write_text("5")  # the mark starts from what is held now
+    before = high_water()
+    exported = export(job, entry, open_store(str(tmp_path / "to")))
+    assert exported.bytes > size
+    assert high_water() - before < 1.5 * size
 
 
 @pytest.mark.parametrize("kind", ["llama", "llama in bf16", "tied gpt2"])

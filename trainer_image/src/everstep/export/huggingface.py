@@ -1,6 +1,6 @@
 """The model of a committed checkpoint as a folder for `from_pretrained`: consolidated safetensors, sharded by size.
 
-Memory: one file of the export at a time, and the pieces that are being read into it. The configuration comes last, so
+Memory: one file of the export at a time, filled where its tensors lie. The configuration comes last, so
 that a folder whose export was cut short is not taken for a model.
 """
 
@@ -11,7 +11,6 @@ import logging
 import os
 import platform
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -20,7 +19,7 @@ import torch
 from everstep.catalog import Entry, JobCatalog, Store
 from everstep.catalog.sums import block_sums
 from everstep.errors import CheckpointError, InvalidOperationError
-from everstep.export.saved import MODEL, Piece, SavedTensors
+from everstep.export.saved import MODEL, SavedTensors
 from everstep.weights.assets import ASSETS, CONFIG
 from everstep.weights.layout import INDEX, Layout, Spec, file_name, index_of
 
@@ -29,7 +28,6 @@ log = logging.getLogger("everstep")
 MAX_FILE_BYTES = 1 << 30
 HOLD = timedelta(hours=24)
 """For how long an export that dies keeps its checkpoint from being removed."""
-AT_ONCE = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,15 +94,7 @@ def _assemble(saved: SavedTensors, specs: Sequence[Spec], on_bytes: Callable[[in
     layout = Layout(specs)
     buffer = torch.empty(layout.size, dtype=torch.uint8)
     layout.write_header(buffer)
-    wanted = [(spec.name, piece) for spec in specs for piece in saved.pieces(spec.name)]
-
-    def fill(name: str, piece: Piece) -> None:
-        saved.read_piece(name, piece, layout.place(buffer, name))
-        on_bytes(piece.length)
-
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        for _ in pool.map(lambda item: fill(*item), wanted):
-            pass
+    saved.read_into({spec.name: layout.place(buffer, spec.name) for spec in specs}, on_bytes)
     return buffer.numpy().data
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -10,8 +10,9 @@ from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, Metadata
 
 from everstep.catalog import Manifest, Store
 from everstep.catalog.sums import BLOCK
-from everstep.checkpoint.blocks import Span, covering, read_verified, read_whole
-from everstep.checkpoint.restoring.reader import SavedShards, tensor_in
+from everstep.checkpoint.blocks import Span, covering, read_whole
+from everstep.checkpoint.restoring.loading import load_alone
+from everstep.checkpoint.restoring.reader import SavedShards
 from everstep.errors import CheckpointUnreadableError
 from everstep.weights.layout import Spec
 
@@ -66,24 +67,16 @@ class SavedTensors:
         """The sums of the blocks in which a piece lies: at equal places, equal sums are equal bytes."""
         return self._shards.file(piece.file).blocks[piece.span.start // BLOCK : -(-piece.span.end // BLOCK)]
 
-    def read_piece(self, name: str, piece: Piece, into: torch.Tensor) -> None:
-        """Fill the piece's part of the whole tensor `into`, verified. Raises CheckpointUnreadableError."""
-        file = self._shards.file(piece.file)
-        key = self._shards.location.key(file.name)
-        body = memoryview(read_verified(self._shards.store, key, file, piece.span))
-        tensor = tensor_in(body[piece.start - piece.span.start :][: piece.length])
-        if tuple(tensor.shape) != piece.sizes:
-            raise CheckpointUnreadableError(f"{name}: {tuple(tensor.shape)} is stored where {piece.sizes} was promised")
-        where = tuple(slice(low, low + size) for low, size in zip(piece.offsets, piece.sizes, strict=True))
-        into[where].copy_(tensor)
-
     def read(self, name: str) -> torch.Tensor:
         """One whole tensor."""
         kept = self._stored[name]
         whole = torch.empty(kept.size, dtype=kept.properties.dtype)
-        for piece in self.pieces(name):
-            self.read_piece(name, piece, whole)
+        self.read_into({name: whole})
         return whole
+
+    def read_into(self, tensors: Mapping[str, torch.Tensor], on_bytes: Callable[[int], None] = lambda _: None) -> None:
+        """Fill whole tensors of the stored shapes and types where they lie, verified. Raises CheckpointCorruptError."""
+        load_alone({self._prefix + name: tensor for name, tensor in tensors.items()}, self._shards, on_bytes)
 
     def assets(self, prefix: str) -> Iterator[tuple[str, bytearray]]:
         """Files that were kept below `prefix`, by their names without it, verified."""

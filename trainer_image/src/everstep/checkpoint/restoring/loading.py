@@ -12,7 +12,7 @@ import io
 import os
 import threading
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import partial
@@ -81,6 +81,16 @@ def load_state(state: dict[str, Any], saved: SavedShards, gang: Gang) -> int:
     return fetched
 
 
+def load_alone(state: dict[str, Any], saved: SavedShards, on_bytes: Callable[[int], None] = lambda _: None) -> None:
+    """As `load_state`, for one process that is no rank of anything. `on_bytes` hears of what was fetched, from several
+    threads."""
+    wanted = want(state, saved)
+    pieces = [piece for run in divide([wanted.needs], 0).own for piece in cut(run, wanted.targets)]
+    with Fetching(saved, wanted.targets, on_bytes) as fetching:
+        fetching.run(pieces)
+    check_complete(wanted)
+
+
 def want(state: dict[str, Any], saved: SavedShards) -> Wanted:
     planner = Planner()
     planner.set_up_planner(state, saved.metadata, False)
@@ -142,7 +152,10 @@ def _pieces(run: Piece, start: int, end: int) -> Iterator[Piece]:
 class Fetching:
     """Fetches pieces by several threads, and holds those that others need until they were handed round."""
 
-    def __init__(self, saved: SavedShards, targets: dict[int, FileTargets]) -> None:
+    def __init__(
+        self, saved: SavedShards, targets: dict[int, FileTargets], on_bytes: Callable[[int], None] = lambda _: None
+    ) -> None:
+        self._on_bytes = on_bytes
         self._saved = saved
         self._targets = targets
         self._held: dict[Piece, torch.Tensor] = {}
@@ -176,6 +189,7 @@ class Fetching:
         found = targets.memory(piece.start, piece.end)
         data = found[0] if found else self._scratch(piece)
         fetched = self._saved.read_into(piece.file, piece.start, data.numpy().data)
+        self._on_bytes(fetched)
         targets.take(piece.start, data, found[1] if found else None)
         if len(piece.members) > 1:
             self._held[piece] = data
