@@ -63,6 +63,22 @@ def test_the_union_of_policies_stays(policy: Retention, expected: list[int]) -> 
     assert stays(catalog(STEPS, SCORES), policy) == expected
 
 
+def test_scores_of_another_metric_do_not_compete() -> None:
+    entries = catalog(STEPS, SCORES).checkpoints
+    named = tuple(
+        entry.model_copy(update={"score_of": {10: "loss", 20: "loss", 30: "accuracy"}.get(entry.step)})
+        for entry in entries
+    )
+    best_of = {
+        metric: [step for step in stays(Catalog(checkpoints=named), policy) if step < 90]
+        for metric in (None, "loss", "accuracy")
+        for policy in [Retention(best=Best(count=1, mode="max", metric=metric))]
+    }
+    assert best_of == {None: [30], "loss": [10], "accuracy": [30]}
+    lowest = Retention(best=Best(count=1, metric="accuracy"))
+    assert stays(Catalog(checkpoints=named), lowest) == [40, 90, 100], "a score of no name competes with all"
+
+
 def test_pins_and_holds_stay_until_they_end() -> None:
     entries = catalog(STEPS).checkpoints
     pinned = tuple(e.model_copy(update={"pinned": e.step == 20}) for e in entries)

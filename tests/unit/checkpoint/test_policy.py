@@ -54,6 +54,18 @@ def test_the_metric_that_is_named_is_the_score(train: Callable[..., list[tuple[i
     assert found == [(2, None), (4, 4.0), (6, None)]
 
 
+@pytest.mark.parametrize(("policy", "metric"), [({}, "score"), ({"keepBest": {"metric": "eval/loss"}}, "eval/loss")])
+def test_a_score_says_which_metric_it_is_of(
+    train: Callable[..., list[tuple[int, float | None]]], tmp_path: Path, policy: dict[str, Any], metric: str
+) -> None:
+    train(interval={"steps": 2}, **policy)
+    catalog = JobCatalog(open_store(str(tmp_path)))
+    entries = catalog.require().live()
+    assert {entry.score_of for entry in entries if entry.score is not None} == {metric}
+    assert {entry.score_of for entry in entries if entry.score is None} <= {None}
+    assert [catalog.manifest(entry).score_of for entry in entries] == [entry.score_of for entry in entries]
+
+
 @pytest.mark.parametrize("asynchronous", [False, True])
 def test_training_waits_for_a_save_or_does_not(
     job: Jobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asynchronous: bool

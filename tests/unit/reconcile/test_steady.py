@@ -119,6 +119,11 @@ def test_checkpoints() -> None:
     assert found.best is not None
     assert (found.best.step, found.best.score) == (40, "1.25")
     assert plan.status.is_true("CheckpointAvailable")
+    named = tuple(entry.model_copy(update={"score_of": "loss"}) for entry in catalog.checkpoints)
+    other = job(running(), checkpoint__keepBest={"metric": "accuracy"})
+    found = decide(observe(other, *PODS, catalog=catalog.model_copy(update={"checkpoints": named}))).status.checkpoints
+    assert found is not None
+    assert found.best is None, "a score of another metric"
 
 
 def test_a_quarantined_checkpoint_is_reported() -> None:

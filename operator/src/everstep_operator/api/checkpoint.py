@@ -84,7 +84,8 @@ class KeepBest(SpecModel):
     """How many."""
     metric: Annotated[Metric, Field(json_schema_extra=changes("next-attempt"))]
     """The reported metric that is the score, e.g. `eval_loss`; `score` is what a script reports as such. A checkpoint
-    of a step that did not report it has no score and is never the best. Scores that stand are not computed anew."""
+    of a step that did not report it has no score and is never the best. Scores that stand are not computed anew:
+    those of another metric do not compete."""
     mode: Annotated[Literal["min", "max"], Field(json_schema_extra=changes("live"))] = "min"
     """Whether a lower (`min`) or a higher (`max`) score is better."""
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from everstep.catalog import Best, Catalog
+from everstep.catalog import Catalog
 from everstep.catalog.retention import best
 from everstep_operator.api import TrainingJobStatus
 from everstep_operator.api.quantities import format_bytes
 from everstep_operator.api.status import BestCheckpoint, CheckpointRef, Checkpoints
-from everstep_operator.reconcile import gang
+from everstep_operator.reconcile import gang, retention
 from everstep_operator.reconcile.attempt import own
 from everstep_operator.reconcile.observation import Observation
 
@@ -39,8 +39,8 @@ def _all(observation: Observation, catalog: Catalog) -> Checkpoints | None:
     live = catalog.live()
     if not catalog.checkpoints:
         return None
-    wanted = observation.job.spec.checkpoint.keep_best
-    leading = best(live, Best(count=1, mode=wanted.mode))[:1] if wanted else []
+    wanted = retention.best(observation.job.spec)
+    leading = best(live, wanted)[:1] if wanted else []
     quarantined = sum(entry.state == "quarantined" for entry in catalog.checkpoints)
     return Checkpoints(
         count=len(live),

@@ -16,8 +16,12 @@ REMOVALS = 8
 
 def policy(spec: TrainingJobSpec) -> Retention:
     wanted = spec.checkpoint
-    best = Best(count=wanted.keep_best.count, mode=wanted.keep_best.mode) if wanted.keep_best else None
-    return Retention(last=wanted.keep_last, best=best, every=wanted.keep_every)
+    return Retention(last=wanted.keep_last, best=best(spec), every=wanted.keep_every)
+
+
+def best(spec: TrainingJobSpec) -> Best | None:
+    wanted = spec.checkpoint.keep_best
+    return Best(count=wanted.count, mode=wanted.mode, metric=wanted.metric) if wanted else None
 
 
 def upkeep(observation: Observation, once: bool = False) -> tuple[Action, ...]:

@@ -85,6 +85,8 @@ class Entry(Document):
     files: Count = 0
     committed: Moment
     score: Finite = None
+    score_of: Text | None = None
+    """The metric that the score is of; None where its writer did not tell."""
     pinned: bool = False
     state: State = "live"
     reason: Text | None = None

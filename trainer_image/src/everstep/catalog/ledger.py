@@ -66,6 +66,7 @@ class Ledger:
             files=len(manifest.files) + 1,
             committed=self._clock(),
             score=manifest.score,
+            score_of=manifest.score_of,
         )
 
     def manifest(self, point: Entry | ResumePoint) -> manifests.Manifest:

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from everstep.catalog.fields import Attempt, Count, Epoch, Finite, Metrics, Moment, Step
+from everstep.catalog.fields import Attempt, Count, Epoch, Finite, Metrics, Moment, Step, Text
 from everstep.catalog.keys import is_checkpoint_file, is_weights_file
 from everstep.catalog.sums import BLOCK as BLOCK
 from everstep.errors import CheckpointCorruptError, CheckpointUnreadableError
@@ -64,6 +64,8 @@ class Manifest(_Document):
     progress: Progress
     metrics: Metrics = Field(default_factory=dict)
     score: Finite = None
+    score_of: Text | None = None
+    """The metric that it is of."""
     started: Moment
     written: Moment
     versions: dict[str, str] = Field(default_factory=dict)

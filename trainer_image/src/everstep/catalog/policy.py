@@ -8,13 +8,15 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from everstep.catalog.fields import Count
+from everstep.catalog.fields import Count, Text
 
 
 class Best(BaseModel):
     model_config = ConfigDict(frozen=True)
     count: Count
     mode: Literal["min", "max"] = "min"
+    metric: Text | None = None
+    """Only scores of this metric compete, and those that do not tell theirs. None: all do."""
 
 
 class Retention(BaseModel):

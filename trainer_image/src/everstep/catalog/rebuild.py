@@ -109,6 +109,7 @@ def _examine(
             files=len(manifest.files) + 1,
             committed=manifest.written,
             score=manifest.score,
+            score_of=manifest.score_of,
         )
     except ValidationError as error:
         raise CheckpointCorruptError(f"manifest.json: {_first(error)}") from error

@@ -57,9 +57,10 @@ def safeguarded(catalog: Catalog, now: datetime) -> dict[str, list[str]]:
 
 
 def best(live: list[Entry], policy: Best) -> list[Entry]:
-    """The entries with the best scores; of equals the newer. Entries without a score never count."""
+    """The entries with the best scores; of equals the newer. Entries without a score of that metric never count."""
     sign = 1.0 if policy.mode == "min" else -1.0
-    scored = [(sign * entry.score, -entry.seq, entry) for entry in live if entry.score is not None]
+    known = (entry for entry in live if policy.metric is None or entry.score_of in (None, policy.metric))
+    scored = [(sign * entry.score, -entry.seq, entry) for entry in known if entry.score is not None]
     return [entry for _, _, entry in sorted(scored, key=lambda item: item[:2])[: policy.count]]
 
 

@@ -66,7 +66,8 @@ def local_folder(
 
 
 def retention_of(policy: Policy) -> Retention:
-    best = None if policy.keep_best is None else Best(count=policy.keep_best.count, mode=policy.keep_best.mode)
+    wanted = policy.keep_best
+    best = None if wanted is None else Best(count=wanted.count, mode=wanted.mode, metric=wanted.metric)
     return Retention(last=policy.keep_last, best=best, every=policy.keep_every)
 
 

@@ -23,7 +23,7 @@ from everstep.checkpoint.gang import Gang
 from everstep.checkpoint.heartbeat import HeartbeatThread
 from everstep.checkpoint.local.tier import LocalTier
 from everstep.checkpoint.options import check_custom, digest_of, local_folder, policy_of, retention_of
-from everstep.checkpoint.progress import RunProgress
+from everstep.checkpoint.progress import SCORE, RunProgress
 from everstep.checkpoint.publishing import Publishing
 from everstep.checkpoint.restoring.model_weights import LoadedWeights, fill
 from everstep.checkpoint.restoring.restoration import Loaded
@@ -120,6 +120,7 @@ class Transactions:
         app.config_digest = self._config_digest
         self._resume = resume
         self._score: float | None = None
+        self._score_of = self._policy.keep_best.metric if self._policy.keep_best else SCORE
         self._custom: dict[str, Any] = {}
 
     # state of the run
@@ -204,13 +205,18 @@ class Transactions:
     def _open(self, step: int, waited: float = 0.0) -> None:
         self._saves.begin(step, waited)
         self._current = step
-        self._score = self._progress.score_at(step, self._policy.keep_best.metric if self._policy.keep_best else None)
+        self._score = self._progress.score_at(step, self._score_of)
         self._custom = {}
         self._start_heartbeat()
 
     def _record(self) -> Record:
         return Record(
-            self._progress.as_document(), self._progress.metrics(), self._score, self._config_digest, self._custom
+            self._progress.as_document(),
+            self._progress.metrics(),
+            self._score,
+            self._score_of,
+            self._config_digest,
+            self._custom,
         )
 
     def _launch(self, step: int, waited: float) -> None:

@@ -36,6 +36,7 @@ class Record:
     progress: Progress
     metrics: Mapping[str, float]
     score: float | None
+    score_of: str | None
     config_digest: str | None
     custom: Mapping[str, Any]
 
@@ -210,6 +211,7 @@ class Saves:
             progress=record.progress,
             metrics=dict(record.metrics),
             score=record.score,
+            score_of=record.score_of if record.score is not None else None,
             started=draft.started,
             written=datetime.now(UTC),
             versions=versions(),
