@@ -75,13 +75,16 @@ def _transition(before: Json, after: Json, policy: Json | None, at: datetime) ->
             yield f"{location} was changed from {old[location]} to {new[location]}"
     fenced = after["fence"] != before["fence"]
     claimed = not fenced and after["claim"] != before["claim"]
-    kinds = [fenced, claimed, bool(came), bool(left) or len(after["removing"]) < len(before["removing"])]
+    began = after.get("begun") is not None and after.get("begun") != before.get("begun")
+    kinds = [fenced, claimed, began, bool(came), bool(left) or len(after["removing"]) < len(before["removing"])]
     if sum(kinds) > 1:
-        yield f"does several things at once (fence, claim, commit, removal): {kinds}"
+        yield f"does several things at once (fence, claim, begin, commit, removal): {kinds}"
     if fenced:
         yield from _fence(before, after)
     elif claimed:
         yield from _claim(before, after)
+    elif began:
+        yield from _begin(before, after)
     elif (after["epoch"], after["attempt"]) != (before["epoch"], before["attempt"]):
         yield "epoch or attempt changes without a fence or a claim"
     if len(came) > 1:
@@ -109,6 +112,21 @@ def _claim(before: Json, after: Json) -> Iterator[str]:
     latest = newest(after)
     if claim["resumed"] != (latest["location"] if latest else None):
         yield f"the claim resumes {claim['resumed']}, the newest live entry is {latest}"
+
+
+def _begin(before: Json, after: Json) -> Iterator[str]:
+    """The claim's holder tells where it begins: from an earlier group's local save, no older than what is committed."""
+    begun, claim, latest = after["begun"], after["claim"], newest(before)
+    if claim != before["claim"] or claim is None or (begun["claim"], begun["epoch"]) != (claim["id"], claim["epoch"]):
+        yield f"{begun} begins under the claim {claim}"
+        return
+    if begun["local"] is None:
+        return
+    step, epoch = (int(part) for part in begun["local"].removeprefix("checkpoints/step_").split("-")[:2])
+    if epoch >= claim["epoch"]:
+        yield f"begins from {begun['local']}, which no group before epoch {claim['epoch']} can have saved"
+    if latest is not None and step < latest["step"]:
+        yield f"begins from {begun['local']} although step {latest['step']} is committed"
 
 
 def _commit(before: Json, after: Json, entry: Json) -> Iterator[str]:

@@ -50,12 +50,15 @@ def starts(pods: list[Json]) -> list[Start]:
 
 
 def resumes(history: History, found: list[Start]) -> Iterator[str]:
-    """Each worker group loaded what its claim named, and trained on from the step after it without a gap."""
+    """Each worker group loaded what its claim named, or the local save that it told of, and trained on from the step
+    after it without a gap."""
     claims: dict[str, Json] = {}
     for version in history.versions:
-        claim = version.document["claim"]
+        claim, begun = version.document["claim"], version.document.get("begun")
         if claim is not None:
-            claims.setdefault(claim["id"], claim)
+            claims.setdefault(claim["id"], dict(claim))
+        if begun is not None and begun["local"] is not None and begun["claim"] in claims:
+            claims[begun["claim"]]["resumed"] = begun["local"]
     left = sorted(claims.values(), key=lambda claim: int(claim["epoch"]))
     for start in found:
         # A group may die between its claim and its start: claims without a start are passed over.

@@ -18,7 +18,6 @@ _REFUSALS = "tests/operator/api/test_refusals.py::test_a_bad_field_is_refused_by
 _MADE = f"{_EFFECTS}test_pods_are_made_from"
 _RULE = f"{_EFFECTS}test_a_rule_decides_about_a_failure_that_it_matches"
 _CONDITION = f"{_EFFECTS}test_a_rule_matches_a_condition_of_the_failed_pod"
-_NOTHING = f"{_UNIT}edits.py::test_a_field_that_nothing_acts_on_changes_nothing"
 _STALL = f"{_UNIT}stall.py::test_each_phase_has_its_limit"
 
 EFFECTS: Final[dict[str, tuple[str, ...]]] = {
@@ -58,10 +57,16 @@ EFFECTS: Final[dict[str, tuple[str, ...]]] = {
         f"{_EFFECTS}test_keep_best_keeps_the_best_scores[min]",
     ),
     "checkpoint.keepEvery": (f"{_ATTEMPTS}test_retention_keeps_what_it_was_told_to",),
-    "checkpoint.local.interval.steps": (f"{_NOTHING}[checkpoint.local]",),
-    "checkpoint.local.interval.seconds": (f"{_NOTHING}[checkpoint.local]",),
-    "checkpoint.local.medium": (f"{_NOTHING}[checkpoint.local]",),
-    "checkpoint.local.sizeLimit": (f"{_NOTHING}[checkpoint.local]",),
+    "checkpoint.local.interval.steps": (f"{_MADE}[checkpoint.local]", f"{_POLICY}test_local_saves_fall_due_by_steps"),
+    "checkpoint.local.interval.seconds": (
+        f"{_MADE}[checkpoint.local]",
+        f"{_POLICY}test_local_saves_fall_due_by_seconds",
+    ),
+    "checkpoint.local.medium": (
+        f"{_MADE}[checkpoint.local]",
+        "tests/unit/build/test_pod.py::test_the_local_tier_is_a_volume_of_the_pod",
+    ),
+    "checkpoint.local.sizeLimit": (f"{_MADE}[checkpoint.local]", f"{_POLICY}test_the_local_tier_keeps_to_its_size"),
     "checkpoint.weights.interval.steps": (
         f"{_MADE}[checkpoint.weights]",
         f"{_POLICY}test_weights_are_published_by_steps",
@@ -127,7 +132,6 @@ CHANGES: Final[dict[str, str]] = {
     "next-attempt": f"{_CHANGES}test_a_field_for_the_next_attempt_leaves_the_gang_alone_and_says_so[{{path}}]",
     "first-attempt": f"{_CRD}test_resume_may_change_until_the_first_attempt_has_started",
     "immutable": f"{_CRD}test_immutable_fields_cannot_be_changed[spec.{{path}}]",
-    "none": f"{_NOTHING}[{{path}}]",
 }
 """For each way to change, the test that an edit of a field does just that; `path`: the field, or what holds it."""
 

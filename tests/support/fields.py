@@ -22,9 +22,6 @@ out of range, of another type or under another name is refused by the field's pa
 proven for every field by `tests/operator/api/test_refusals.py`; that it is stored and read as it was given, with the
 same default on both sides, by `tests/operator/api/test_round_trip.py`.
 
-A field that is *not acted on yet* is accepted and does nothing. Its test proves just that, and that whoever sets it is
-told so.
-
 """
 _COLUMNS: Final = ("Field", "Values", "Default", "Changeable", "Proof of the effect", "Proof of the change")
 

@@ -52,6 +52,10 @@ class _Families:
         self.committed = _gauge(
             "last_commit_timestamp_seconds", "When the latest checkpoint was committed, in Unix time."
         )
+        self.local_step = _gauge("last_local_step", "The newest step that the local tier has.")
+        self.local_failures = CounterMetricFamily(
+            "everstep_job_local_saves_failed", "Saves that the local tier did not take.", labels=LABELS
+        )
         self.commits = CounterMetricFamily(
             "everstep_job_commits", "Checkpoints that the job has ever committed.", labels=LABELS
         )
@@ -92,6 +96,10 @@ class _Families:
             self.step.add_metric(labels, step)
         if total is not None:
             self.total_steps.add_metric(labels, total)
+        if beat is not None and beat.local_step is not None:
+            self.local_step.add_metric(labels, beat.local_step)
+        if beat is not None and (beat.local_step is not None or beat.local_saves_failed):
+            self.local_failures.add_metric(labels, beat.local_saves_failed)
 
     def _storage(self, labels: list[str], memory: JobMemory, status: TrainingJobStatus) -> None:
         snapshot = memory.registers.snapshot

@@ -115,10 +115,12 @@ OTHER_VALUES: dict[str, Any] = {
     "spec.elastic.minNodes": 2,
     "spec.elastic.maxNodes": 3,
     "spec.checkpoint.keepBest.metric": "loss",
+    "spec.checkpoint.local.interval": {"steps": 20},
+    "spec.checkpoint.local.sizeLimit": "8Gi",
     "spec.resume.path": "s3://bucket/another",
 }
 CHANGEABLE = [
-    *(f"spec.{path}" for how in ("live", "restart", "next-attempt", "none") for path in changing(how)),
+    *(f"spec.{path}" for how in ("live", "restart", "next-attempt") for path in changing(how)),
     *("spec.resume", "spec.resume.path"),
 ]
 

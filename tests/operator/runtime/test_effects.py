@@ -23,6 +23,7 @@ NO_WAIT = {"initialSeconds": 0, "maxSeconds": 0}
 
 
 WEIGHTS = {"interval": {"steps": 3, "seconds": 30}, "keepLast": 4}
+LOCAL = {"interval": {"steps": 1, "seconds": 10}, "medium": "Memory", "sizeLimit": "64Mi"}
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +41,7 @@ def built(shared_rig: Rig) -> Any:
         "async": False,
         "keepBest": {"metric": "eval/loss"},
         "weights": WEIGHTS,
+        "local": LOCAL,
     }
     container = {"name": "trainer", "image": "example.test/lite:2", "args": ["torchrun", "x.py"]}
     shared_rig.options["built"] = LONG
@@ -59,6 +61,14 @@ def policy(pod: Any) -> Any:
     return json.loads(environment(pod)["EVERSTEP_POLICY"])
 
 
+def local_tier(pod: Any) -> tuple[Any, ...]:
+    """The policy, and the volume at the path that the trainer is told."""
+    told = environment(pod)
+    (mount,) = (each for each in pod.spec.containers[0].volume_mounts if each.mount_path == told["EVERSTEP_LOCAL_PATH"])
+    (volume,) = (each.empty_dir for each in pod.spec.volumes if each.name == mount.name)
+    return policy(pod)["local"], volume.medium, volume.size_limit, told["EVERSTEP_LOCAL_BYTES"]
+
+
 MADE: list[tuple[str, Callable[[Any], Any], Any]] = [
     ("nodes", lambda pod: environment(pod)["PET_NNODES"], "3"),
     ("procPerNode", lambda pod: environment(pod)["PET_NPROC_PER_NODE"], "gpu"),
@@ -75,6 +85,7 @@ MADE: list[tuple[str, Callable[[Any], Any], Any]] = [
     ("checkpoint.interval.seconds", lambda pod: policy(pod)["interval"]["seconds"], 70),
     ("checkpoint.async", lambda pod: policy(pod)["async"], False),
     ("checkpoint.weights", lambda pod: policy(pod)["weights"], WEIGHTS),
+    ("checkpoint.local", lambda pod: local_tier(pod), (LOCAL, "Memory", "64Mi", str(64 << 20))),
     ("checkpoint.keepBest.metric", lambda pod: policy(pod)["keepBest"]["metric"], "eval/loss"),
 ]
 

@@ -195,3 +195,29 @@ def test_annotations_that_were_tampered_with_give_no_launch(broken: dict[str, st
 
 def test_a_fresh_launch_makes_the_round_trip() -> None:
     assert Launch.read(1, FRESH.annotations()) == FRESH
+
+
+LOCAL = {"interval": {"steps": 10}, "sizeLimit": "4Gi"}
+
+
+@pytest.mark.parametrize(("medium", "volume"), [("Memory", {"medium": "Memory"}), ("Disk", {})])
+def test_the_local_tier_is_a_volume_of_the_pod(medium: str, volume: dict[str, str]) -> None:
+    """Beside what the template mounts; the size bounds both the volume and what the library writes there."""
+    own = {"name": "data", "emptyDir": {}}
+    mount = {"name": "data", "mountPath": "/data"}
+    container = {"name": "trainer", "image": "example.test/train:1", "volumeMounts": [mount]}
+    template = {"spec": {"containers": [container], "volumes": [own]}}
+    of = job(template=template, checkpoint__local={**LOCAL, "medium": medium})
+    assert pod_manifest(of, LAUNCH, 0)["spec"]["volumes"] == [
+        own,
+        {"name": "everstep-local", "emptyDir": {"sizeLimit": "4Gi", **volume}},
+    ]
+    path = variables(of)["EVERSTEP_LOCAL_PATH"]
+    assert trainer(of)["volumeMounts"] == [mount, {"name": "everstep-local", "mountPath": path}]
+    assert variables(of)["EVERSTEP_LOCAL_BYTES"] == str(4 << 30)
+    assert json.loads(variables(of)["EVERSTEP_POLICY"])["local"] == {**LOCAL, "medium": medium}
+
+
+def test_without_a_local_tier_nothing_is_mounted() -> None:
+    assert not {"EVERSTEP_LOCAL_PATH", "EVERSTEP_LOCAL_BYTES"} & set(variables())
+    assert "volumes" not in pod_manifest(job(), LAUNCH, 0)["spec"]

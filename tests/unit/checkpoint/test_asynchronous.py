@@ -22,6 +22,7 @@ from everstep.catalog.progress import Heartbeat
 from everstep.catalog.store.posix import PosixStore
 from everstep.checkpoint.environment import JobEnvironment, Policy
 from everstep.checkpoint.saving.gate import Gate
+from everstep.checkpoint.saving.staging import StagedFile, Staging
 from everstep.errors import FencedError, StorageUnavailableError
 from tests.support.restless import Restless, Run, copy_at_the_last_moment
 

@@ -13,6 +13,7 @@ import pytest
 from everstep.catalog import JobCatalog, WeightSets, open_store
 from everstep.catalog.store.posix import PosixStore
 from everstep.checkpoint.environment import read_environment
+from everstep.checkpoint.local.folder import LocalFolder
 from everstep.errors import FencedError, StorageUnavailableError
 from everstep.weights import WeightsWatcher
 from tests.unit.checkpoint.conftest import Job
@@ -168,3 +169,38 @@ def test_a_fenced_run_that_publishes_ends(job: Jobs, tmp_path: Path) -> None:
         train()
     assert [step for step, _ in published(tmp_path)] in ([1], [1, 2])
     assert taken[-1] in (3, 4)
+
+
+def locally(
+    job: Jobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int = 1 << 30, **interval: Any
+) -> list[int]:
+    """Trains six steps of ten; the steps that the local tier has then, and how many it has not taken."""
+    monkeypatch.setenv("EVERSTEP_ROOT", str(tmp_path))
+    monkeypatch.setenv("EVERSTEP_LOCAL_PATH", str(tmp_path / "node"))
+    monkeypatch.setenv("EVERSTEP_LOCAL_BYTES", str(most))
+    monkeypatch.setenv("EVERSTEP_POLICY", json.dumps({"local": {"interval": interval, "medium": "Memory"}}))
+    mine = job()
+    with mine.checkpointer(tmp_path, environment=read_environment()) as checkpointer:
+        for step in checkpointer.steps(10):
+            mine.step()
+            if step == 7:
+                break
+    found = LocalFolder(tmp_path / "node", str(tmp_path))
+    assert found.used() <= most
+    return [*sorted(each.part.step for each in found.scan()), checkpointer._local.failed]
+
+
+def test_local_saves_fall_due_by_steps(job: Jobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert locally(job, tmp_path, monkeypatch, steps=2) == [4, 6, 0]
+
+
+def test_local_saves_fall_due_by_seconds(job: Jobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Agreed upon at one step, saved after the next."""
+    assert locally(job, tmp_path, monkeypatch, seconds=1e-6) == [4, 6, 0]
+    assert locally(job, tmp_path / "other", monkeypatch, seconds=3600) == [0]
+
+
+def test_the_local_tier_keeps_to_its_size(job: Jobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A save of this job takes 2 MiB and a little: the first stays, as a second has no room beside it."""
+    assert locally(job, tmp_path, monkeypatch, most=3 << 20, steps=2) == [2, 2]
+    assert locally(job, tmp_path / "other", monkeypatch, most=1 << 20, steps=2) == [3]

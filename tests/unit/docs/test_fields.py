@@ -50,13 +50,5 @@ def test_every_proof_of_a_change_is_a_test_that_is_there() -> None:
     assert [test for field in LEAVES if (test := change_test(field)) not in collected()] == []
 
 
-def test_what_nothing_acts_on_is_not_claimed_to_have_an_effect() -> None:
-    unheeded = [field.path for field in LEAVES if field.change == "none"]
-    assert unheeded
-    assert all("nothing_acts_on" in test for path in unheeded for test in EFFECTS[path])
-    for path in set(EFFECTS) - set(unheeded):
-        assert not any("nothing_acts_on" in test for test in EFFECTS[path]), path
-
-
 def test_every_way_to_change_is_used() -> None:
-    assert all(changing(how) for how in ("live", "restart", "next-attempt", "first-attempt", "immutable", "none"))
+    assert all(changing(how) for how in ("live", "restart", "next-attempt", "first-attempt", "immutable"))

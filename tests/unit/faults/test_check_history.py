@@ -54,6 +54,10 @@ class Story:
         claim = {"id": f"claim {epoch}", "attempt": self.now["attempt"], "epoch": epoch, "resumed": resumed}
         self.swap(epoch=epoch, claim=claim)
 
+    def begin(self, local: str | None) -> None:
+        claim = self.now["claim"]
+        self.swap(begun={"claim": claim["id"], "epoch": claim["epoch"], "local": local})
+
     def commit(self, step: int, epoch: int | None = None) -> None:
         epoch = epoch or self.now["epoch"]
         place = location(step, epoch)
@@ -253,3 +257,49 @@ def test_each_breach_is_named(breach: Breach, named: str) -> None:
     breach(story, pods)
     found = list(violations(story.history(), ROOT, pods, REFERENCE))
     assert any(named in sentence for sentence in found), found
+
+
+NEARBY = location(13, 2)
+
+
+def with_a_local_tier(local: str | None = NEARBY) -> tuple[Story, list[Json]]:
+    """One attempt whose worker group is started again in place: it dies in step 17, and has step 13 on its nodes."""
+    story = Story()
+    story.fence()
+    story.claim()
+    story.begin(None)
+    story.commit(10)
+    story.claim()
+    story.begin(local)
+    story.commit(20)
+    story.commit(25)
+    one = pod(1, None, [line(step) for step in range(1, 18)])
+    said = f"everstep: resumed step 13 from {NEARBY} of the local tier in 0.01 s (saved by 2 ranks, now 2)"
+    one["lines"] += [[2.0, said], *([2.0, line(step)] for step in range(14, 26))]
+    return story, [one]
+
+
+def test_a_local_save_may_be_resumed_where_the_register_tells_of_it() -> None:
+    story, pods = with_a_local_tier()
+    assert list(violations(story.history(), ROOT, pods, REFERENCE)) == []
+
+
+@pytest.mark.parametrize(
+    ("local", "named"),
+    [
+        (None, "which no claim"),
+        (location(9, 2), "although step 10 is committed"),
+        (location(13, 3), "which no group before epoch 3 can have saved"),
+    ],
+)
+def test_a_local_save_that_may_not_be_resumed_is_named(local: str | None, named: str) -> None:
+    story, pods = with_a_local_tier(local)
+    found = list(violations(story.history(), ROOT, pods, REFERENCE))
+    assert any(named in sentence for sentence in found), found
+
+
+def test_nobody_begins_under_anothers_claim() -> None:
+    story, pods = with_a_local_tier()
+    story.swap(begun={"claim": "claim 2", "epoch": 2, "local": None})
+    found = list(violations(story.history(), ROOT, pods, REFERENCE))
+    assert any("begins under the claim" in sentence for sentence in found), found

@@ -30,6 +30,7 @@ EDITS: dict[str, Any] = {
 PARENTS: dict[str, dict[str, Any]] = {
     "checkpoint.keepBest": {"count": 1, "metric": "loss", "mode": "min"},
     "checkpoint.interval": {"steps": 50, "seconds": 500},
+    "checkpoint.local": {"interval": {"steps": 5}, "medium": "Memory", "sizeLimit": "1Gi"},
     "elastic": {"minNodes": 2, "maxNodes": 2},
 }
 """Objects that have no good form with a single field in them."""
@@ -104,19 +105,9 @@ def test_a_field_for_the_next_attempt_leaves_the_gang_alone_and_says_so(path: st
     assert (resting.status, resting.events) == (plan.status, ())
 
 
-@pytest.mark.parametrize("path", changing("none"))
-def test_a_field_that_nothing_acts_on_changes_nothing(path: str) -> None:
-    plan = decide(edited(path))
-    assert (kinds(plan), plan.status.history) == ([], [])
-    (told,) = (event.message for event in plan.events if event.reason == "NotActedOn")
-    assert f"spec.{path} is not acted on yet" in told
-
-
 def test_every_field_of_the_spec_is_of_one_kind_with_a_test_above_or_refused() -> None:
     known = {
-        path
-        for how in ("live", "restart", "next-attempt", "first-attempt", "immutable", "none")
-        for path in changing(how)
+        path for how in ("live", "restart", "next-attempt", "first-attempt", "immutable") for path in changing(how)
     }
     leaves = {field.path for field in spec_fields() if field.is_leaf}
     below = {path for path in leaves if any(path.startswith((f"{top}.", f"{top}[]")) for top in known)}

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from everstep.catalog import Catalog
+from everstep.catalog import Catalog, transitions
 from everstep_operator.api.status import TrainingJobStatus
 from everstep_operator.reconcile import decide
 from everstep_operator.reconcile.observation import Results, Stored
@@ -62,6 +62,29 @@ def test_the_claimed_entry_is_shown() -> None:
     assert status.resumed_from is not None
     assert status.resumed_from.step == 40
     assert status.resumed_from.location.startswith("s3://bucket/prefix/default/job/checkpoints/step_000000000040-")
+
+
+def test_a_group_with_a_local_tier_is_counted_once_it_says_where_it_begins() -> None:
+    """A save on the nodes is newer than the entry that the claim names, and it is where training goes on."""
+    catalog = again(committed(30))
+    spec = {"checkpoint__local": {"interval": {"steps": 1}, "sizeLimit": "1Gi"}}
+
+    def shown(found: Catalog) -> TrainingJobStatus:
+        names = {"job-1-0": "", "job-1-1": ""}
+        return decide(observe(job(running(), **spec), *PODS, catalog=found, results=Results(logs=names))).status
+
+    assert (counted(shown(catalog)), shown(catalog).resumed_from) == (0, job(running(), **spec).status.resumed_from)
+    assert catalog.claim is not None
+    local = "checkpoints/step_000000000037-000002-0123456789ab"
+    status = shown(transitions.begin(catalog, catalog.claim.id, local))
+    assert counted(status) == 1
+    assert status.resumed_from is not None
+    assert (status.resumed_from.step, status.resumed_from.location) == (37, f"local:{local}")
+    elsewhere = shown(transitions.begin(catalog, catalog.claim.id, None))
+    assert elsewhere.resumed_from is not None
+    assert (counted(elsewhere), elsewhere.resumed_from.step) == (1, 30)
+    unheard = committed(40, before=catalog)  # a script that goes without the loop never says it
+    assert counted(shown(unheard)) == 1
 
 
 def test_the_logs_are_read_before_the_count_and_once() -> None:

@@ -340,16 +340,6 @@ def test_to_resume_at_once_does_not_fence_a_gang_that_still_saves() -> None:
     assert later.again, "then the next attempt"
 
 
-def test_a_fresh_spec_with_fields_that_nothing_acts_on_is_told_of_once() -> None:
-    local = {"interval": {"steps": 10}, "sizeLimit": "4Gi"}
-    plan = decide(observe(job(running(), checkpoint__local=local), *PODS, catalog=committed(30)))
-    (event,) = (event for event in plan.events if event.reason == "NotActedOn")
-    assert event.message == "spec.checkpoint.local is not acted on yet: the job runs as if it were not set"
-    again = decide(observe(job(plan.status.dump(), checkpoint__local=local), *PODS, catalog=committed(30, 40)))
-    assert "NotActedOn" not in {event.reason for event in again.events}
-    assert "NotActedOn" not in {event.reason for event in decide(observe(job(), *PODS)).events}
-
-
 def test_a_job_that_can_be_read_again_says_so() -> None:
     bad = {"type": "Valid", "status": "False", "reason": "InvalidSpec", "lastTransitionTime": at(-99).isoformat()}
     plan = decide(observe(job(running({"conditions": [bad]})), *PODS, catalog=committed(30)))

@@ -91,14 +91,15 @@ class KeepBest(SpecModel):
 
 
 class LocalTier(SpecModel):
-    """A fast tier on the node, from which a restart on the same node is quick. It never decides what is committed."""
+    """Saves on the nodes, from which workers that restart in place resume. They never decide what is committed."""
 
-    interval: Interval
+    interval: Annotated[Interval, Field(json_schema_extra=changes("next-attempt"))]
     """How often to save to the local tier."""
     medium: Annotated[Literal["Memory", "Disk"], Field(json_schema_extra=changes("restart"))] = "Memory"
-    """`Memory` counts against the container's memory limit; `Disk` is the node's ephemeral storage."""
+    """`Memory` counts against the container's memory limit; `Disk` is the node's ephemeral storage. Either goes with
+    the pod."""
     size_limit: Annotated[Quantity, Field(json_schema_extra=changes("restart"))]
-    """Space on each node, e.g. `4Gi`; two saves must fit."""
+    """Space in each pod, e.g. `4Gi`: twice what its ranks save there. A save that finds no room is left out."""
 
 
 class Weights(SpecModel):
@@ -126,8 +127,8 @@ class Checkpoint(SpecModel):
     """Keep the best by score, too."""
     keep_every: Annotated[PositiveSteps | None, Field(json_schema_extra=changes("live"))] = None
     """Keep each checkpoint whose step is a multiple of this for good."""
-    local: Annotated[LocalTier | None, Field(json_schema_extra=changes("none"))] = None
-    """A fast tier on the node. Not acted on yet."""
+    local: LocalTier | None = None
+    """A fast tier on the nodes, every few steps, beside the saves of `interval`."""
     weights: Annotated[Weights | None, Field(json_schema_extra=changes("next-attempt"))] = None
     """Weight-only saves for inference, in `weights/` under the job's root. The pods make and remove them."""
 

@@ -31,7 +31,7 @@ RULES = "x-kubernetes-validations"
 CHANGE = "x-everstep-change"
 INLINE = "x-everstep-inline"
 
-Change = Literal["live", "restart", "next-attempt", "first-attempt", "immutable", "none"]
+Change = Literal["live", "restart", "next-attempt", "first-attempt", "immutable"]
 """What an edit of a field does to a job that runs:
 
 live          it takes effect at once, the gang goes on
@@ -39,7 +39,6 @@ restart       the gang saves and stops, and the next attempt is made with it
 next-attempt  the gang goes on with the former value, the next attempt is made with it
 first-attempt accepted until the first attempt has started, refused afterwards
 immutable     refused
-none          nothing: the field is accepted, and nothing acts on it yet
 """
 
 

@@ -19,7 +19,6 @@ CHANGES: Final = {
     "next-attempt": "from the next attempt",
     "first-attempt": "before the first attempt",
     "immutable": "no",
-    "none": "not acted on yet",
     None: "by field",
 }
 
@@ -45,8 +44,7 @@ validation, which is `kubectl`'s default, in the pod template too.
   attempt, whatever it is for, has the new one; to have it at once, give the annotation `everstep.dev/restart-now` a new
   value;
 - **before the first attempt**: it may change until the first attempt has started, and is refused afterwards;
-- **no**: it is refused;
-- **not acted on yet**: the field is accepted and does nothing; a job that sets it is told so by the event NotActedOn.
+- **no**: it is refused.
 
 [fields.md](fields.md) names the test that proves each field's effect.
 

@@ -55,7 +55,8 @@ def walk(node: Schema, prefix: str = "", change: Change | None = None) -> Iterat
 
 @cache
 def changing(how: Change) -> tuple[str, ...]:
-    """Paths of the fields whose edit does this; a list, the template and an unheeded object are one field each."""
+    """Paths of the fields whose edit does this; a list, the template and an object with a mark of its own are one field
+    each."""
     found: list[str] = []
     for field in spec_fields():
         single = field.is_leaf or CHANGE in field.node

@@ -134,7 +134,7 @@ class ResumedFrom(StatusModel):
     step: Step
     """The optimizer step that it holds."""
     location: Where
-    """Where it stands."""
+    """Where it stands; `local:` and its name where it was the local tier's."""
 
 
 class BestCheckpoint(StatusModel):

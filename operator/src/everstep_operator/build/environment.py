@@ -13,6 +13,7 @@ from typing import Any
 
 from everstep.catalog import job_root
 from everstep_operator.api import TrainingJob
+from everstep_operator.build import local_tier
 from everstep_operator.build.launch import Launch
 from everstep_operator.build.names import RENDEZVOUS_PORT
 
@@ -33,6 +34,7 @@ def reserved(job: TrainingJob, launch: Launch, index: int) -> list[Variable]:
     policy = spec.checkpoint.model_dump_json(by_alias=True, exclude_none=True, exclude={"storage"})
     hosts = index == 0 or launch.rendezvous is None
     host = "localhost" if launch.rendezvous is None or index == 0 else _bracketed(launch.rendezvous)
+    local = spec.checkpoint.local
     conf = {"is_host": int(hosts), "join_timeout": RENDEZVOUS_SECONDS, "read_timeout": RENDEZVOUS_SECONDS}
     return [
         _variable("EVERSTEP_NAMESPACE", meta.namespace),
@@ -43,6 +45,7 @@ def reserved(job: TrainingJob, launch: Launch, index: int) -> list[Variable]:
         _variable("EVERSTEP_RESUME_PATH", launch.resume_path),
         _variable("EVERSTEP_RESUME_STEP", "" if launch.resume_step is None else launch.resume_step),
         _variable("EVERSTEP_POLICY", policy),
+        *(_variable(name, value) for name, value in ({} if local is None else local_tier.variables(local)).items()),
         _variable("PET_NNODES", launch.nodes),
         _variable("PET_NPROC_PER_NODE", spec.proc_per_node),
         _variable("PET_RDZV_BACKEND", "c10d"),

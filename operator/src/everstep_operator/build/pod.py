@@ -9,7 +9,7 @@ import copy
 from typing import Any
 
 from everstep_operator.api import TrainingJob, trainer_index
-from everstep_operator.build import environment, fingerprint, names
+from everstep_operator.build import environment, fingerprint, local_tier, names
 from everstep_operator.build.launch import Launch
 
 
@@ -54,6 +54,8 @@ def _equip(job: TrainingJob, launch: Launch, index: int, spec: dict[str, Any]) -
     )
     # A record in the termination message wins; without one, the log's end says more than "exit code 1".
     trainer.setdefault("terminationMessagePolicy", "FallbackToLogsOnError")
+    if job.spec.checkpoint.local is not None:
+        local_tier.mount(job.spec.checkpoint.local, spec, trainer)
     secret = job.spec.checkpoint.storage.secret_name
     if secret:  # first: of equal names the last source wins, and that is to be the template's
         trainer["envFrom"] = [{"secretRef": {"name": secret}}, *(trainer.get("envFrom") or [])]

@@ -32,7 +32,6 @@ from everstep_operator.reconcile import (
     storage,
     suspend,
     teardown,
-    unheeded,
 )
 from everstep_operator.reconcile.attempt import Attempt, current
 from everstep_operator.reconcile.classify import Cause
@@ -182,5 +181,4 @@ def _stamped(observation: Observation, plan: Plan) -> Plan:
     after = plan.requeue_after
     if wait is not None and not plan.again:
         after = wait if after is None else min(after, wait)
-    told_of = (*unheeded.events(observation, status), *events.derive(before, status))
-    return replace(plan, status=status, events=told_of, requeue_after=after)
+    return replace(plan, status=status, events=events.derive(before, status), requeue_after=after)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from everstep import failure as failure_record
-from everstep.catalog import Location, split_root
+from everstep.catalog import Beginning, Catalog, Claim, Location, split_root
 from everstep_operator.api import TrainingJobStatus
 from everstep_operator.api.status import Restarts, ResumedFrom
 from everstep_operator.reconcile import classify, gang, recovery, signals, torchrun
@@ -17,6 +17,9 @@ from everstep_operator.reconcile.observation import Observation
 
 MOST_LOGS = 64
 """Logs that are read for the cause; it is for people, and a pass over a large gang must not take minutes."""
+
+LOCAL = "local:"
+"""Before the name of a save that lies on the nodes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +38,21 @@ def seen(observation: Observation, attempt: Attempt, status: TrainingJobStatus) 
     claim = catalog.claim
     if claim.attempt != attempt.number or claim.epoch <= (fence.claimed or fence.epoch):
         return None
+    if _is_beginning(observation, catalog, claim):
+        return None
     first = fence.epoch + 1 if fence.claimed is None else fence.claimed
     return Claims(claim.epoch, claim.epoch - first)
+
+
+def _is_beginning(observation: Observation, catalog: Catalog, claim: Claim) -> bool:
+    """Whether the group has yet to say where it begins: with a local tier that is not known from its claim."""
+    if observation.job.spec.checkpoint.local is None or _began(catalog, claim) is not None:
+        return False
+    return not any(entry.epoch == claim.epoch for entry in catalog.checkpoints)
+
+
+def _began(catalog: Catalog, claim: Claim) -> Beginning | None:
+    return catalog.begun if catalog.begun is not None and catalog.begun.claim == claim.id else None
 
 
 def count(observation: Observation, attempt: Attempt, status: TrainingJobStatus) -> TrainingJobStatus:
@@ -71,7 +87,12 @@ def count(observation: Observation, attempt: Attempt, status: TrainingJobStatus)
 
 def _resumed(observation: Observation) -> ResumedFrom | None:
     catalog = own(observation)
-    if catalog is None or catalog.claim is None or catalog.claim.resumed is None:
+    if catalog is None or catalog.claim is None:
+        return None
+    began = _began(catalog, catalog.claim)
+    if began is not None and began.local is not None:
+        return ResumedFrom(step=Location.parse(began.local).step, location=f"{LOCAL}{began.local}")
+    if catalog.claim.resumed is None:
         return None
     location = catalog.claim.resumed
     try:
