@@ -15,6 +15,7 @@ REASONS = {
     *(reason for _, reason in refusals._WORDS),
     *(refusal.value for refusal in Refusal),
     *("PodInvalid", "PodForbidden", "PodRefused", "PodNameTaken", "ApiServerUnavailable", "ResumePathInvalid"),
+    *("ServiceNameTaken", "ServiceWithoutAddress"),
     *("NoProgress", "RestartLimit", "NotRunnable", "FailJobRule", history.DEADLINE),
 }
 
