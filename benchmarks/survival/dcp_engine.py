@@ -74,6 +74,7 @@ class Dcp:
 
     launcher = (sys.executable, "-m", "torch.distributed.run")
     script = str(Path(__file__).parent / "dcp_run.py")
+    modules = ("benchmarks.survival.s3_steps",)
 
     @property
     def name(self) -> str:

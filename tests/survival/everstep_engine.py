@@ -72,6 +72,7 @@ class Everstep:
     name = "everstep"
     launcher = (sys.executable, "-m", "everstep.launch", "torchrun")
     script = SCRIPT
+    modules = ("everstep.checkpoint", "everstep.transfer")
 
     def environment(self, case: Case | None) -> dict[str, str]:
         again = case is not None and case.phase == "step saved again"

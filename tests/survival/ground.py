@@ -11,6 +11,7 @@ from everstep.catalog import S3Access
 from tests.survival import trial
 from tests.survival.everstep_engine import Everstep, Requests
 from tests.survival.matrix import Case
+from tests.survival.zygote import Zygote
 
 
 @dataclass(frozen=True)
@@ -21,17 +22,18 @@ class Ground:
     """Losses of a run that nothing befell, by step."""
     begun: Everstep
     """A root in which steps 2 and 4 are committed."""
+    zygote: Zygote | None = None
 
     def place(self, name: str) -> trial.Place:
-        return trial.Place(self.server.url, self.server.environment(), self.folder / name)
+        return trial.Place(self.server.url, self.server.environment(), self.folder / name, self.zygote)
 
 
-def prepare(server: S3Endpoint, folder: Path) -> Ground:
+def prepare(server: S3Endpoint, folder: Path, zygote: Zygote | None = None) -> Ground:
     """Makes the two runs that others are measured by."""
-    ground = Ground(server, folder, {}, root(server))
+    ground = Ground(server, folder, {}, root(server), zygote)
     straight = trial.begin(ground.place("straight"), root(server), Requests())
     trial.begin(ground.place("begun"), ground.begun, Requests(), steps=4)
-    return Ground(server, folder, straight, ground.begun)
+    return Ground(server, folder, straight, ground.begun, zygote)
 
 
 def root(server: S3Endpoint) -> Everstep:

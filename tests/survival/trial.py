@@ -17,8 +17,8 @@ from dev.paths import REPOSITORY
 from tests.survival.matrix import Case
 from tests.survival.state import STARTS, STEPS
 from tests.survival.striker import Reader, Striker, children, lives
+from tests.survival.zygote import Forked, Zygote
 
-OURS = [str(REPOSITORY), str(REPOSITORY / "trainer_image/src")]
 END_SECONDS = 75.0
 """How long a gang may live on that has lost a rank: torchrun gives the others 30 s after SIGTERM."""
 WEATHER_SECONDS = 120.0
@@ -26,6 +26,12 @@ WEATHER_SECONDS = 120.0
 RUN_SECONDS = 240.0
 ORPHAN_SECONDS = 10.0
 OUTAGE_SECONDS = 90.0
+
+
+def python_path() -> str:
+    """For gangs: what stands here, whatever else is installed."""
+    given = os.environ.get("PYTHONPATH")
+    return os.pathsep.join([str(REPOSITORY), str(REPOSITORY / "trainer_image/src"), *([given] if given else [])])
 
 
 class Engine(Protocol):
@@ -37,6 +43,10 @@ class Engine(Protocol):
 
     @property
     def script(self) -> str: ...
+
+    @property
+    def modules(self) -> Sequence[str]:
+        """What the script imports, for a zygote to import once."""
 
     def environment(self, case: Case | None) -> Mapping[str, str]:
         """Variables of a gang; `case` is the one that befalls it."""
@@ -82,7 +92,14 @@ class Verdict:
 class Gang:
     """A torchrun of two ranks in a folder, and what rank 0 says."""
 
-    def __init__(self, folder: Path, engine: Engine, striker: Striker, variables: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        engine: Engine,
+        striker: Striker,
+        variables: Mapping[str, str],
+        zygote: Zygote | None = None,
+    ) -> None:
         self.folder = folder
         self.striker = striker
         folder.mkdir(parents=True, exist_ok=True)
@@ -94,10 +111,14 @@ class Gang:
             "AWS_ENDPOINT_URL_S3": striker.url,
             "AWS_ENDPOINT_URL": striker.url,
             "EVERSTEP_TERMINATION_LOG": str(folder / "termination"),
-            "PYTHONPATH": os.pathsep.join([*OURS, *filter(None, [os.environ.get("PYTHONPATH")])]),
+            "PYTHONPATH": python_path(),
             "OMP_NUM_THREADS": "1",
         }
-        self._path = folder / f"log-{len(list(folder.glob('log-*')))}"
+        self._path = folder / f"log-{len(list(folder.glob('log-*.txt')))}.txt"
+        self.process: Forked | subprocess.Popen[bytes]
+        if zygote is not None:
+            self.process = zygote.start(engine.script, folder, self._path, environment)
+            return
         command = [*engine.launcher, "--standalone", "--local-addr=127.0.0.1", "--nproc-per-node=2", engine.script]
         with self._path.open("w") as log:
             self.process = subprocess.Popen(
@@ -106,7 +127,7 @@ class Gang:
 
     @property
     def log(self) -> str:
-        return self._path.read_text(errors="replace")
+        return self._path.read_text(errors="replace") if self._path.exists() else ""
 
     @property
     def lines(self) -> list[dict[str, Any]]:
@@ -136,25 +157,29 @@ class Gang:
     def kill(self) -> None:
         for pid in [*self.striker.ranks.values(), self.process.pid]:
             with contextlib.suppress(ProcessLookupError):
-                if pid == self.process.pid or os.getpgid(pid) == pid:
-                    os.kill(pid, signal.SIGKILL)
+                os.kill(pid, signal.SIGKILL)
         self.process.wait()
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where cases are tried. `variables`: credentials."""
+    """Where cases are tried. `variables`: credentials. `zygote`: what starts the gangs, where that is not torchrun's
+    own command."""
 
     server: str
     variables: Mapping[str, str]
     folder: Path
+    zygote: Zygote | None = None
+
+    def start(self, engine: Engine, striker: Striker, case: Case | None, **more: str) -> Gang:
+        variables = {**self.variables, **engine.environment(case), **more}
+        return Gang(self.folder, engine, striker, variables, self.zygote)
 
 
 def begin(place: Place, engine: Engine, read: Reader, steps: int = STEPS) -> dict[int, str]:
     """A run that nothing befalls; returns its losses by step."""
     with Striker(place.server, read) as quiet:
-        variables = {**place.variables, **engine.environment(None), "SURVIVAL_STEPS": str(steps)}
-        gang = Gang(place.folder, engine, quiet, variables)
+        gang = place.start(engine, quiet, None, SURVIVAL_STEPS=str(steps))
         try:
             code = gang.wait(RUN_SECONDS)
             assert code == 0, f"{engine.name}: {code}\n{gang.log[-4000:]}"
@@ -171,7 +196,7 @@ def undergo(
     began = time.monotonic()
     verdict = Verdict(engine.name, case.phase, case.fault, seed)
     with Striker(place.server, reads[0], case, seed) as striker:
-        struck = Gang(place.folder, engine, striker, {**place.variables, **engine.environment(case)})
+        struck = place.start(engine, striker, case)
         try:
             _befall(struck, striker, case, verdict)
         finally:
@@ -222,7 +247,7 @@ def _after(
     if verdict.interrupted:
         verdict.newest = engine.newest()
         striker.clear_up(read)
-        again = Gang(place.folder, engine, striker, {**place.variables, **engine.environment(None)})
+        again = place.start(engine, striker, None)
         gangs.append(again)
         try:
             code = again.wait(RUN_SECONDS)
