@@ -52,6 +52,11 @@ class ApiError(Exception):
         return self.status == 409 and self.reason != "AlreadyExists"
 
     @property
+    def unanswered(self) -> bool:
+        """No answer came in time."""
+        return self.status == 0
+
+    @property
     def transient(self) -> bool:
         """Worth another try without a change of what was asked."""
         return self.status in (0, 408, 429) or self.status >= 500

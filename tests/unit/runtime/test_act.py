@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from everstep import errors
 from everstep_operator.act import unreadable
-from everstep_operator.act.events import MESSAGE_LIMIT, Events, _shortened, event_name
+from everstep_operator.act.events import MESSAGE_LIMIT, PATIENCE, Events, _shortened, event_name
 from everstep_operator.act.refusals import pod_problem
 from everstep_operator.act.status import merge_patch
 from everstep_operator.api import InvalidJobError, TrainingJob
@@ -66,7 +66,8 @@ def test_an_event_has_one_name_for_one_cause() -> None:
 class Api:
     """The requests that were made, and a refusal for those that are to get one."""
 
-    def __init__(self, refuse: int = 0) -> None:
+    def __init__(self, refuse: int = 0, silent: bool = False) -> None:
+        self._silent = silent
         self.patches: list[dict[str, Any]] = []
         self.events: list[dict[str, Any]] = []
         self._refuse = refuse
@@ -78,9 +79,23 @@ class Api:
             raise ApiError(self._refuse, "Conflict" if self._refuse == 409 else "Invalid", "no")
         return body
 
-    async def create(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+    async def request(self, method: str, path: str, *, body: dict[str, Any], limit: float) -> dict[str, Any]:
+        assert (method, path.rsplit("/", 1)[1], limit) == ("POST", "events", PATIENCE)
         self.events.append(body)
+        if self._silent:
+            raise ApiError(0, "Unreachable", "no answer in time")
         return body
+
+
+async def test_events_wait_for_no_server_that_does_not_answer() -> None:
+    body = minimal()
+    body["metadata"]["uid"] = "u"
+    meta = TrainingJob.parse(body).metadata
+    told = [Event("Normal", "GangCreated", "m", "1"), Event("Normal", "Running", "m", "1")]
+    silent, well = Api(silent=True), Api()
+    await Events(cast(Kube, silent), "test").emit(meta, 1, told)
+    await Events(cast(Kube, well), "test").emit(meta, 1, told)
+    assert (len(silent.events), len(well.events)) == (1, 2)
 
 
 async def told(api: Api, body: dict[str, Any]) -> None:

@@ -17,6 +17,8 @@ from everstep_operator.reconcile.plan import Event
 
 log = logging.getLogger(__name__)
 
+PATIENCE = 5.0
+"""Seconds for one event: what an attempt needs comes after it."""
 MESSAGE_LIMIT = 1024
 """Bytes of a message; more is in the status."""
 _BEGIN = ("GangCreated", "Running")
@@ -37,12 +39,16 @@ class Events:
             except ApiError as error:
                 if not error.already_exists:
                     log.warning("the event %s could not be written: %s", event.reason, error)
+                if error.unanswered:
+                    return  # the next one would wait as long
 
     async def _create(self, meta: Metadata, attempt: int, event: Event) -> None:
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        await self._kube.create(
+        await self._kube.request(
+            "POST",
             core_path(meta.namespace, "events"),
-            {
+            limit=PATIENCE,
+            body={
                 "metadata": {"name": event_name(meta, attempt, event), "namespace": meta.namespace},
                 "firstTimestamp": now,
                 "lastTimestamp": now,
