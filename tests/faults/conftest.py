@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,21 +21,28 @@ KEEP = {"keepLast": 2, "keepBest": {"count": 1, "metric": "loss", "mode": "min"}
 
 
 @dataclass
-class Range:
-    """Where the trials take place: all that pods and operator write goes through the gate."""
+class Ground:
+    """Where trials take place, and of which job."""
 
     site: Site
-    gate: Gate
     image: str
     directory: Path
+    args: Sequence[str]
+    checkpoint: dict[str, Any]
 
     def apply(self, job: str, **spec: Any) -> str:
-        """Create a job of the recipe; returns its uid."""
-        args = ["torchrun", "-m", "everstep.train", f"--steps={STEPS}", "--evaluation.every=20"]
-        return self.site.apply(job, self.image, args, {"interval": {"steps": SAVE_EVERY}, **KEEP}, **spec)
+        """Create the job; returns its uid."""
+        return self.site.apply(job, self.image, self.args, self.checkpoint, **spec)
 
     def write_evidence(self, job: str, followers: Followers) -> Path:
         return evidence.write(self.directory / f"{job}.json", followers)
+
+
+@dataclass
+class Range(Ground):
+    """All that pods and operator write goes through the gate."""
+
+    gate: Gate
 
 
 @pytest.fixture(scope="session")
@@ -51,7 +58,9 @@ def shooting_range(
         Gate(cluster_s3.url, cluster.instance.network.host_address) as gate,
         opened(cluster, cluster_s3, bucket, operator, gate.url) as site,
     ):
-        yield Range(site, gate, trainer, tmp_path_factory.mktemp("evidence"))
+        args = ["torchrun", "-m", "everstep.train", f"--steps={STEPS}", "--evaluation.every=20"]
+        checkpoint = {"interval": {"steps": SAVE_EVERY}, **KEEP}
+        yield Range(site, trainer, tmp_path_factory.mktemp("evidence"), args, checkpoint, gate)
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ import pytest
 from dev.s3 import S3Endpoint
 from everstep.catalog import JobCatalog, S3Access, job_root, open_store
 from tests.faults import evidence
-from tests.faults.conftest import Range
+from tests.faults.conftest import Ground, Range
 from tests.faults.disturber import Disturber
 from tests.faults.mixed import MixedTrial
 from tests.faults.trials import SAVE_EVERY, STEPS
@@ -40,19 +39,6 @@ POLICY = ("EVERSTEP_POLICY",)
 """It may change on the way, so the checker holds the register to what every policy keeps."""
 
 
-@dataclass
-class Ground:
-    """Where the torch-free trials take place."""
-
-    site: Site
-    image: str
-    directory: Path
-
-    def apply(self, job: str) -> str:
-        checkpoint = {"interval": {"steps": LITE_SAVES}, "keepLast": 3}
-        return self.site.apply(job, self.image, LITE, checkpoint, failurePolicy=PATIENT)
-
-
 @pytest.fixture(scope="session")
 def ground(
     cluster: RunningCluster,
@@ -63,7 +49,8 @@ def ground(
     operator, trainer = load_image("operator"), load_image("tests")
     bucket = cluster_s3.make_bucket(versioned=True)
     with opened(cluster, cluster_s3, bucket, operator) as site:
-        yield Ground(site, trainer, tmp_path_factory.mktemp("evidence"))
+        checkpoint = {"interval": {"steps": LITE_SAVES}, "keepLast": 3}
+        yield Ground(site, trainer, tmp_path_factory.mktemp("evidence"), LITE, checkpoint)
 
 
 def seeds(count: int) -> list[int]:
@@ -83,7 +70,7 @@ def _lite_trial(ground: Ground, seed: int) -> str:
     """What went wrong; empty where nothing did."""
     trial, site, job = MixedTrial.of(seed, steps=LITE_STEPS, save_every=LITE_SAVES), ground.site, f"mixed-{seed}"
     with site.followers(job) as followers:
-        disturber = Disturber(site, job, trial, lambda: ground.apply(job), followers)
+        disturber = Disturber(site, job, trial, lambda: ground.apply(job, failurePolicy=PATIENT), followers)
         try:
             status = disturber.run()
         except AssertionError as error:

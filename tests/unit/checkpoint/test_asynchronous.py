@@ -60,6 +60,10 @@ class Storage:
 
         monkeypatch.setattr(PosixStore, "put", slow)
 
+    def open_soon(self) -> bool:
+        threading.Timer(0.2, self.opened.set).start()
+        return True
+
 
 @pytest.fixture
 def storage(monkeypatch: pytest.MonkeyPatch) -> Iterator[Storage]:
@@ -209,6 +213,15 @@ def test_every_optimizer_waits_for_the_copy_in_whatever_thread_it_steps() -> Non
     assert [gate.protects()(each) for each in parameters] == [False, True]
 
 
+def train(mine: Job, root: Path, in_step_3: Callable[[Checkpointer], bool]) -> None:
+    """`in_step_3` is called when the save of step 2 waits for storage, and tells whether to leave the loop."""
+    with mine.checkpointer(root, interval_steps=2) as checkpointer:
+        for step in checkpointer.steps(9):
+            mine.step()
+            if step == 3 and in_step_3(checkpointer):
+                break
+
+
 def test_training_goes_on_while_storage_is_slow_and_the_next_save_waits(
     job: Jobs, tmp_path: Path, storage: Storage
 ) -> None:
@@ -251,18 +264,12 @@ def test_a_save_that_fails_beside_training_is_counted_and_the_next_one_stands(
 
 
 def test_a_run_that_fails_waits_for_its_save(job: Jobs, tmp_path: Path, storage: Storage) -> None:
-    mine = job()
-
-    def train() -> None:
-        with mine.checkpointer(tmp_path, interval_steps=2) as checkpointer:
-            for step in checkpointer.steps(9):
-                mine.step()
-                if step == 3:
-                    threading.Timer(0.2, storage.opened.set).start()
-                    raise RuntimeError("out of memory")
+    def fail(_: Checkpointer) -> bool:
+        storage.open_soon()
+        raise RuntimeError("out of memory")
 
     with pytest.raises(RuntimeError, match="out of memory"):
-        train()
+        train(job(), tmp_path, fail)
     assert steps_of(tmp_path) == [2]
 
 
@@ -270,29 +277,18 @@ def test_a_save_that_hangs_is_given_up_when_the_run_fails(
     job: Jobs, tmp_path: Path, storage: Storage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("everstep.checkpoint.checkpointer.FAREWELL", 0.1)
-    mine = job()
 
-    def train() -> None:
-        with mine.checkpointer(tmp_path, interval_steps=2) as checkpointer:
-            for step in checkpointer.steps(9):
-                mine.step()
-                if step == 3:
-                    raise RuntimeError("out of memory")
+    def fail(_: Checkpointer) -> bool:
+        raise RuntimeError("out of memory")
 
     with pytest.raises(RuntimeError, match="out of memory"):
-        train()
+        train(job(), tmp_path, fail)
     assert steps_of(tmp_path) == []
     storage.opened.set()
 
 
 def test_leaving_the_loop_waits_for_the_save(job: Jobs, tmp_path: Path, storage: Storage) -> None:
-    mine = job()
-    with mine.checkpointer(tmp_path, interval_steps=2) as checkpointer:
-        for step in checkpointer.steps(9):
-            mine.step()
-            if step == 3:
-                threading.Timer(0.2, storage.opened.set).start()
-                break
+    train(job(), tmp_path, lambda _: storage.open_soon())
     assert steps_of(tmp_path) == [2]
 
 
@@ -300,37 +296,26 @@ def test_sigterm_lets_the_save_under_way_land_and_saves_the_last_step(
     job: Jobs, tmp_path: Path, storage: Storage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("EVERSTEP_TERMINATION_LOG", str(tmp_path / "termination"))
-    mine = job()
 
-    def train() -> None:
-        with mine.checkpointer(tmp_path, interval_steps=2) as checkpointer:
-            for step in checkpointer.steps(99):
-                mine.step()
-                if step == 3:
-                    threading.Timer(0.2, storage.opened.set).start()
-                    os.kill(os.getpid(), signal.SIGTERM)
+    def end(_: Checkpointer) -> bool:
+        storage.open_soon()
+        os.kill(os.getpid(), signal.SIGTERM)
+        return False
 
-    with pytest.raises(SystemExit) as end:
-        train()
-    assert end.value.code == 143
+    with pytest.raises(SystemExit) as ended:
+        train(job(), tmp_path, end)
+    assert ended.value.code == 143
     assert steps_of(tmp_path) == [2, 4]
     assert "which was saved" in (tmp_path / "termination").read_text()
 
 
 def test_leaving_the_loop_of_a_run_that_was_fenced_meanwhile(job: Jobs, tmp_path: Path, storage: Storage) -> None:
-    mine = job()
-
-    def train() -> None:
-        with mine.checkpointer(tmp_path, interval_steps=2) as checkpointer:
-            for step in checkpointer.steps(9):
-                mine.step()
-                if step == 3:
-                    JobCatalog(checkpointer.store).claim()
-                    threading.Timer(0.2, storage.opened.set).start()
-                    break
+    def fence(checkpointer: Checkpointer) -> bool:
+        JobCatalog(checkpointer.store).claim()
+        return storage.open_soon()
 
     with pytest.raises(FencedError):
-        train()
+        train(job(), tmp_path, fence)
     assert steps_of(tmp_path) == []
 
 
@@ -341,7 +326,7 @@ def test_who_closes_by_hand_hears_of_the_fence(job: Jobs, tmp_path: Path, storag
         mine.step()
         if step == 3:
             JobCatalog(checkpointer.store).claim()
-            threading.Timer(0.2, storage.opened.set).start()
+            storage.open_soon()
             break
     with pytest.raises(FencedError):
         checkpointer.close()
@@ -372,15 +357,15 @@ def test_a_directory_that_hangs_costs_saves_and_not_the_run(
 
 
 def test_a_transaction_waits_for_the_loops_save(job: Jobs, tmp_path: Path, storage: Storage) -> None:
-    mine = job()
-    with mine.checkpointer(tmp_path, interval_steps=2) as checkpointer:
-        for step in checkpointer.steps(3):
-            mine.step()
-            if step == 3:
-                threading.Timer(0.2, storage.opened.set).start()
-                checkpointer.begin(3)
-                assert steps_of(tmp_path) == [2]
-                checkpointer.abort()
+    def begin(checkpointer: Checkpointer) -> bool:
+        storage.open_soon()
+        checkpointer.begin(3)
+        assert steps_of(tmp_path) == [2]
+        checkpointer.abort()
+        return True
+
+    train(job(), tmp_path, begin)
+    assert steps_of(tmp_path) == [2]
 
 
 def test_the_policy_decides(job: Jobs, tmp_path: Path) -> None:

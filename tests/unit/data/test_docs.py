@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
-PAGE = Path(__file__).resolve().parents[3] / "docs" / "data.md"
+from tests.support import pages
+
+PAGE = pages.DOCS / "data.md"
 
 
 @pytest.mark.filterwarnings("ignore:'set_vital' is deprecated")
@@ -15,11 +17,8 @@ def test_the_page_on_data_runs_as_it_stands(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("EVERSTEP_ROOT", raising=False)
-    blocks = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(), re.DOTALL | re.MULTILINE)
+    blocks = pages.run(PAGE)
     assert len(blocks) == 4
-    namespace: dict[str, object] = {"__name__": "page"}
-    for block in blocks:
-        exec(compile(block, str(PAGE), "exec"), namespace)
     printed = capsys.readouterr().out
     said = re.findall(r"  # ([\w.(\['].*)$|^    # (restored.*)$", "\n".join(blocks), re.MULTILINE)
     wanted = [first or second for first, second in said if not first.startswith("an augmentation")]

@@ -14,6 +14,7 @@ import torch
 
 from everstep.catalog import JobCatalog, Progress, Store, WeightSets, open_store
 from everstep.catalog.store.posix import PosixStore
+from everstep.checkpoint.session import Identity
 from everstep.errors import (
     ArchitectureMismatchError,
     CheckpointCorruptError,
@@ -22,7 +23,7 @@ from everstep.errors import (
     StorageUnavailableError,
 )
 from everstep.weights import WeightsWatcher
-from everstep.weights.publisher import Claim, WeightsPublisher
+from everstep.weights.publisher import WeightsPublisher
 
 
 class Trainer:
@@ -32,7 +33,7 @@ class Trainer:
         self.model = torch.nn.Sequential(torch.nn.Linear(4, width), torch.nn.BatchNorm1d(width)).requires_grad_(False)
         claimed = JobCatalog(store).claim()
         self.publisher = WeightsPublisher(store, self.model, keep_last, {f"{k}.json": v for k, v in assets.items()})
-        self.publisher.take(Claim(claimed.id, claimed.attempt, claimed.epoch))
+        self.publisher.take(Identity(claimed.id, claimed.attempt, claimed.epoch, None))
 
     def publish(self, step: int) -> None:
         for value in self.model.state_dict().values():

@@ -12,7 +12,7 @@ from everstep.catalog import Progress, Store
 from everstep.checkpoint.environment import WeightsPolicy
 from everstep.checkpoint.session import Identity
 from everstep.errors import CheckpointError, FencedError, InvalidOperationError
-from everstep.weights.publisher import Claim, WeightsPublisher
+from everstep.weights.publisher import WeightsPublisher
 
 log = logging.getLogger("everstep")
 
@@ -94,5 +94,5 @@ class Publishing:
                 raise InvalidOperationError("there are no weights to publish: pass model= too")
             keep_last = (self._policy or WeightsPolicy()).keep_last
             self._publisher = WeightsPublisher(self._store, self._model, keep_last, self._assets)
-            self._publisher.take(Claim(identity.claim, identity.attempt, identity.epoch))
+            self._publisher.take(identity)
         return self._publisher

@@ -27,6 +27,7 @@ from everstep.catalog import Entry, File, Location, Manifest, Progress, Store, W
 from everstep.catalog.keys import WEIGHTS
 from everstep.checkpoint.blocks import describe_file
 from everstep.checkpoint.gang import Gang
+from everstep.checkpoint.session import Identity
 from everstep.errors import CheckpointError, InvalidOperationError
 from everstep.weights.layout import INDEX, Layout, Spec, file_name, index_of
 
@@ -37,20 +38,11 @@ SMALL = 64 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class Claim:
-    """What all ranks know of their right to publish."""
-
-    id: str
-    attempt: int
-    epoch: int
-
-
-@dataclass(frozen=True, slots=True)
 class Draft:
     """A set on its way to storage. File `n` is stored by rank `n`."""
 
     location: Location
-    claim: Claim
+    identity: Identity
     files: Sequence[Sequence[Spec]]
     progress: Progress
     metrics: Mapping[str, float]
@@ -75,16 +67,16 @@ class WeightsPublisher:
         """A group of its own: its thread speaks to the other ranks' threads while training speaks to training."""
         self._buffer = torch.empty(0, dtype=torch.uint8)
         self._flight: _Flight | None = None
-        self._claim: Claim | None = None
+        self._identity: Identity | None = None
 
-    def take(self, claim: Claim) -> None:
+    def take(self, identity: Identity) -> None:
         """Take over the register of weights, and sweep what older worker groups left unfinished. Raises FencedError."""
-        if self._claim is None:
-            self._gang.lead(lambda: self._take(claim))
-            self._claim = claim
+        if self._identity is None:
+            self._gang.lead(lambda: self._take(identity))
+            self._identity = identity
 
-    def _take(self, claim: Claim) -> None:
-        self._sets.take(claim.id)
+    def _take(self, identity: Identity) -> None:
+        self._sets.take(identity.claim)
         self._clean(sweep=True)
 
     def publish(self, step: int, progress: Progress, metrics: Mapping[str, float]) -> None:
@@ -94,16 +86,16 @@ class WeightsPublisher:
         InvalidOperationError where the format cannot hold a tensor.
         """
         self.settle()
-        claim = self._claim
-        if claim is None:
+        identity = self._identity
+        if identity is None:
             raise InvalidOperationError("publish: take the claim first")
         state = {
             name: value for name, value in get_model_state_dict(self._model).items() if isinstance(value, torch.Tensor)
         }
         files = spread(state, self._gang.world_size)
         layouts = [Layout(specs) for specs in files]  # all of them: where one is refused, all ranks refuse it
-        location = self._gang.lead(lambda: Location.new(step, claim.epoch, WEIGHTS))
-        draft = Draft(location, claim, files, progress, metrics, datetime.now(UTC))
+        location = self._gang.lead(lambda: Location.new(step, identity.epoch, WEIGHTS))
+        draft = Draft(location, identity, files, progress, metrics, datetime.now(UTC))
         mine = layouts[self._gang.rank] if self._gang.rank < len(layouts) else None
         self._gang.everywhere(lambda: self._make_room(mine))
         self._copy(state, mine)
@@ -179,8 +171,8 @@ class WeightsPublisher:
         manifest = Manifest(
             location=str(draft.location),
             step=draft.location.step,
-            epoch=draft.claim.epoch,
-            attempt=draft.claim.attempt,
+            epoch=draft.identity.epoch,
+            attempt=draft.identity.attempt,
             world_size=self._gang.world_size,
             files=tuple(files),
             progress=draft.progress,
@@ -188,7 +180,7 @@ class WeightsPublisher:
             started=draft.started,
             written=datetime.now(UTC),
         )
-        entry = self._sets.publish(draft.claim.id, manifest, self._keep_last)
+        entry = self._sets.publish(draft.identity.claim, manifest, self._keep_last)
         log.info("published the weights of step %d: %s, %.1f MiB", entry.step, entry.location, entry.bytes / 2**20)
         self._clean(sweep=False)
         return entry
