@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from everstep.catalog.manifest import BLOCK
 from everstep.checkpoint.gang import Gang
 from everstep.checkpoint.restoring.dividing import Needs, Piece, blocks, divide
-from everstep.checkpoint.restoring.loading import Fetching, Wanted, _share, check_complete
+from everstep.checkpoint.restoring.loading import Fetching, Wanted, _share, check_complete, joined
 from everstep.checkpoint.restoring.targets import FileTargets, Range, Rows, Whole
 from everstep.errors import CheckpointCorruptError
 
@@ -135,11 +135,35 @@ def test_every_block_is_fetched_once_and_reaches_all_who_need_it(wanted: list[li
         for block in range(12):
             members = tuple(rank for rank, of_rank in enumerate(wanted) if of_rank[file][block])
             found = fetched.get((file, block * BLOCK))
-            assert (found.members if found else ()) == members
+            assert (found is None) == (not members)
+            if found is not None:  # who reads it for others need not need it
+                assert {*found.members} == {*members, found.reader}
     for pieces in divisions[0].rounds:
         for rank in range(len(needs)):
             held = [piece.end - piece.start for piece in pieces if piece.reader == rank]
             assert sum(held) <= max(most, 2) * BLOCK
+
+
+def test_slices_of_small_tensors_are_fetched_many_at_a_time() -> None:
+    """Saved by one rank, loaded by two: each needs half of each tensor, and no byte that no rank needs is fetched."""
+    halves = [(at * BLOCK, (at + 1) * BLOCK) for at in range(400) if at % 5 != 4]
+    gap = (4 * BLOCK, 5 * BLOCK)
+    needs: list[Needs] = [{0: halves[0::2], 1: [(0, 64 * BLOCK)]}, {0: halves[1::2], 1: [(64 * BLOCK, 128 * BLOCK)]}]
+    divisions = [divide(needs, rank) for rank in range(2)]
+    mine = [
+        joined([piece for piece in division.rounds[0] if piece.reader == rank])
+        for rank, division in enumerate(divisions)
+    ]
+    requests = [*mine[0], *mine[1]]
+    assert len(requests) == 80, "four blocks side by side, then one that nobody needs"
+    assert all(gap[0] not in range(pieces[0].start, pieces[-1].end) for pieces in requests)
+    assert sum(piece.end - piece.start for pieces in requests for piece in pieces) == 320 * BLOCK
+    assert [division.own for division in divisions] == [
+        [Piece(1, 0, 64 * BLOCK, 0, (0,))],
+        [Piece(1, 64 * BLOCK, 128 * BLOCK, 1, (1,))],
+    ], "what is large is its own rank's"
+    shares = [sum(pieces[-1].end - pieces[0].start for pieces in each) for each in mine]
+    assert shares == [160 * BLOCK, 160 * BLOCK]
 
 
 def test_what_all_need_is_shared_out_evenly() -> None:

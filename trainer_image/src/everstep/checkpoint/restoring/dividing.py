@@ -18,16 +18,23 @@ PIECE = 16 << 20
 """Bytes that are fetched, and handed on, at a time."""
 SHARE = 1 << 20
 """What several ranks need is cut no smaller than this to share the fetching out among them."""
+SMALL = 1 << 20
+"""Less than this is not worth a request of its own: of the slices of many small tensors, which lie side by side and are
+different ranks', one rank fetches many at a time, and hands on what others need."""
 ROUND = 128 << 20
 """Bytes that one rank may hold for others: then they are handed round before the next are fetched."""
 
 Needs = Mapping[int, Sequence[Range]]
 """By the number of a file the ranges that one rank needs: whole blocks, ascending, apart from each other."""
 
+_Segment = tuple[int, int, tuple[int, ...]]
+"""Bytes [start, end) that the same ranks need."""
+
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Bytes [start, end) of a file, whole blocks, which `reader` fetches for all `members`, itself among them."""
+    """Bytes [start, end) of a file, whole blocks, which `reader` fetches for all `members`. It is one of them, even
+    where it needs nothing of them itself."""
 
     file: int
     start: int
@@ -41,7 +48,7 @@ class Division:
     own: list[Piece]
     """What this rank alone needs; not cut into pieces yet."""
     rounds: list[list[Piece]]
-    """What several ranks need: the same lists on all ranks."""
+    """What several ranks need, and what lies between: the same lists on all ranks."""
 
 
 def blocks(ranges: Iterable[Range], size: int) -> list[Range]:
@@ -66,34 +73,56 @@ def divide(
     """`needs` by rank; `piece` and `most` in bytes, whole blocks. `holders`: by file the ranks that can read it (None:
     all can read all); one of them reads for those that cannot, whether it needs the bytes itself or not."""
     own: list[Piece] = []
-    shared: list[tuple[int, int, int, tuple[int, ...]]] = []
+    shared: list[tuple[int, list[_Segment]]] = []
     load = [0] * len(needs)
     for file in sorted(set().union(*needs)):
-        for start, end, members in _segments([each.get(file, ()) for each in needs]):
+        for segments in _neighbours(_segments([each.get(file, ()) for each in needs]), piece):
+            start, end, members = segments[0]
             able = members if holders is None else holders[file]
-            if len(members) > 1 or members[0] not in able:
+            if len(segments) > 1:
+                shared.append((file, segments))
+            elif len(members) > 1 or members[0] not in able:
                 step = min(piece, max(SHARE, -(-(end - start) // (len(members) * BLOCK)) * BLOCK))
-                shared += [(file, at, min(at + step, end), members) for at in range(start, end, step)]
-                continue
-            load[members[0]] += end - start
-            if members[0] == rank:
-                own.append(Piece(file, start, end, rank, members))
+                shared += [(file, [(at, min(at + step, end), members)]) for at in range(start, end, step)]
+            else:
+                load[members[0]] += end - start
+                if members[0] == rank:
+                    own.append(Piece(file, start, end, rank, members))
     rounds: list[list[Piece]] = [[]]
     held: dict[int, int] = defaultdict(int)
-    for file, start, end, members in shared:
-        able = members if holders is None else [each for each in members if each in holders[file]] or holders[file]
+    for file, segments in shared:
+        size = segments[-1][1] - segments[0][0]
+        everybody = sorted({member for _, _, members in segments for member in members})
+        able = everybody if holders is None else [each for each in everybody if each in holders[file]] or holders[file]
         reader = min(able, key=lambda member: load[member])
-        members = members if reader in members else tuple(sorted((*members, reader)))
-        load[reader] += end - start
-        held[reader] += end - start
+        load[reader] += size
+        held[reader] += size
         if held[reader] > most:
             rounds.append([])
-            held = defaultdict(int, {reader: end - start})
-        rounds[-1].append(Piece(file, start, end, reader, members))
+            held = defaultdict(int, {reader: size})
+        for start, end, members in segments:
+            rounds[-1].append(Piece(file, start, end, reader, tuple(sorted({*members, reader}))))
     return Division(own, rounds)
 
 
-def _segments(by_rank: Sequence[Sequence[Range]]) -> Iterable[tuple[int, int, tuple[int, ...]]]:
+def _neighbours(segments: Iterable[_Segment], most: int) -> Iterable[list[_Segment]]:
+    """Small segments that lie side by side, up to `most` bytes in all, and each other one by itself."""
+    found: list[_Segment] = []
+    for segment in segments:
+        start, end, _ = segment
+        small = end - start < SMALL
+        if found and not (small and start == found[-1][1] and end - found[0][0] <= most):
+            yield found
+            found = []
+        if small:
+            found.append(segment)
+        else:
+            yield [segment]
+    if found:
+        yield found
+
+
+def _segments(by_rank: Sequence[Sequence[Range]]) -> Iterable[_Segment]:
     """Stretches in which the same ranks need all bytes."""
     changes: dict[int, list[int]] = defaultdict(list)
     for rank, ranges in enumerate(by_rank):

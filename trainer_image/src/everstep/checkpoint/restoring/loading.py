@@ -26,7 +26,7 @@ from torch.distributed.checkpoint.planner import LoadItemType, ReadItem
 
 from everstep.catalog.manifest import BLOCK
 from everstep.checkpoint.gang import Gang
-from everstep.checkpoint.restoring.dividing import PIECE, Needs, Piece, blocks, divide
+from everstep.checkpoint.restoring.dividing import PIECE, SMALL, Needs, Piece, blocks, divide
 from everstep.checkpoint.restoring.matching import check_covered
 from everstep.checkpoint.restoring.reader import SavedShards, tensor_in, unarchived
 from everstep.checkpoint.restoring.sharing import hand_round
@@ -75,7 +75,7 @@ def load_state(state: dict[str, Any], saved: SavedShards, gang: Gang) -> int:
         with Fetching(saved, wanted.targets) as fetching:
             fetched += gang.everywhere(partial(fetching.run, todo))
             for piece in shared:
-                if gang.rank in piece.members:
+                if gang.rank in piece.members and len(piece.members) > 1:
                     _share(piece, fetching, wanted.targets.get(piece.file, NOTHING), gang, failures)
     gang.everywhere(lambda: check_complete(wanted, failures))
     return fetched
@@ -149,6 +149,20 @@ def _pieces(run: Piece, start: int, end: int) -> Iterator[Piece]:
         yield Piece(run.file, at, min(at + PIECE, end), run.reader, run.members)
 
 
+def joined(pieces: Sequence[Piece]) -> list[list[Piece]]:
+    """What is fetched with one request: a piece, or small ones side by side."""
+    found: list[list[Piece]] = []
+    for piece in pieces:
+        last = found[-1] if found else [piece]
+        sizes = (last[-1].end - last[-1].start, piece.end - piece.start)
+        beside = (last[-1].file, last[-1].end) == (piece.file, piece.start) and piece.end - last[0].start <= PIECE
+        if beside and max(sizes) < SMALL:
+            last.append(piece)
+        else:
+            found.append([piece])
+    return found
+
+
 class Fetching:
     """Fetches pieces by several threads, and holds those that others need until they were handed round."""
 
@@ -172,8 +186,9 @@ class Fetching:
         """Returns the bytes fetched; raises the first error, when all threads have ended."""
         if not pieces:
             return 0
-        with ThreadPoolExecutor(min(THREADS, len(pieces)), "everstep-restore") as pool:
-            futures = [pool.submit(self._fetch, piece) for piece in pieces]
+        requests = joined(pieces)
+        with ThreadPoolExecutor(min(THREADS, len(requests)), "everstep-restore") as pool:
+            futures = [pool.submit(self._fetch, each) for each in requests]
             wait(futures, return_when=FIRST_EXCEPTION)
             self._failed.set()  # those that have not begun do nothing: there are none unless one failed
         return sum(future.result() for future in sorted(futures, key=lambda future: future.exception() is None))
@@ -182,9 +197,23 @@ class Fetching:
         """What was fetched of a piece that others need too."""
         return self._held.pop(piece)
 
-    def _fetch(self, piece: Piece) -> int:
+    def _fetch(self, pieces: Sequence[Piece]) -> int:
         if self._failed.is_set():
             return 0
+        return self._fetch_one(pieces[0]) if len(pieces) == 1 else self._fetch_together(pieces)
+
+    def _fetch_together(self, pieces: Sequence[Piece]) -> int:
+        file, first = pieces[0].file, pieces[0].start
+        data = torch.empty(pieces[-1].end - first, dtype=torch.uint8)
+        fetched = self._saved.read_into(file, first, data.numpy().data)
+        self._on_bytes(fetched)
+        self._targets.get(file, NOTHING).take(first, data)
+        for piece in pieces:
+            if len(piece.members) > 1:
+                self._held[piece] = data[piece.start - first : piece.end - first]
+        return fetched
+
+    def _fetch_one(self, piece: Piece) -> int:
         targets = self._targets.get(piece.file, NOTHING)
         found = targets.memory(piece.start, piece.end)
         data = found[0] if found else self._scratch(piece)
