@@ -32,7 +32,8 @@ from everstep.errors import CheckpointError
 
 log = logging.getLogger("everstep")
 
-_PIECE = 32 * BLOCK
+_PIECE = 4 * BLOCK
+"""What is verified at a time: it does not leave the processor's cache between the copy and the sum."""
 
 Pieces = dict[int, tuple[Part, bytes]]
 """By rank its part and the verified `.metadata` of it."""
@@ -130,12 +131,13 @@ def _verify_files(found: Found) -> None:
     store = PosixStore(found.slot.path)
     pieces = [(file, start) for file in found.part.files for start in range(0, file.size, _PIECE)]
 
-    def check(piece: tuple[File, int]) -> None:
-        file, start = piece
-        read_verified_into(store, file.name, file, start, memoryview(bytearray(min(_PIECE, file.size - start))))
+    def check(share: int) -> None:
+        scratch = memoryview(bytearray(_PIECE))
+        for file, start in pieces[share::THREADS]:
+            read_verified_into(store, file.name, file, start, scratch[: min(_PIECE, file.size - start)])
 
     with ThreadPoolExecutor(THREADS, "everstep-verify") as pool:
-        list(pool.map(check, pieces))
+        list(pool.map(check, range(THREADS)))
 
 
 class LocalFiles:
