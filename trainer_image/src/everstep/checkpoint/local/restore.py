@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
 
-from everstep.catalog import Beginning, File, Manifest, ResumePoint
+from everstep.catalog import Beginning, Manifest, ResumePoint
 from everstep.catalog.keys import METADATA
 from everstep.catalog.manifest import BLOCK
 from everstep.catalog.store.posix import PosixStore
