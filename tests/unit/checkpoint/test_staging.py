@@ -13,9 +13,10 @@ from torch.distributed.checkpoint.metadata import MetadataIndex
 
 from everstep.catalog.sums import block_sums
 from everstep.checkpoint.saving.envelope import envelope
-from everstep.checkpoint.saving.layout import PACKED, PAGE, Piece, arrange
+from everstep.checkpoint.saving.layout import PACKED, PAGE, FileLayout, Piece, arrange
 from everstep.checkpoint.saving.staging import Buffers, Source, StagedFile, Staging
 from everstep.errors import InvalidOperationError
+from everstep.transfer import SharedBuffer
 
 TYPES = (torch.float32, torch.bfloat16, torch.int64, torch.uint8, torch.bool, torch.complex64, torch.float8_e4m3fn)
 
@@ -134,6 +135,31 @@ def test_buffers_are_reused_and_given_back() -> None:
     assert buffers.bytes == 2 << 20
     buffers.close()
     assert buffers.bytes == 0
+
+
+def test_memory_that_is_refused_costs_one_save() -> None:
+    """What was given back to make room is not taken for a buffer by the next one."""
+    refused: list[int] = []
+
+    def make(_: FileLayout, size: int) -> SharedBuffer:
+        if size > 4 << 20 and not refused:
+            refused.append(size)
+            raise OSError("cannot allocate memory")
+        return SharedBuffer(size)
+
+    buffers = Buffers(make)
+
+    def fit(size: int) -> None:
+        sources: dict[MetadataIndex, Source] = {MetadataIndex("t"): torch.full((size,), 7, dtype=torch.uint8)}
+        check(stage(sources, buffers, 1 << 20, lambda _: True), sources)
+
+    fit(900_000)
+    with pytest.raises(OSError, match="cannot allocate"):
+        fit(20 << 20)
+    assert buffers.bytes == 0
+    fit(900_000)
+    fit(20 << 20)
+    buffers.close()
 
 
 def test_a_tensor_that_changed_before_it_was_copied_is_told_of() -> None:

@@ -89,13 +89,6 @@ def _fill(store: Readable, key: str, file: File, start: int, into: memoryview) -
     return [first + number for number, value in enumerate(committed) if number >= len(sums) or sums[number] != value]
 
 
-def check_blocks(file: File) -> None:
-    if len(file.blocks) != -(-file.size // BLOCK):
-        raise CheckpointCorruptError(
-            f"the manifest lists {len(file.blocks)} blocks for the {file.size} bytes of {file.name}"
-        )
-
-
 def read_whole(store: Readable, key: str, file: File) -> bytearray:
     return read_verified(store, key, file, Span(0, file.size))
 
