@@ -49,7 +49,7 @@ def may_be_asked(observation: Observation, attempt: Attempt) -> bool:
     ends with 143 by itself and at once would else be started again for ever.
     """
     gang = observation.job.status.gang
-    leaving = attempt.recorded and (bool(attempt.missing) or (gang is not None and gang.leaving is not None))
+    leaving = attempt.recorded and (bool(attempt.lost) or (gang is not None and gang.leaving is not None))
     nodes = {node.name for node in observation.nodes if not node.healthy}
     if leaving or any(pod.deleting or pod.node in nodes or _is_disrupted(pod) for pod in attempt.pods):
         return True
