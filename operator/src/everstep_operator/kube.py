@@ -52,6 +52,12 @@ class ApiError(Exception):
         return self.status == 409 and self.reason != "AlreadyExists"
 
     @property
+    def version_unknown(self) -> bool:
+        """The server is not as far as the resourceVersion that was asked for, or no longer has it."""
+        causes = self.details.get("causes") or []
+        return self.status == 410 or any(cause.get("reason") == "ResourceVersionTooLarge" for cause in causes)
+
+    @property
     def unanswered(self) -> bool:
         """No answer came in time."""
         return self.status == 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -13,11 +13,14 @@ from everstep.catalog import Catalog, Heartbeat, JobCatalog, Owner, Snapshot, op
 from everstep.catalog.keys import CATALOG, progress_key
 from everstep.errors import StorageUnavailableError
 from everstep_operator.build import names
+from everstep_operator.kube import ApiError
 from everstep_operator.memory import JobMemory
+from everstep_operator.observe import Observer, Seen
 from everstep_operator.observe.registers import read_registers, stored
 from everstep_operator.observe.views import is_ready, moment, pod_view, service_view
-from everstep_operator.reconcile.observation import ProblemKind, Stored
+from everstep_operator.reconcile.observation import PodView, ProblemKind, Stored
 from everstep_operator.storage import Lanes
+from tests.support.observations import UID, ended, job, running
 
 OWNER = Owner(cluster="c", namespace="n", name="j", uid="u")
 POD: dict[str, Any] = {
@@ -239,3 +242,66 @@ def test_our_own_fence_stands_in_for_a_poll() -> None:
     memory = JobMemory("u")
     fenced = Catalog(attempt=4, epoch=7)
     assert stored(memory, 0.0, fenced=fenced).catalog is fenced
+
+
+class Server:
+    """Lists of pods as they were told to come out, and the objects that can be asked for by name."""
+
+    def __init__(self, *lists: tuple[list[Any], str] | ApiError, **objects: Any) -> None:
+        self.lists = list(lists)
+        self.objects = objects
+        self.versions: list[int] = []
+        self.asked: list[str] = []
+
+    async def list_at(self, _path: str, version: int, **_query: str) -> tuple[list[Any], str]:
+        self.versions.append(version)
+        found = self.lists.pop(0)
+        if isinstance(found, ApiError):
+            raise found
+        return found
+
+    async def find(self, path: str) -> Any:
+        name = path.rsplit("/", 1)[1]
+        self.asked.append(name)
+        return self.objects.get(name.replace("-", "_"))
+
+
+async def looked(server: Server, memory: JobMemory, status: dict[str, Any] | None = None) -> list[PodView]:
+    observer = Observer(cast(Any, server), cast(Any, None), poll_seconds=lambda: 5.0, progress_seconds=15.0)
+    of = job(status)
+    pods, _ = await observer.belongings(Seen({}, of), memory)
+    return list(pods)
+
+
+AHEAD = ApiError(504, "Timeout", "Too large resource version", {"causes": [{"reason": "ResourceVersionTooLarge"}]})
+
+
+async def test_a_server_of_another_past_is_believed() -> None:
+    """One whose etcd was restored counts from a smaller number."""
+    memory, server = JobMemory(UID, version=900), Server(AHEAD, ([], "20"), ([], "21"))
+    await looked(server, memory)
+    await looked(server, memory)
+    assert (server.versions, memory.version) == ([900, 0, 20], 21)
+
+
+async def test_a_server_that_is_busy_is_not_asked_for_something_dearer_at_once() -> None:
+    memory, server = JobMemory(UID, version=900), Server(ApiError(429, "TooManyRequests", "later"))
+    with pytest.raises(ApiError):
+        await looked(server, memory)
+    assert (server.versions, memory.version) == ([900], 900)
+
+
+async def test_a_pod_that_no_label_finds_is_found_by_its_name() -> None:
+    def made(index: int, **meta: Any) -> dict[str, Any]:
+        return {"metadata": {"name": f"job-1-{index}", "uid": f"p{index}", **meta}, "status": {"phase": "Running"}}
+
+    owner = [{"uid": UID}]
+    listed = made(0, labels=names.pod_labels("job", UID, 1, 0), ownerReferences=owner)
+    server = Server(([listed], "7"), job_1_1=made(1, ownerReferences=owner))
+    found = await looked(server, JobMemory(UID), running())
+    assert [(view.index, view.labelled) for view in found] == [(0, True), (1, False)]
+    stranger = Server(([listed], "7"), job_1_1=made(1, ownerReferences=[{"uid": "other"}]))
+    assert [view.index for view in await looked(stranger, JobMemory(UID), running())] == [0]
+    over = Server(([listed], "7"))
+    assert [view.index for view in await looked(over, JobMemory(UID), ended())] == [0]
+    assert over.asked == ["job-rendezvous"], "of an attempt that has ended none is asked for"

@@ -123,10 +123,11 @@ class Observer:
         path, selector = core_path(meta.namespace, "pods"), names.selector(meta.uid)
         try:
             pods, version = await self._kube.list_at(path, memory.version, labelSelector=selector)
-        except ApiError:
-            if not memory.version:
-                raise
+        except ApiError as error:
+            if not (memory.version and error.version_unknown):
+                raise  # a server that is busy is not asked for something dearer at once
             pods, version = await self._kube.list_at(path, 0, labelSelector=selector)
+            memory.version = 0  # of another past, as after a restore of etcd
         memory.version = max(memory.version, as_number(version))
         return pods
 
