@@ -6,6 +6,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 from dev import build
@@ -61,3 +62,18 @@ def pod_spec(documents: list[Manifest]) -> Manifest:
     """The operator's pod."""
     spec: Manifest = one(documents, "Deployment", "es-everstep")["spec"]["template"]["spec"]
     return spec
+
+
+def previous_chart(directory: Path) -> Path:
+    """The chart as it was before the commit that changed it, or its CRD, last."""
+    git = ["git", "-C", str(REPOSITORY)]
+    paths = ["charts/everstep", "crds"]
+    found = subprocess.run(
+        [*git, "log", "-n1", "--format=%H^", "--", *paths], capture_output=True, text=True, check=False
+    )
+    revision = found.stdout.strip()
+    archive = subprocess.run([*git, "archive", revision, *paths], capture_output=True, check=False)
+    if not revision or archive.returncode:
+        pytest.skip("no history of the chart: not a git checkout, or a shallow one")
+    subprocess.run(["tar", "-x", "-C", str(directory)], input=archive.stdout, check=True)
+    return directory / "charts" / "everstep"

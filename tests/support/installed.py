@@ -13,6 +13,7 @@ import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from dev import build
@@ -21,6 +22,7 @@ from dev.paths import REPOSITORY, instances
 from dev.s3 import S3Endpoint
 from everstep_operator.api import PLURAL
 from tests.plugins.cluster import RunningCluster
+from tests.support.helm import CHART
 from tests.support.kubelet import wait_for
 
 CRD = REPOSITORY / "crds" / "trainingjobs.everstep.dev.yaml"
@@ -38,12 +40,12 @@ class Installed:
     release: str
     namespaces: tuple[str, ...]
     values: dict[str, Any] = field(default_factory=dict)
+    chart: Path = CHART
 
     def upgrade(self, **values: Any) -> None:
         """helm upgrade --install --wait, with these values changed."""
         self.values |= values
-        chart = str(REPOSITORY / "charts" / "everstep")
-        arguments = ("upgrade", "--install", self.release, chart, "--values=-", "--wait", "--timeout=3m")
+        arguments = ("upgrade", "--install", self.release, str(self.chart), "--values=-", "--wait", "--timeout=3m")
         self.helm(*arguments, stdin=json.dumps(self.values))
 
     def helm(self, *arguments: str, stdin: str | None = None) -> str:
@@ -101,6 +103,7 @@ def installed(
     image: str,
     profiles: Sequence[dict[str, Any]] = (),
     settings: dict[str, Any] | None = None,
+    chart: Path = CHART,
 ) -> Iterator[Installed]:
     """The operator for new namespaces of these names and a random ending; its pods have the image already.
 
@@ -129,7 +132,7 @@ def installed(
         "settings": QUICK if settings is None else settings,
     }
     install_crd(cluster)
-    release = Installed(cluster, f"operator-{ending}", full, values)
+    release = Installed(cluster, f"operator-{ending}", full, values, chart)
     try:
         cluster.kubectl("create", "namespace", release.release)
         for name in full:

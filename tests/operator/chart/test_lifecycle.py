@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from dev.paths import REPOSITORY
 from tests.operator.chart.conftest import Release
-from tests.support.helm import CHART
+from tests.support.helm import CHART, previous_chart
 from tests.support.kubelet import wait_for
 from tests.trainers.lite import Options
 
@@ -20,21 +18,6 @@ TAKE_OVER = "--take-ownership"
 
 GARBAGE_COLLECTED = 120
 """Seconds: the garbage collector learns of a CRD that has changed twice a minute, and from then on of its objects."""
-
-
-def previous_chart(directory: Path) -> Path:
-    """The chart as it was before the commit that changed it, or its CRD, last."""
-    git = ["git", "-C", str(REPOSITORY)]
-    paths = ["charts/everstep", "crds"]
-    found = subprocess.run(
-        [*git, "log", "-n1", "--format=%H^", "--", *paths], capture_output=True, text=True, check=False
-    )
-    revision = found.stdout.strip()
-    archive = subprocess.run([*git, "archive", revision, *paths], capture_output=True, check=False)
-    if not revision or archive.returncode:
-        pytest.skip("no history of the chart: not a git checkout, or a shallow one")
-    subprocess.run(["tar", "-x", "-C", str(directory)], input=archive.stdout, check=True)
-    return directory / "charts" / "everstep"
 
 
 def committed(release: Release) -> bool:
