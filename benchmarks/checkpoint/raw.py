@@ -26,6 +26,7 @@ from typing import Annotated, Any
 
 import typer
 
+from benchmarks import page
 from benchmarks.checkpoint.raw_clients import CLIENTS, Task
 from dev.s3 import S3Server
 
@@ -124,19 +125,13 @@ def table(rows: list[dict[str, Any]]) -> str:
     groups: dict[tuple[str, str, str], list[dict[str, Any]]] = defaultdict(list)
     for row in rows:
         groups[row["server"], row["direction"], row["client"]].append(row)
-    lines = ["| server | direction | client | GiB/s | client CPU s/GiB | load | n |", "|---|---|---|---|---|---|---|"]
+    lines = []
     for (server, direction, client), found in groups.items():
         rates = [row["gib"] / row["seconds"] for row in found]
         cpu = [row["cpu_per_gib"] for row in found]
         load = statistics.median(row["load_before"] for row in found)
-        lines.append(
-            f"| {server} | {direction} | {client} | {_spread(rates)} | {_spread(cpu)} | {load:.1f} | {len(found)} |"
-        )
-    return "\n".join(lines)
-
-
-def _spread(values: list[float]) -> str:
-    return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
+        lines.append([server, direction, client, page.spread(rates), page.spread(cpu), f"{load:.1f}", str(len(found))])
+    return page.table(["server", "direction", "client", "GiB/s", "client CPU s/GiB", "load", "n"], lines)
 
 
 if __name__ == "__main__":
