@@ -19,21 +19,25 @@ def resumed(ended: gang.Gang) -> list[tuple[int, bool]]:
 
 
 @pytest.mark.parametrize(
-    ("scenario", "expected"),
+    ("scenario", "replicas", "expected"),
     [
-        ("death", {(5, True), (6, True)}),
-        ("exchange", {(5, True), (6, True)}),
-        ("unfinished", {(4, True)}),
-        ("damage", {(4, False)}),
-        ("loss", {(4, False)}),
+        ("death", 0, {(5, True), (6, True)}),
+        ("exchange", 0, {(5, True), (6, True)}),
+        ("unfinished", 0, {(4, True)}),
+        ("damage", 0, {(4, False)}),
+        ("loss", 0, {(4, False)}),
+        ("damage", 1, {(6, True)}),
+        ("loss", 1, {(6, True)}),
     ],
 )
 def test_a_killed_rank_costs_the_steps_since_the_last_save_that_all_ranks_have(
-    tiny: gang.Gang, tmp_path: Path, scenario: str, expected: set[tuple[int, bool]]
+    tiny: gang.Gang, tmp_path: Path, scenario: str, replicas: int, expected: set[tuple[int, bool]]
 ) -> None:
     """The save of the step before the last may not be whole yet when the rank dies."""
     root = tmp_path / "root"
-    ended = gang.run(tmp_path, [gang.TINY, f"local-{scenario}"], str(root), options=["--max-restarts=1"])
+    environment = {"REPLICAS": str(replicas)}
+    command = [gang.TINY, f"local-{scenario}"]
+    ended = gang.run(tmp_path, command, str(root), options=["--max-restarts=1"], environment=environment)
     assert (tmp_path / "died").exists()
     (start,) = resumed(ended)
     assert start in expected

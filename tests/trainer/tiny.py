@@ -55,8 +55,11 @@ class Dying(Staging):
 
 def fail_on_the_node(checkpointer: Checkpointer) -> None:
     """Rank 1 dies in step 7, or once its part of step 5 is copied and not finished."""
-    found = checkpointer._session.local
+    found, saves = checkpointer._session.local, checkpointer._local._saves
     assert found is not None
+    assert saves is not None
+    if SCENARIO in ("local-loss", "local-damage") and saves._flight is not None:
+        saves._flight.wait()  # it is there, with its copy, and then it is gone
     if SCENARIO == "local-loss":
         shutil.rmtree(found.root)
     if SCENARIO == "local-damage":
@@ -135,6 +138,7 @@ def main() -> None:
     if LOCAL:
         home = dist.get_rank() if FIRST or SCENARIO != "local-exchange" else 1 - dist.get_rank()
         options = {"interval_steps": 4, "local": f"node-{home % int(os.environ.get('NODES', '2'))}", "local_steps": 1}
+        options["local_replicas"] = int(os.environ.get("REPLICAS", "0"))
     if SCENARIO == "local-unfinished":
         setattr(folder, "Slot", Unfinished)  # noqa: B010
     with Checkpointer.from_env(model=model, optimizer=optimizer, data=data, store=store, **options) as checkpointer:

@@ -49,7 +49,8 @@ class Checkpointer(Transactions):
     `assets`: files by name that go beside the weights, such as a tokenizer's; the config.json of a transformers model
     is among them by itself. `weights_steps`: publish the weights alone each so many steps.
     `local`: a folder of the node (default: EVERSTEP_LOCAL_PATH) in which each rank saves its part every `local_steps`
-    steps, at most `local_bytes` in all; what restarts in place resumes from there. Errors: `everstep.errors`.
+    steps, at most `local_bytes` in all; what restarts in place resumes from there. With `local_replicas=1` each part is
+    copied to another node, for the loss of one. Errors: `everstep.errors`.
     """
 
     def __init__(self, **objects: Any) -> None:

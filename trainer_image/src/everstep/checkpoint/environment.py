@@ -42,6 +42,8 @@ class LocalPolicy(_Section):
     """Saves on the nodes, beside the others."""
 
     interval: Interval
+    replicas: int = Field(default=0, ge=0, le=1)
+    """Copies of each rank's part on another node."""
 
 
 class Policy(_Section):

@@ -24,6 +24,7 @@ def policy_of(
     asynchronous: bool | None,
     weights_steps: int | None = None,
     local_steps: int | None = None,
+    local_replicas: int | None = None,
 ) -> Policy:
     """The environment's, with what was passed in its place."""
     policy = environment.policy or Policy()
@@ -37,6 +38,10 @@ def policy_of(
         if local_steps < 1:
             raise InvalidOperationError(f"local_steps={local_steps}: save to the local tier every so many steps")
         policy = policy.model_copy(update={"local": LocalPolicy(interval=Interval(steps=local_steps))})
+    if local_replicas is not None:
+        if policy.local is None or local_replicas not in (0, 1):
+            raise InvalidOperationError(f"local_replicas={local_replicas}: 0 or 1, of what local_steps= saves")
+        policy = policy.model_copy(update={"local": policy.local.model_copy(update={"replicas": local_replicas})})
     if asynchronous is not None:
         policy = policy.model_copy(update={"asynchronous": asynchronous})
     if steps is None and seconds is None:

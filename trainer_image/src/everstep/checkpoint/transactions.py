@@ -82,6 +82,7 @@ class Transactions:
         local: str | Path | None = None,
         local_steps: int | None = None,
         local_bytes: int | None = None,
+        local_replicas: int | None = None,
         environment: JobEnvironment | None = None,
         **others: Any,
     ) -> None:
@@ -90,7 +91,7 @@ class Transactions:
         if store is None and not uri:
             raise InvalidOperationError("no root: set EVERSTEP_ROOT or pass root=, an s3:// URI or a path")
         self._policy = policy_of(
-            environment, interval_steps, interval_seconds, asynchronous, weights_steps, local_steps
+            environment, interval_steps, interval_seconds, asynchronous, weights_steps, local_steps, local_replicas
         )
         several = (optimizer,) if isinstance(optimizer, torch.optim.Optimizer) else tuple(optimizer or ())
         app = Application(model, several, scheduler, data, others)

@@ -27,7 +27,7 @@ from everstep.transfer import SharedBuffer
 log = logging.getLogger("everstep")
 
 SLOTS = ("a", "b")
-_DOCUMENT = "part.json"
+DOCUMENT = "part.json"
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -49,7 +49,7 @@ class Slot:
     def clear(self) -> None:
         """From now on it holds nothing. Its files stay: the next save is written over them."""
         self.path.mkdir(parents=True, exist_ok=True)
-        (self.path / _DOCUMENT).unlink(missing_ok=True)
+        (self.path / DOCUMENT).unlink(missing_ok=True)
 
     def keep_only(self, names: set[str]) -> None:
         for entry in os.scandir(self.path):
@@ -58,14 +58,14 @@ class Slot:
 
     def finish(self, part: Part, metadata: bytes) -> None:
         """Its files are written: from now on it holds this part."""
-        _write(self.path / METADATA, metadata)
+        write(self.path / METADATA, metadata)
         body = manifests.encode(part)
-        _write(self.path / _DOCUMENT, f"{manifests.digest(body)}\n".encode() + body)
+        write(self.path / DOCUMENT, f"{manifests.digest(body)}\n".encode() + body)
 
     def read(self) -> Part | None:
         """What it holds; None for nothing, or where that is told to be more than is there."""
         try:
-            digest, _, body = (self.path / _DOCUMENT).read_bytes().partition(b"\n")
+            digest, _, body = (self.path / DOCUMENT).read_bytes().partition(b"\n")
             if manifests.digest(body) != digest.decode(errors="replace"):
                 raise ValueError("it does not match its own checksum")
             part = Part.model_validate_json(body)
@@ -75,7 +75,7 @@ class Slot:
         except FileNotFoundError:
             return None
         except (OSError, ValueError, CheckpointError) as error:
-            log.warning("%s is left out: %s", self.path / _DOCUMENT, error)
+            log.warning("%s is left out: %s", self.path / DOCUMENT, error)
             return None
         return part
 
@@ -114,7 +114,7 @@ class LocalFolder:
 
     def scan(self) -> list[Found]:
         """All parts that are whole by what their documents say; whether their bytes are right is seen in reading."""
-        slots = [Slot(path.parent) for path in sorted(self.path.glob(f"*/rank-*/*/{_DOCUMENT}"))]
+        slots = [Slot(path.parent) for path in sorted(self.path.glob(f"*/rank-*/*/{DOCUMENT}"))]
         return [Found(part, slot) for slot in slots if (part := slot.read()) is not None]
 
     def drop(self, claim: str, local: str | None) -> None:
@@ -170,7 +170,7 @@ def _size(path: Path) -> int:
         return 0
 
 
-def _write(path: Path, body: bytes) -> None:
+def write(path: Path, body: bytes | bytearray) -> None:
     temporary = path.with_name(f".{path.name}.partial")
     temporary.write_bytes(body)
     os.replace(temporary, path)

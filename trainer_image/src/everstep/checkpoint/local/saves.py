@@ -11,6 +11,7 @@ import hashlib
 import logging
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -22,6 +23,7 @@ from everstep.catalog.keys import METADATA
 from everstep.checkpoint import metadata as metadata_format
 from everstep.checkpoint.blocks import describe_file
 from everstep.checkpoint.local.folder import SLOTS, LocalFolder, Part, Slot
+from everstep.checkpoint.local.replicas import Replicas
 from everstep.checkpoint.restoring.matching import mesh_of
 from everstep.checkpoint.saving.flight import Flight
 from everstep.checkpoint.saving.gate import Gate
@@ -30,6 +32,7 @@ from everstep.checkpoint.saving.planning import Plans
 from everstep.checkpoint.saving.saves import versions
 from everstep.checkpoint.saving.shards import Prepared, Shards
 from everstep.checkpoint.saving.staging import Buffers
+from everstep.checkpoint.saving.uploading import Keyed
 from everstep.checkpoint.session import Identity, Session
 from everstep.transfer import SharedBuffer
 
@@ -39,11 +42,16 @@ log = logging.getLogger("everstep")
 class InPlace:
     """Staged files are where they belong already."""
 
-    def put(self, files: Sequence[Any]) -> int:
+    def __init__(self) -> None:
+        self.views: dict[str, memoryview] = {}
+        """Their bytes, by name."""
+
+    def put(self, files: Sequence[Keyed]) -> int:
+        self.views = {file.layout.name: file.segment.view for _, file in files}
         return 0
 
     def close(self) -> None:
-        pass
+        self.views.clear()
 
 
 class SlotBuffers(Buffers):
@@ -60,6 +68,16 @@ class SlotBuffers(Buffers):
         return found
 
 
+@dataclass(frozen=True)
+class Kept:
+    """A save that all ranks have."""
+
+    step: int
+    seconds: float
+    uncopied: str | None
+    """Why not every part has a copy on another node, where that is wanted."""
+
+
 class LocalSaves:
     """Of one worker group. `launch` and `close` are collective, and no save may be under way in a `launch`."""
 
@@ -70,6 +88,7 @@ class LocalSaves:
         folder: LocalFolder,
         plans: Plans,
         optimizers: Sequence[torch.optim.Optimizer],
+        replicas: bool = False,
     ) -> None:
         self._session = session
         self._identity = identity
@@ -78,12 +97,14 @@ class LocalSaves:
         self._twin = session.gang.twin()
         self._gate = Gate(optimizers)
         self._slots = [folder.slot(identity.claim, self._gang.rank, name) for name in SLOTS]
+        self._files = InPlace()
         self._shards = [
-            Shards(session.app, self._gang, InPlace(), plans, SlotBuffers(folder, slot)) for slot in self._slots
+            Shards(session.app, self._gang, self._files, plans, SlotBuffers(folder, slot)) for slot in self._slots
         ]
+        self._replicas = Replicas(self._twin, folder, identity.claim) if replicas else None
         self._next = 0
         self._succeeded = False
-        self._flight: Flight[float] | None = None
+        self._flight: Flight[Kept] | None = None
         folder.drop(identity.claim, session.local_save)
 
     @property
@@ -128,9 +149,11 @@ class LocalSaves:
             )
             self._slots[number].finish(part, metadata)
 
-        def fly() -> float:
+        def fly() -> Kept:
             self._twin.everywhere(write)
-            return time.monotonic() - began
+            copies = self._replicas
+            uncopied = None if copies is None else copies.send(self._slots[number], self._files.views)
+            return Kept(step, time.monotonic() - began, uncopied)
 
         try:
             self._flight = Flight(step, fly)
@@ -138,17 +161,17 @@ class LocalSaves:
             hold.open()
             raise
 
-    def take(self, patience: float | None = None) -> float | None:
-        """Wait for the save under way; returns the seconds that it has taken, None where there is none. Raises
-        CheckpointError where it has failed: the one before stays. TimeoutError after `patience` seconds."""
+    def take(self, patience: float | None = None) -> Kept | None:
+        """Wait for the save under way; None where there is none. Raises CheckpointError where it has failed: the one
+        before stays. TimeoutError after `patience` seconds."""
         flight, self._flight = self._flight, None
         if flight is None:
             return None
-        seconds = flight.wait(patience)
+        kept = flight.wait(patience)
         if not self._succeeded:  # what was resumed has its successor now
             self._folder.drop(self._identity.claim, None)
         self._succeeded, self._next = True, 1 - self._next
-        return seconds
+        return kept
 
     def close(self, together: bool, patience: float | None, finished: bool) -> None:
         """`together`: all ranks close; `patience`: seconds to wait for the save under way; `finished`: nobody will ever
@@ -160,8 +183,9 @@ class LocalSaves:
             return
         except Exception:
             log.debug("the last local save ended with its gang", exc_info=True)
-        for shards in self._shards:
-            shards.close()
+        for part in (*self._shards, self._replicas):
+            if part is not None:
+                part.close()
         if together:
             self._twin.close()
         if finished:

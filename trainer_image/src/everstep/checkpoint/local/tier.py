@@ -40,13 +40,16 @@ class LocalTier:
         self._optimizers = optimizers
         self._saves: LocalSaves | None = None
         self._last = time.monotonic()
+        self._uncopied: str | None = None
+        """Told once while it stays the same."""
 
     def begin(self) -> None:
         """Collective, before the first step. Raises FencedError."""
         folder = self._session.local
         if self._policy is not None and folder is not None and self._saves is None:
             self._session.begin()
-            self._saves = LocalSaves(self._session, self._session.claim(), folder, self._plans, self._optimizers)
+            identity, copies = self._session.claim(), self._policy.replicas > 0
+            self._saves = LocalSaves(self._session, identity, folder, self._plans, self._optimizers, copies)
         self._last = time.monotonic()
 
     def due(self) -> bool:
@@ -84,13 +87,19 @@ class LocalTier:
     def _settle(self, saves: LocalSaves, tell: Tell) -> None:
         step = saves.step
         try:
-            seconds = saves.take()
+            kept = saves.take()
         except CheckpointError as error:
             self._count_failure(step, error, tell)
             return
-        if step is not None and seconds is not None:
-            log.debug("step %d is in the local tier after %.2f s", step, seconds)
-            tell(local_step=step)
+        if kept is None:
+            return
+        log.debug("step %d is in the local tier after %.2f s", kept.step, kept.seconds)
+        tell(local_step=kept.step)
+        if kept.uncopied is not None and kept.uncopied != self._uncopied:
+            if self._session.gang.leads:
+                log.warning("step %d is not on other nodes: %s", kept.step, kept.uncopied)
+            tell(last_local_error=f"step {kept.step}: {kept.uncopied}"[:500])
+        self._uncopied = kept.uncopied
 
     def _count_failure(self, step: int | None, error: CheckpointError, tell: Tell) -> None:
         self.failed += 1
