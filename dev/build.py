@@ -1,4 +1,4 @@
-"""Builds the cluster's binaries from the Go modules that `dev/tools/*/go.mod` pin, once for each content.
+"""Builds programs from pinned Go modules, the cluster's from those in `dev/tools`, once for each content.
 
 A finished build stands in `bin/{toolset}-{digest}/` of the cache and appears there by one rename, so it is either
 complete or absent. The digest covers all that decides the result: module files, sums, sources, flags and Go itself.
@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,10 +41,11 @@ class Toolset:
     linker: str = "-s -w"
     renames: tuple[tuple[str, str], ...] = ()
     own_program: str | None = None  # set where the module's own main package is what is built
+    place: Path | None = None  # of a module that is not the cluster's
 
     @property
     def directory(self) -> Path:
-        return TOOLS / self.name
+        return self.place or TOOLS / self.name
 
     def arguments(self, output: Path) -> list[str]:
         """Go's arguments. Keep them as they are: each change costs everyone the build again."""
@@ -114,11 +115,14 @@ def digest(toolset: Toolset, go_version: str) -> str:
     return hashed.hexdigest()[:16]
 
 
-def ensure(*, console: Console | None = None) -> Binaries:
-    """All programs, built where the cache does not have them yet. One builder at a time; others wait for it."""
+def ensure(toolsets: Sequence[Toolset] | None = None, *, console: Console | None = None) -> Binaries:
+    """Their programs, by default the cluster's, built where the cache does not have them yet.
+
+    One builder at a time; others wait for it.
+    """
     console = console or Console(stderr=True)
-    found = targets()
-    missing = [each for each in TOOLSETS if not found[each].is_dir()]
+    found = targets(toolsets)
+    missing = [each for each in found if not found[each].is_dir()]
     if missing:
         directory().mkdir(parents=True, exist_ok=True)
         with locked(console):
@@ -128,10 +132,11 @@ def ensure(*, console: Console | None = None) -> Binaries:
     return Binaries({each.name: path for each, path in found.items()})
 
 
-def targets() -> dict[Toolset, Path]:
+def targets(toolsets: Sequence[Toolset] | None = None) -> dict[Toolset, Path]:
     """Where each set's build stands, or will."""
     go_version = golang.version(golang.go()) or "unknown"
-    return {each: directory() / f"{each.name}-{digest(each, go_version)}" for each in TOOLSETS}
+    chosen = TOOLSETS if toolsets is None else toolsets
+    return {each: directory() / f"{each.name}-{digest(each, go_version)}" for each in chosen}
 
 
 def directory() -> Path:

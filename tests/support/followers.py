@@ -18,6 +18,16 @@ from everstep_operator.build import names
 
 
 @dataclass(frozen=True)
+class Labels:
+    """Which labels tell whose pod it is, of which attempt, and which of the gang."""
+
+    job: str = names.JOB
+    attempt: str = names.ATTEMPT
+    """Where a pod has none, it is of attempt 0."""
+    index: str = names.INDEX
+
+
+@dataclass(frozen=True)
 class Line:
     """A log line; `at` is the container runtime's stamp, seconds since the epoch."""
 
@@ -54,8 +64,11 @@ class Pod:
 class Followers:
     """`with Followers(kubeconfig, namespace, job) as followers:`; `pods` by uid, in the order in which they came."""
 
-    def __init__(self, kubeconfig: Path, namespace: str, job: str, container: str = "trainer") -> None:
+    def __init__(
+        self, kubeconfig: Path, namespace: str, job: str, container: str = "trainer", labels: Labels | None = None
+    ) -> None:
         self.namespace, self.job, self.container = namespace, job, container
+        self.labels = labels or Labels()
         self.core = client.CoreV1Api(config.new_client_from_config(str(kubeconfig)))
         self.pods: dict[str, Pod] = {}
         self.changed = threading.Condition()
@@ -99,15 +112,29 @@ class Followers:
         return "\n".join(parts)
 
     def _run(self) -> None:
-        selector = f"{names.JOB}={self.job}"
+        selector = f"{self.labels.job}={self.job}"
         while not self._stop.is_set():
             with contextlib.suppress(client.ApiException, urllib3.exceptions.HTTPError):
+                listing = self.core.list_namespaced_pod
+                found = listing(self.namespace, label_selector=selector)
+                self._forget({pod.metadata.uid for pod in found.items})
+                for pod in found.items:
+                    self._see("ADDED", pod)
+                version = found.metadata.resource_version  # a watch without one would miss what went before it began
                 for event in self._watch.stream(
-                    self.core.list_namespaced_pod, self.namespace, label_selector=selector, timeout_seconds=60
+                    listing, self.namespace, label_selector=selector, resource_version=version, timeout_seconds=60
                 ):
                     if self._stop.is_set() or event is None:
                         break
                     self._see(event["type"], event["object"])
+
+    def _forget(self, there: set[str]) -> None:
+        """Pods that went between two watches."""
+        with self.changed:
+            for uid, pod in self.pods.items():
+                if uid not in there:
+                    pod.stamps.setdefault("deleted", time.time())
+            self.changed.notify_all()
 
     def _see(self, kind: str, seen: Any) -> None:
         now = time.time()
@@ -139,9 +166,8 @@ class Followers:
         container = next(c for c in seen.spec.containers if c.name == self.container)
         environment = {variable.name: variable.value or "" for variable in container.env or []}
         labels = seen.metadata.labels
-        return Pod(
-            seen.metadata.name, seen.metadata.uid, int(labels[names.ATTEMPT]), int(labels[names.INDEX]), environment
-        )
+        attempt, index = int(labels.get(self.labels.attempt, 0)), int(labels[self.labels.index])
+        return Pod(seen.metadata.name, seen.metadata.uid, attempt, index, environment)
 
     def _follow(self, pod: Pod) -> None:
         with contextlib.suppress(client.ApiException, urllib3.exceptions.HTTPError):

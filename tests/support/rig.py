@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import urllib3
 import yaml
 from kubernetes import client, config
 
@@ -18,6 +19,9 @@ from tests.plugins.cluster import RunningCluster
 from tests.support.kubelet import Kubelet, wait_for
 from tests.support.operator_process import OperatorProcess
 from tests.trainers.lite import Options
+
+PATIENT = urllib3.Retry(5, backoff_factor=0.5, status_forcelist=(429, 503, 504), raise_on_status=False)
+"""A question is asked again where the API server of a busy machine did not get to it."""
 
 
 @dataclass
@@ -36,7 +40,10 @@ class Rig:
     endpoint: str = ""
 
     def __post_init__(self) -> None:
-        self.api = client.CustomObjectsApi(config.new_client_from_config(str(self.cluster.kubeconfig)))
+        configuration = client.Configuration()
+        config.load_kube_config(str(self.cluster.kubeconfig), client_configuration=configuration)
+        configuration.retries = PATIENT
+        self.api = client.CustomObjectsApi(client.ApiClient(configuration))
         self.core = client.CoreV1Api(self.api.api_client)
         self.endpoint = self.endpoint or self.s3.url
 
