@@ -47,6 +47,8 @@ def when(document: dict[str, Any]) -> str:
 def saves() -> list[list[str]]:
     rows = [["tried", "how often", "found", "when"], ["---"] * 4]
     for timing, what in TIMINGS.items():
+        if not (RESULTS / f"saves-{timing}.json").exists():  # not yet tried
+            continue
         one = read(f"saves-{timing}")
         stood = f"training stood {one['blocked_median'] * 1000:.0f} ms a save, at most {one['blocked_most'] * 1000:.0f}"
         tried = f"{one['saves']} saves of {one['tensors']} tensors, {one['bytes'] / 1e6:.1f} MB"
@@ -55,17 +57,23 @@ def saves() -> list[list[str]]:
 
 
 def flips() -> list[list[str]]:
-    found, survived = read("flips-found"), read("flips-survived")
-    counts, tried = found["found"], f"{found['positions']} positions: {places(found)}"
-    unused = found["positions"] - counts["weights"]
-    weights = f"found {counts['weights']}; the other {unused} are in bytes that it does not use, its weights were right"
-    went_on = "each time the step was set aside and the run went on from the one before, bit for bit"
-    return [
-        ["a flipped bit: verification", tried, f"found {counts['verify']}", when(found)],
-        ["a flipped bit: whole restore", tried, f"found {counts['restore']}", when(found)],
-        ["a flipped bit: restore of the weights alone", tried, weights, when(found)],
-        ["a flipped bit: a run that starts", f"{survived['positions']}: {places(survived)}", went_on, when(survived)],
-    ]
+    rows: list[list[str]] = []
+    if (RESULTS / "flips-found.json").exists():
+        found = read("flips-found")
+        counts, tried = found["found"], f"{found['positions']} positions: {places(found)}"
+        unused = found["positions"] - counts["weights"]
+        weights = f"found {counts['weights']}; the other {unused} lie where it does not read, its weights are right"
+        rows += [
+            ["a flipped bit: verification", tried, f"found {counts['verify']}", when(found)],
+            ["a flipped bit: whole restore", tried, f"found {counts['restore']}", when(found)],
+            ["a flipped bit: restore of the weights alone", tried, weights, when(found)],
+        ]
+    if (RESULTS / "flips-survived.json").exists():
+        survived = read("flips-survived")
+        went_on = "each time the step was set aside and the run went on from the one before, bit for bit"
+        tried = f"{survived['positions']} positions: {places(survived)}"
+        rows.append(["a flipped bit: a run that starts", tried, went_on, when(survived)])
+    return rows
 
 
 def places(document: dict[str, Any]) -> str:
@@ -80,7 +88,6 @@ def grown(rows: list[dict[str, float]]) -> list[list[str]]:
     for who in ("trainer", "uploader"):
         found += [[f"{who}: {what}", *(span(part, f"{who}_{name}") for part in parts)] for name, what in HELD.items()]
     found.append(["shared buffers, MiB", *(span(part, "buffers") for part in parts)])
-    found.append(["in use of /dev/shm, MiB", *(span(part, "shm") for part in parts)])
     return found
 
 

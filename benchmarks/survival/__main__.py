@@ -15,6 +15,7 @@ import json
 import logging
 import os
 import re
+import signal
 import sys
 import tempfile
 import time
@@ -110,6 +111,7 @@ def main(
     go_on: Annotated[bool, typer.Option(help="keep what stands in the results, try what is missing")] = False,
     report: Annotated[bool, typer.Option(help="write the tables, try nothing")] = False,
 ) -> None:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what was started ends with this
     logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)  # each connection that is cut on purpose
     for name in engine or ([] if report else ["everstep"]):
         run(name, only, seed, go_on)
@@ -122,9 +124,11 @@ def main(
 def run(name: str, only: str, seed: int, go_on: bool) -> None:
     path = RESULTS / f"{name}.jsonl"
     RESULTS.mkdir(parents=True, exist_ok=True)
-    known = [json.loads(line) for line in path.read_text().splitlines()] if go_on and path.exists() else []
+    if not go_on:
+        path.unlink(missing_ok=True)
+    known = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
     done = {(each["phase"], each["fault"]) for each in known}
-    with tempfile.TemporaryDirectory() as folder, path.open("a" if go_on else "w") as out:
+    with tempfile.TemporaryDirectory() as folder, path.open("a") as out:
         server = S3Server(Path(folder) / "s3")
         contender = ENGINES[name]
         zygote = Zygote(contender.modules, {**os.environ, "PYTHONPATH": trial.python_path()}, contender.python)
@@ -132,9 +136,10 @@ def run(name: str, only: str, seed: int, go_on: bool) -> None:
             cases, attempt = contender.prepare(server.start(), Path(folder), zygote)
             left = [case for case in cases if re.search(only, case.name) and (case.phase, case.fault) not in done]
             for number, case in enumerate(matrix.shuffled(left, seed), 1):
-                verdict: dict[str, Any] = {**attempt(case, seed).as_dict(), "about": machine()}
-                out.write(json.dumps(verdict) + "\n")
-                out.flush()
+                verdict: dict[str, Any] = {**attempt(case, seed).as_dict(), "of": len(cases), "about": machine()}
+                if verdict["outcome"] != "not struck":  # it did not come to its phase in time: nothing was tried
+                    out.write(json.dumps(verdict) + "\n")
+                    out.flush()
                 print(
                     f"{time.strftime('%H:%M:%S')} {name} {number}/{len(left)} {case.name}: {verdict['outcome']}"
                     f"{' (hung)' if verdict['hung'] else ''} {verdict['seconds']} s",

@@ -37,7 +37,9 @@ def write(results: Path) -> None:
 
 
 def read(path: Path) -> list[Json]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    """The last verdict of each case."""
+    found = (json.loads(line) for line in path.read_text().splitlines())
+    return list({(each["phase"], each["fault"]): each for each in found}.values())
 
 
 def tables(engines: Sequence[Sequence[Json]]) -> str:
@@ -45,11 +47,12 @@ def tables(engines: Sequence[Sequence[Json]]) -> str:
     names = [each[0]["engine"] for each in engines]
     kinds = [[kind, *(_rate([v for v in each if kind_of(v["fault"]) == kind]) for each in engines)] for kind in KINDS]
     kinds.append(["**all**", *(f"**{_rate(each)}**" for each in engines)])
+    kinds.append(["cases of the matrix that were tried", *(f"{len(each)} of {each[0]['of']}" for each in engines)])
     kinds.append(["runs that storage alone ended", *(_ended(each) for each in engines)])
     order = list(dict.fromkeys(verdict["phase"] for verdict in sorted(engines[0], key=_by_phase)))
     phases = [[phase, *(_rate([v for v in each if v["phase"] == phase]) for each in engines)] for phase in order]
     wrong = [
-        [verdict["engine"], verdict["phase"], verdict["fault"], f"{verdict['outcome']}: {_first(verdict)}"]
+        [verdict["engine"], verdict["phase"], verdict["fault"], _first(verdict)]
         for each in engines
         for verdict in sorted(each, key=_by_phase)
         if not passed(verdict)
@@ -92,7 +95,10 @@ def _ended(verdicts: Sequence[Json]) -> str:
 
 
 def _first(verdict: Json) -> str:
-    return " ".join(str(verdict["problems"][0]).split())[:160].replace("|", "/")
+    """The exception that ended the next start, where there is one, else the first problem."""
+    lines = [line for problem in verdict["problems"] for line in str(problem).splitlines()]
+    found = next((line for line in lines if "Error: " in line), verdict["problems"][0])
+    return " ".join(str(found).split())[:160].replace("|", "/")
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -31,7 +31,7 @@ test-storage: env  ## both stores on real storage
 	$(call TIER,$(PYTEST) tests/storage)
 
 test-trainer: env  ## real torchrun with several processes, and what takes long without it
-	$(call TIER,$(PYTEST) -m slow tests/unit && $(PYTEST) tests/trainer)
+	$(call TIER,$(PYTEST) -m slow tests/unit && $(PYTEST) tests/trainer tests/guards tests/survival)
 
 test-operator: env  ## the operator against a real API server
 	$(call TIER,$(PYTEST) tests/operator)
@@ -49,3 +49,11 @@ test-faults: env  ## a few seeded trials and zombies, with real torch; EVERSTEP_
 .PHONY: trials
 trials: env cluster-build images-build  ## all seeded trials: ten kill trials, 100 mixed ones without torch and 20 with; EVERSTEP_MIXED_SEED=7 repeats one
 	$(call TIER,EVERSTEP_ALL_TRIALS=1 $(PYTEST) -s tests/faults/test_mixed_trials.py tests/faults/test_kill_trials.py)
+
+.PHONY: guards survival
+guards: env  ## 500 saves under load twice, 200 saves measured, 1,000 flipped bits twice; docs/guarantees.md
+	$(call TIER,EVERSTEP_GUARDS=full $(PYTEST) tests/guards && $(RUN) python -m benchmarks.guards)
+
+survival: env  ## every fault at every phase: everstep, DCP alone, fairseq2; docs/guarantees.md
+	$(call TIER,$(RUN) --with s3torchconnector python -m benchmarks.survival --engine everstep --engine dcp \
+		--engine dcp-async --engine fairseq2 --report)

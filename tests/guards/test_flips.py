@@ -29,7 +29,7 @@ __all__ = ["job"]
 Jobs = Callable[..., Job]
 
 WIDTH = 14_000  # about a MiB of state: several blocks of checksums, some of them with parts of several tensors
-pytestmark = pytest.mark.timeout(2400 if size.FULL else 300)
+pytestmark = pytest.mark.timeout(size.SECONDS)
 
 
 def entry_of(root: Path, step: int) -> Entry:

@@ -254,12 +254,13 @@ def _after(
         finally:
             again.kill()
         verdict.late = striker.late
-        _judge_restore(again, struck, verdict)
         if code is None:
             verdict.wrong("stuck", "the next gang hangs")
-            return
+        elif code != 0:
+            errors = [line.strip() for line in again.log.splitlines() if "Error: " in line]
+            verdict.wrong("unusable", f"the next gang ended with {code}: {(errors or [again.log[-1000:]])[0]}")
+        _judge_restore(again, struck, verdict)
         if code != 0:
-            verdict.wrong("unusable", f"the next gang ended with {code}:\n{again.log[-3000:]}")
             return
     if straight is not None:
         losses = [gang.losses() for gang in gangs]
