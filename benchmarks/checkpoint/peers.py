@@ -31,6 +31,7 @@ from torch.distributed.checkpoint.state_dict_saver import AsyncCheckpointerType,
 
 from benchmarks.checkpoint.workload import Workload
 from everstep import Checkpointer
+from everstep.catalog import S3Access, open_store
 
 PART = 32 << 20
 THREADS = 4
@@ -94,17 +95,17 @@ class Everstep(Peer):
 
     def __init__(self, workload: Workload, place: Place, every: int) -> None:
         super().__init__(workload, place, every)
-        self._checkpointer = Checkpointer(
-            model=workload.model,
-            optimizer=workload.optimizer,
-            root=place.uri,
-            interval_steps=every,
-            asynchronous=True,
-        )
+        self._checkpointer: Checkpointer | None = None
         self._loop: Any = None
         self._landed = threading.Event()
         self._committed = 0.0
-        self._checkpointer.on_commit(lambda _: self._note())
+
+    def _open(self, **where: Any) -> Checkpointer:
+        workload = self.workload
+        self._checkpointer = Checkpointer(
+            model=workload.model, optimizer=workload.optimizer, interval_steps=self.every, asynchronous=True, **where
+        )
+        return self._checkpointer
 
     def _note(self) -> None:
         self._committed = time.monotonic()
@@ -112,7 +113,9 @@ class Everstep(Peer):
 
     def boundary(self) -> None:
         if self._loop is None:
-            self._loop = iter(self._checkpointer.steps(1 << 30))
+            checkpointer = self._open(root=self.place.uri)
+            checkpointer.on_commit(lambda _: self._note())
+            self._loop = iter(checkpointer.steps(1 << 30))
             for _ in range(self.every):  # up to the end of the first step that is saved
                 next(self._loop)
         if self._steps % self.every == 0:
@@ -132,11 +135,14 @@ class Everstep(Peer):
         return self._committed
 
     def restore(self) -> None:
-        if self._checkpointer.load_latest() is None:
+        """By an access of its own: the clients of one that names no endpoint stay where they first went."""
+        access = S3Access(self.place.url, "us-east-1", self.place.key, self.place.secret)
+        if self._open(store=open_store(self.place.uri, access)).load_latest() is None:
             raise RuntimeError("nothing to restore")
 
     def close(self) -> None:
-        self._checkpointer.close()
+        if self._checkpointer is not None:
+            self._checkpointer.close()
 
 
 class DcpSync(Peer):

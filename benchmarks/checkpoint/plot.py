@@ -12,7 +12,7 @@ from matplotlib import pyplot
 from benchmarks.checkpoint import report
 
 PANELS = (
-    ("training stands, s", report.blocked, "sink"),
+    ("the state is held for, s", report.blocked, "sink"),
     ("until committed, sink, s", report.committed, "sink"),
     ("until committed, 1 Gbit/s, s", report.committed, "shaped"),
     ("client CPU, s/GiB", report.cpu, "sink"),

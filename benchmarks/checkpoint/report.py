@@ -120,7 +120,8 @@ def _heading(rows: list[Json]) -> str:
     sizes = {row["bytes"] for row in rows if "bytes" in row}
     loads = [row["load"] for row in rows if "load" in row]
     about = abouts[-1]
-    outranked = f"; while a clock ran, what was measured had nice {about['nice']}" if about.get("nice") else ""
+    nices = " or ".join(dict.fromkeys(str(each["nice"]) for each in abouts if each.get("nice") is not None))
+    outranked = f"; while a clock ran, what was measured had nice {nices}" if nices else ""
     commits = ", ".join(dict.fromkeys(each["commit"] for each in abouts))
     return (
         f"Measured {about['began'][:10]} on {about['cpus']} cores ({about['cpu']}), {about['memory_gib']} GiB; state "
