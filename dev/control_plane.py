@@ -115,7 +115,8 @@ def api_server_arguments(instance: Instance, authority: Authority) -> list[str]:
         "--profiling=false",
     ]
     if instance.level is Level.api:
-        return [*arguments, "--service-cluster-ip-range=10.96.0.0/24", "--endpoint-reconciler-type=none"]
+        # Nobody routes to them: wide enough for a Service a job where there are many jobs.
+        return [*arguments, "--service-cluster-ip-range=10.96.0.0/16", "--endpoint-reconciler-type=none"]
     kubelet = authority.path("kubelet-client")
     return [
         *arguments,
