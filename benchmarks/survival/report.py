@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,7 @@ def tables(engines: Sequence[Sequence[Json]]) -> str:
     kinds.append(["**all**", *(f"**{_rate(each)}**" for each in engines)])
     kinds.append(["cases of the matrix that were tried", *(f"{len(each)} of {each[0]['of']}" for each in engines)])
     kinds.append(["runs that storage alone ended", *(_ended(each) for each in engines)])
-    order = list(dict.fromkeys(verdict["phase"] for verdict in sorted(engines[0], key=_by_phase)))
+    order = [phase for phase in PHASES if any(verdict["phase"] == phase for each in engines for verdict in each)]
     phases = [[phase, *(_rate([v for v in each if v["phase"] == phase]) for each in engines)] for phase in order]
     wrong = [
         [verdict["engine"], verdict["phase"], verdict["fault"], _first(verdict)]
@@ -98,7 +99,7 @@ def _first(verdict: Json) -> str:
     """The exception that ended the next start, where there is one, else the first problem."""
     lines = [line for problem in verdict["problems"] for line in str(problem).splitlines()]
     found = next((line for line in lines if "Error: " in line), verdict["problems"][0])
-    return " ".join(str(found).split())[:160].replace("|", "/")
+    return " ".join(re.sub(r"^\S+ .*\.py:\d+\] ", "", str(found)).split())[:160].replace("|", "/")
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
