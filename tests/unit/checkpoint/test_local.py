@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from everstep import Checkpointer
-from everstep.catalog import JobCatalog, open_store
+from everstep.catalog import JobCatalog, open_store, read_heartbeat
 from everstep.checkpoint.local.folder import Found, LocalFolder, Slot
 from everstep.errors import InvalidOperationError
 
@@ -227,6 +227,13 @@ def test_room_for_one_save_keeps_that_one(job: Jobs, place: Place) -> None:
     assert place.steps() == [1]
     assert checkpointer._local.failed == 4
     assert LocalFolder(place.folder, str(place.root)).used() <= 3 << 20
+
+
+def test_the_heartbeat_tells_the_newest_step(job: Jobs, place: Place) -> None:
+    place.train(job(), 10, stop_after=6, asynchronous=False)
+    found = read_heartbeat(open_store(str(place.root)), 1)
+    assert isinstance(found, tuple)
+    assert (found[0].local_step, found[0].local_saves_failed) == (5, 0)
 
 
 def test_jobs_do_not_see_each_others_saves(job: Jobs, place: Place, tmp_path: Path) -> None:
