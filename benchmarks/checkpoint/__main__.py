@@ -60,7 +60,7 @@ def main(
         chosen = [Setting(name, server, size << 20, steps, times, nice) for name in settings or SETTINGS]
         measure(repeats, only or [""], chosen, results)
     rows = [json.loads(line) for line in results.read_text().splitlines()]
-    console.print(generated := report.page(rows), markup=False)
+    console.print(generated := report.page(rows), markup=False, soft_wrap=True)
     if results == RESULTS:
         PAGE.write_text(page.put(PAGE.read_text(), report.BEGIN, report.END, generated))
     if plot:
