@@ -65,7 +65,8 @@ def test_a_field_that_needs_a_restart(shared_rig: Rig, path: str) -> None:
     edit, what, expected = RESTARTS[path]
     name = path.rsplit(".", 1)[-1].lower()
     shared_rig.options[name] = LONG
-    shared_rig.apply(name, **({"checkpoint": {"local": LOCAL}} if ".local." in path else {}))
+    local: dict[str, Any] = {"local": LOCAL} if ".local." in path else {}
+    shared_rig.apply(name, checkpoint=local)
     wait_for("steps", lambda: (shared_rig.status(name).get("progress") or {}).get("step"))
     shared_rig.patch({"spec": edit}, name)
     wait_for("the next attempt", lambda: shared_rig.status(name).get("attempt") == 2)

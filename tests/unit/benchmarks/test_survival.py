@@ -55,6 +55,7 @@ def test_the_tables_count_what_passed_and_say_what_was_wrong() -> None:
             "engine": engine,
             "phase": "manifest",
             "fault": fault,
+            "of": 3,
             "problems": list(problems),
             "about": about,
             "interrupted": hung,

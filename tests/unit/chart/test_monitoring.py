@@ -11,7 +11,7 @@ import promql_parser
 import pytest
 import yaml
 
-from everstep.catalog import Catalog, Entry, Snapshot
+from everstep.catalog import Catalog, Entry, Heartbeat, Snapshot
 from everstep_operator.api import TrainingJobStatus
 from everstep_operator.job_metrics import JobSeries
 from everstep_operator.memory import Memories
@@ -37,6 +37,8 @@ def exported() -> dict[str, set[str]]:
     entry = {"seq": 1, "step": 10, "epoch": 1, "attempt": 1, "location": location, "digest": "d", "bytes": 1}
     catalog = Catalog(sequence=1, checkpoints=(Entry.model_validate({**entry, "committed": when}),))
     memory.registers.snapshot = Snapshot(catalog, "token")
+    beat = {"attempt": 1, "epoch": 1, "beat": 1, "time": when, "phase": "training", "phase_since": when, "local_step": 12}
+    memory.registers.heartbeat = Heartbeat.model_validate(beat)
     for labelled in (metrics.passes, metrics.recovery, metrics.restarts):
         labelled.labels("x")
     metrics.asked_kubernetes("get", "pods", 200)
