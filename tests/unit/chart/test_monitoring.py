@@ -37,7 +37,8 @@ def exported() -> dict[str, set[str]]:
     entry = {"seq": 1, "step": 10, "epoch": 1, "attempt": 1, "location": location, "digest": "d", "bytes": 1}
     catalog = Catalog(sequence=1, checkpoints=(Entry.model_validate({**entry, "committed": when}),))
     memory.registers.snapshot = Snapshot(catalog, "token")
-    beat = {"attempt": 1, "epoch": 1, "beat": 1, "time": when, "phase": "training", "phase_since": when, "local_step": 12}
+    times = {"time": when, "phase_since": when}
+    beat = {"attempt": 1, "epoch": 1, "beat": 1, "phase": "training", "total_steps": 20, "local_step": 12, **times}
     memory.registers.heartbeat = Heartbeat.model_validate(beat)
     for labelled in (metrics.passes, metrics.recovery, metrics.restarts):
         labelled.labels("x")
