@@ -344,6 +344,7 @@ def test_a_directory_that_hangs_costs_saves_and_not_the_run(
             mine.step()
             if step == 6:  # the save of step 2 hangs, and so that of step 4 was not begun
                 assert storage.most == 1
+                monkeypatch.setattr("everstep.checkpoint.saving.uploading.PATIENCE", 60)
                 storage.opened.set()
                 while storage.storing:
                     threading.Event().wait(0.01)
