@@ -13,8 +13,9 @@ import torch
 
 from everstep import Checkpointer
 from everstep.catalog import JobCatalog, open_store, read_heartbeat
+from everstep.checkpoint.environment import JobEnvironment, Policy
 from everstep.checkpoint.local.folder import Found, LocalFolder, Slot
-from everstep.errors import InvalidOperationError
+from everstep.errors import ArchitectureMismatchError, InvalidOperationError, StorageUnavailableError
 
 from .conftest import Job
 
@@ -252,3 +253,60 @@ def test_half_a_configuration_is_refused(job: Jobs, tmp_path: Path) -> None:
         job().checkpointer(tmp_path, local_steps=3)
     with pytest.raises(InvalidOperationError, match="local_steps=0"):
         job().checkpointer(tmp_path, local=tmp_path / "node", local_steps=0)
+
+
+def test_a_load_waits_for_the_save_under_way(job: Jobs, place: Place, tmp_path: Path) -> None:
+    """It changes tensors that are still being copied, and no optimizer step is there to be held."""
+    job().run(tmp_path / "other", 2)
+    with job().checkpointer(place.root, local=place.folder, local_steps=1) as checkpointer:
+        for step in checkpointer.steps(10):
+            job().step()
+            if step == 2:
+                saves = checkpointer._local._saves
+                assert saves is not None
+                assert saves.step == 1
+                checkpointer.load_weights(str(tmp_path / "other"))
+                assert saves.take() is None, "nothing is under way any more"
+                break
+
+
+def test_what_only_nodes_have_is_committed_where_nothing_is_left_to_do(job: Jobs, place: Place) -> None:
+    place.train(job(), 10, stop_after=6, remote=4, asynchronous=False)
+    assert place.committed() == [4]
+    losses, checkpointer = place.train(job(), 5, remote=4)
+    assert (losses, resumed_step(checkpointer), place.committed()) == ([], 5, [4, 5])
+    place.train(job(), 5, remote=4)
+    assert place.committed() == [4, 5]
+
+
+def test_another_model_is_told_of_where_nothing_is_committed(job: Jobs, place: Place) -> None:
+    place.train(job(), 10, stop_after=6)
+    with pytest.raises(ArchitectureMismatchError):
+        place.train(job(width=4), 10)
+    _, checkpointer = place.train(job(), 10, stop_after=6)
+    assert resumed_step(checkpointer) == 5
+
+
+def test_folders_of_copies_that_cannot_be_made_cost_the_copies(
+    job: Jobs, place: Place, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(_: LocalFolder) -> str:
+        raise StorageUnavailableError("no such device")
+
+    with job().checkpointer(place.root, local=place.folder, local_steps=1, local_replicas=1) as checkpointer:
+        monkeypatch.setattr(LocalFolder, "make", refuse)
+        for step in checkpointer.steps(4):
+            job().step()
+            if step == 3:
+                break
+    assert "local saves have no copies on other nodes: " in caplog.text
+    assert 2 in place.steps()
+
+
+def test_an_operator_that_mounts_nothing_ends_no_run(
+    job: Jobs, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    policy = Policy.model_validate({"local": {"interval": {"steps": 1}}})
+    environment = JobEnvironment(root=str(tmp_path), policy=policy)
+    job().run(tmp_path, 2, environment=environment)
+    assert "its operator has mounted none" in caplog.text

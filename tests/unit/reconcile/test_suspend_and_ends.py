@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from everstep.catalog import Best, Retention
 from everstep.catalog import transitions as t
 from everstep_operator.api import InvalidJobError, Phase
 from everstep_operator.api.status import Leaving
@@ -23,7 +24,7 @@ from everstep_operator.reconcile.plan import (
     Retire,
     Sweep,
 )
-from everstep_operator.reconcile.retention import policy
+from everstep_operator.reconcile.retention import best, policy
 from tests.support.observations import (
     OWNER,
     at,
@@ -239,12 +240,27 @@ def upkeep(catalog: Any, swept: float | None = 1.0, status: dict[str, Any] | Non
 
 
 def test_retention() -> None:
-    wanted = policy(job(checkpoint__keepLast=2).spec)
+    wanted = policy(job(checkpoint__keepLast=2).spec, committed(10))
     assert upkeep(committed(10, 20)) == []
     assert upkeep(committed(10, 20, 30)) == [Retire(wanted), FinishRemovals(8)]
     retired = t.retire(committed(10, 20, 30), {committed(10).checkpoints[0].location}, at(0))
     assert upkeep(retired) == [FinishRemovals(8)], "a removal that was begun is finished"
     assert upkeep(committed(10, 20, 30), checkpoint__keepEvery=10) == []
+
+
+def test_another_metric_counts_once_a_score_of_it_stands() -> None:
+    """Until its next attempt the gang scores by the former one."""
+    former = Best(count=1, mode="min", metric="loss")
+    scored = committed(10, 20, 30, 40)
+    scores = zip(scored.checkpoints, (1.0, 2.0, 3.0, 4.0), strict=True)
+    entries = tuple(entry.model_copy(update={"score": score, "score_of": "loss"}) for entry, score in scores)
+    catalog = scored.model_copy(update={"checkpoints": entries, "retention": Retention(last=2, best=former)})
+    edited = job(checkpoint__keepLast=2, checkpoint__keepBest={"metric": "accuracy", "mode": "max", "count": 2}).spec
+    assert best(edited, catalog) == Best(count=2, mode="min", metric="loss")
+    newer = (*entries[:-1], entries[-1].model_copy(update={"score_of": "accuracy"}))
+    assert best(edited, catalog.model_copy(update={"checkpoints": newer})) == Best(
+        count=2, mode="max", metric="accuracy"
+    )
 
 
 @pytest.mark.parametrize(("swept", "sweeps"), [(None, True), (599.0, False), (600.0, True)])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
@@ -16,6 +16,7 @@ from everstep_operator.build import names
 from everstep_operator.kube import ApiError
 from everstep_operator.memory import JobMemory
 from everstep_operator.observe import Observer, Seen
+from everstep_operator.observe.observer import _suspects
 from everstep_operator.observe.registers import read_registers, stored
 from everstep_operator.observe.views import is_ready, moment, pod_view, service_view
 from everstep_operator.reconcile.observation import PodView, ProblemKind, Stored
@@ -126,6 +127,14 @@ def test_services_and_nodes() -> None:
     assert is_ready({"status": {"conditions": [{"type": "Ready", "status": "True"}]}})
     assert not is_ready({"status": {"conditions": [{"type": "Ready", "status": "Unknown"}]}})
     assert moment(None) is None
+
+
+def test_nodes_of_failed_pods_are_looked_at() -> None:
+    """Their node may be on its way out, though nobody else of the gang runs there."""
+    view = pod_view({**POD, "status": {"phase": "Failed"}, "spec": {**POD["spec"], "nodeName": "node-a"}}, "j", "u")
+    assert view is not None
+    assert _suspects([view], Stored()) == {"node-a"}
+    assert _suspects([replace(view, phase="Succeeded")], Stored()) == set()
 
 
 @dataclass

@@ -128,7 +128,7 @@ class FailurePolicy(SpecModel):
 
     max_restarts: Annotated[int, Field(ge=0, le=1_000_000, json_schema_extra=changes("live", format="int32"))] = 10
     """How many counted restarts the job may have before it fails. Disruptions (a drained, preempted, evicted or deleted
-    pod, a lost node, SIGTERM) and starts that came to nothing do not count, unless a rule says so."""
+    pod, a lost node, SIGTERM from outside) and starts that came to nothing do not count, unless a rule says so."""
     window_seconds: Annotated[PositiveSeconds | None, Field(json_schema_extra=changes("live"))] = None
     """Only counted restarts of the last so many seconds are held against maxRestarts. Absent: all of them."""
     max_restarts_without_progress: Annotated[

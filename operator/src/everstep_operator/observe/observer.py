@@ -162,8 +162,9 @@ class Observer:
 
 
 def _suspects(pods: Iterable[PodView], stored: Stored) -> set[str]:
-    """Nodes to ask about."""
-    return {pod.node for pod in pods if pod.node and not pod.terminal and _in_doubt(pod, stored)}
+    """Nodes to ask about: of pods that are in doubt, and of those that failed, perhaps because their node goes."""
+    asked = (pod for pod in pods if pod.phase == "Failed" or (not pod.terminal and _in_doubt(pod, stored)))
+    return {pod.node for pod in asked if pod.node}
 
 
 def _in_doubt(pod: PodView, stored: Stored) -> bool:

@@ -39,7 +39,7 @@ def _all(observation: Observation, catalog: Catalog) -> Checkpoints | None:
     live = catalog.live()
     if not catalog.checkpoints:
         return None
-    wanted = retention.best(observation.job.spec)
+    wanted = retention.best(observation.job.spec, catalog)
     leading = best(live, wanted)[:1] if wanted else []
     quarantined = sum(entry.state == "quarantined" for entry in catalog.checkpoints)
     return Checkpoints(

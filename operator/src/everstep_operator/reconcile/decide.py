@@ -141,7 +141,7 @@ def _steady(observation: Observation, attempt: Attempt, status: TrainingJobStatu
         status = storage.describe(observation, status, observation.results.deletion)
     elif not asks:
         status = storage.ready(observation, attempt, status)
-    actions = (*teardown.deletions(status, attempt.others), *mends, *asks, *upkeep)
+    actions = (*teardown.deletions(status, attempt.others), *asks, *upkeep, *mends)
     return Plan(status, actions=actions, requeue_after=observation.poll_seconds, again=bool(asks))
 
 

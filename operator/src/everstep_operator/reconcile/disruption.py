@@ -11,6 +11,7 @@ from everstep_operator.reconcile.observation import Observation, PodView
 
 REASONS = frozenset(
     {
+        "ContainerStatusUnknown",
         "NodeLost",
         "NodeShutdown",
         "PodDeleted",

@@ -48,7 +48,9 @@ def _is_beginning(observation: Observation, catalog: Catalog, claim: Claim) -> b
     """Whether the group has yet to say where it begins: with a local tier that is not known from its claim."""
     if observation.job.spec.checkpoint.local is None or _began(catalog, claim) is not None:
         return False
-    return not any(entry.epoch == claim.epoch for entry in catalog.checkpoints)
+    beat = observation.stored.heartbeat
+    trains = beat is not None and beat.heartbeat.epoch == claim.epoch and beat.heartbeat.first_step is not None
+    return not trains and not any(entry.epoch == claim.epoch for entry in catalog.checkpoints)
 
 
 def _began(catalog: Catalog, claim: Claim) -> Beginning | None:

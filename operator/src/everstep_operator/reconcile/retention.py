@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from everstep.catalog import Best, Retention
+from everstep.catalog import Best, Catalog, Retention
 from everstep.catalog.retention import expendable
 from everstep_operator.api.spec import TrainingJobSpec
 from everstep_operator.reconcile.attempt import own
@@ -14,14 +14,23 @@ REMOVALS = 8
 """Intents that one pass finishes: a running job is not to wait long for its next look."""
 
 
-def policy(spec: TrainingJobSpec) -> Retention:
+def policy(spec: TrainingJobSpec, catalog: Catalog) -> Retention:
     wanted = spec.checkpoint
-    return Retention(last=wanted.keep_last, best=best(spec), every=wanted.keep_every)
+    return Retention(last=wanted.keep_last, best=best(spec, catalog), every=wanted.keep_every)
 
 
-def best(spec: TrainingJobSpec) -> Best | None:
+def best(spec: TrainingJobSpec, catalog: Catalog) -> Best | None:
+    """Another metric than before counts once a score of it stands: a gang goes on scoring by the former one until its
+    next attempt, and what that one keeps is not to go for the sake of an edit."""
     wanted = spec.checkpoint.keep_best
-    return Best(count=wanted.count, mode=wanted.mode, metric=wanted.metric) if wanted else None
+    if wanted is None:
+        return None
+    edited = Best(count=wanted.count, mode=wanted.mode, metric=wanted.metric)
+    scored = {entry.score_of for entry in catalog.live() if entry.score is not None}
+    former = catalog.retention.best if catalog.retention is not None else None
+    if former is None or former.metric not in scored or wanted.metric in scored:
+        return edited
+    return former.model_copy(update={"count": wanted.count})
 
 
 def upkeep(observation: Observation, once: bool = False) -> tuple[Action, ...]:
@@ -29,7 +38,7 @@ def upkeep(observation: Observation, once: bool = False) -> tuple[Action, ...]:
     catalog = own(observation)
     if catalog is None or observation.stored.problem is not None or observation.results.problem is not None:
         return ()
-    wanted = policy(observation.job.spec)
+    wanted = policy(observation.job.spec, catalog)
     actions: list[Action] = []
     leaving = expendable(catalog, wanted, observation.now)
     if leaving:

@@ -180,17 +180,26 @@ class Checkpointer(Transactions):
             self._claim_after_load()
         self._total, self._finish = total_steps, False
         self._tell(total_steps=total_steps, phase="training")
-        if self._progress.step >= total_steps and self._gang.leads:
-            log.info("nothing to do: step %d of %d is committed", self._progress.step, total_steps)
         self._termination.install()
         self._publishing.begin(self._claim())
         self._local.begin()
         self._last_save = time.monotonic()
+        if self._progress.step >= total_steps:
+            self._stand_at_the_end(total_steps)
         while self._progress.step < self._total:
             self._current = step = self._progress.step + 1
             yield step
             self._end_step(step)
         self._tell(phase="finished")
+
+    def _stand_at_the_end(self, total_steps: int) -> None:
+        """Nothing is left to do; what only the nodes have is committed, for they go with the job."""
+        step, point = self._progress.step, self._claim().resume
+        committed = point is not None and not point.root and point.step >= step
+        if self._session.local_save is not None and not committed:
+            self._save(step, True, False)
+        if self._gang.leads:
+            log.info("nothing to do: step %d of %d is committed", step, total_steps)
 
     def finish(self) -> None:
         """End early: the step after this one is the last, and saved. One rank may call this for all."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from everstep.catalog.retention import Best
 from everstep.checkpoint.environment import Interval, JobEnvironment, LocalPolicy, Policy, WeightsPolicy
 from everstep.checkpoint.local.folder import LocalFolder
 from everstep.errors import InvalidOperationError
+
+log = logging.getLogger("everstep")
 
 
 def policy_of(
@@ -54,13 +57,17 @@ def policy_of(
 
 
 def local_folder(
-    environment: JobEnvironment, policy: Policy, job: str, path: str | Path | None, most: int | None
+    environment: JobEnvironment, policy: Policy, job: str, path: str | Path | None, most: int | None, asked: bool
 ) -> LocalFolder | None:
-    """Where the local tier of the job with the root `job` lies; None without one. Raises InvalidOperationError."""
+    """Where the local tier of the job with the root `job` lies; None without one. `asked`: by the script itself. Raises
+    InvalidOperationError."""
     root = environment.local_path if path is None else Path(path)
     if policy.local is None:
         if path is not None:
             raise InvalidOperationError(f"local={str(path)!r}: say how often to save there with local_steps=")
+        return None
+    if root is None and not asked:
+        log.warning("the job has a local tier, but its operator has mounted none: it is older than this library")
         return None
     if root is None:
         raise InvalidOperationError(

@@ -91,7 +91,7 @@ class Session:
         """Before the first step: from here on what this group keeps on its nodes counts, and not its predecessor's."""
         if self.local is not None:
             self.claim()
-            self.gang.lead(lambda: self.claimed().begin(self.local_save))
+            self.gang.lead(lambda: patiently(lambda: self.claimed().begin(self.local_save)))
 
     def fenced(self) -> FencedError | None:
         """Whether another group has taken over, as far as storage answers now. Not collective; never raises."""

@@ -27,7 +27,7 @@ from everstep.checkpoint.progress import SCORE, RunProgress
 from everstep.checkpoint.publishing import Publishing
 from everstep.checkpoint.restoring.model_weights import LoadedWeights, fill
 from everstep.checkpoint.restoring.restoration import Loaded
-from everstep.checkpoint.restoring.sources import choose, entry_of, find, point_of
+from everstep.checkpoint.restoring.sources import choose, entry_of, find, point_of, restarted
 from everstep.checkpoint.saving.beside import Beside
 from everstep.checkpoint.saving.saves import Done, Record, Saves
 from everstep.checkpoint.saving.shards import Shards
@@ -100,7 +100,7 @@ class Transactions:
         self._retention = retention_of(self._policy)
         remote = store is None and str(uri).startswith("s3://")
         store = store or self._gang.everywhere(lambda: open_store(str(uri)))
-        folder = local_folder(environment, self._policy, store.uri, local, local_bytes)
+        folder = local_folder(environment, self._policy, store.uri, local, local_bytes, asked=local_steps is not None)
         self._session = Session(store, self._gang, app, environment, folder)
         self._shards = Shards(app, self._gang, ProcessUpload(str(uri)) if remote else DirectUpload(store))
         kept = assets_of(model, assets or {})
@@ -301,6 +301,7 @@ class Transactions:
     def load(self, step: int) -> Committed:
         """Load a committed step, e.g. for evaluation. To train on from it, pass `resume_step=` instead."""
         self._land()
+        self._local.land(self._tell)
         loaded = self._session.load_entry(self._gang.lead(lambda: entry_of(self.store, step)))
         self._tried_to_load = True
         self._take_over(loaded)
@@ -318,6 +319,7 @@ class Transactions:
         if model is None:
             raise InvalidOperationError("load_weights: this Checkpointer has no model")
         self._land()
+        self._local.land(self._tell)
         store = self.store
         if isinstance(source, str):
             root, point = self._gang.lead(lambda: find(source))
@@ -362,7 +364,8 @@ class Transactions:
     def _claim(self) -> Identity:
         if self._session.identity is not None or self._environment.has_operator:
             return self._session.claim()
-        resume = self._gang.lead(lambda: choose(self._resume, self._resume_step, self.store))
+        again = restarted(self._gang)
+        resume = self._gang.lead(lambda: choose(self._resume, self._resume_step, self.store, again))
         return self._session.claim(resume)
 
     def _take_over(self, loaded: Loaded) -> None:

@@ -8,10 +8,13 @@ has to outlive the node: files are not synced, and whatever a crash leaves is fo
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import logging
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +31,8 @@ log = logging.getLogger("everstep")
 
 SLOTS = ("a", "b")
 DOCUMENT = "part.json"
+SPARE = 64
+"""One part in so many of the limit is left for documents and folders."""
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -137,22 +142,33 @@ class LocalFolder:
         """Memory that is the file `path`, anew, with a place for each of its bytes: to write into a mapped file for
         which there is none would end the process. Raises StorageUnavailableError where the tier is full."""
         path.unlink(missing_ok=True)
-        self._check(size)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        try:
-            os.posix_fallocate(descriptor, 0, size)
-            self._check(0)  # another rank of this node may have taken the same room at the same time
-        except BaseException as error:
-            path.unlink(missing_ok=True)
-            os.close(descriptor)
-            if isinstance(error, OSError):
-                raise StorageUnavailableError(f"the local tier {self.root}: {error.strerror}") from error
-            raise
+        with self._alone():
+            self._check(size)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            try:
+                os.posix_fallocate(descriptor, 0, size)
+            except BaseException as error:
+                path.unlink(missing_ok=True)
+                os.close(descriptor)
+                if isinstance(error, OSError):
+                    raise StorageUnavailableError(f"the local tier {self.root}: {error.strerror}") from error
+                raise
         return SharedBuffer(size, descriptor=descriptor)
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """The ranks of a node take room one after the other: together they would see the same room and exceed it, and
+        a kubelet evicts a pod whose volume is over its limit."""
+        descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
 
     def _check(self, more: int) -> None:
         used = self.used()
-        if self.limit is not None and used + more > self.limit:
+        if self.limit is not None and used + more > self.limit - self.limit // SPARE:
             raise StorageUnavailableError(
                 f"the local tier {self.root} is full: of its {self.limit} bytes {used} are used, and a save needs "
                 f"{more} more; two saves must fit"

@@ -34,6 +34,7 @@ from everstep.checkpoint.saving.shards import Prepared, Shards
 from everstep.checkpoint.saving.staging import Buffers
 from everstep.checkpoint.saving.uploading import Keyed
 from everstep.checkpoint.session import Identity, Session
+from everstep.errors import CheckpointError
 from everstep.transfer import SharedBuffer
 
 log = logging.getLogger("everstep")
@@ -101,11 +102,20 @@ class LocalSaves:
         self._shards = [
             Shards(session.app, self._gang, self._files, plans, SlotBuffers(folder, slot)) for slot in self._slots
         ]
-        self._replicas = Replicas(self._twin, folder, identity.claim) if replicas else None
+        self._replicas = self._copies() if replicas else None
         self._next = 0
         self._succeeded = False
         self._flight: Flight[Kept] | None = None
         folder.drop(identity.claim, session.local_save)
+
+    def _copies(self) -> Replicas | None:
+        """Collective; the same on all ranks."""
+        try:
+            return Replicas(self._twin, self._folder, self._identity.claim)
+        except CheckpointError as error:
+            if self._gang.leads:
+                log.warning("local saves have no copies on other nodes: %s", error)
+            return None
 
     @property
     def step(self) -> int | None:

@@ -79,6 +79,11 @@ class LocalTier:
         if self._saves is not None and self._saves.landed:
             self._settle(self._saves, tell)
 
+    def land(self, tell: Tell) -> None:
+        """Wait for the save under way: before tensors change other than by an optimizer's step."""
+        if self._saves is not None:
+            self._settle(self._saves, tell)
+
     def close(self, together: bool, finished: bool) -> None:
         """`together`: all ranks end in order; `finished`: nobody will resume."""
         if self._saves is not None:

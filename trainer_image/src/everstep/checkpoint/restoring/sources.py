@@ -6,21 +6,28 @@ import os
 
 from everstep.catalog import AUTO, Entry, JobCatalog, Resume, ResumePoint, Store, open_store, split_root
 from everstep.catalog.fork import resolve
+from everstep.checkpoint.gang import Gang
 from everstep.errors import CheckpointNotFoundError, InvalidOperationError
 
 RESTARTS = "TORCHELASTIC_RESTART_COUNT"
 
 
-def choose(mode: str, step: int | None, store: Store) -> Resume:
+def restarted(gang: Gang) -> bool:
+    """Collective. Whether torchrun has started this worker group again in place: each agent counts the failures of its
+    own workers alone, so that rank 0 need not know."""
+    return any(gang.all_gather(os.environ.get(RESTARTS, "0") != "0"))
+
+
+def choose(mode: str, step: int | None, store: Store, again: bool) -> Resume:
     """Where a worker group without an operator begins. `mode`: "auto", "disable", or the path of a checkpoint or of a
     job's root (its latest); `step`: a committed step of this root instead.
 
-    A group that torchrun has started again in place goes on from what the group before it committed, whatever the mode,
+    A group that was started `again` in place goes on from what the group before it committed, whatever the mode,
     and so does one whose root was begun from the same path before. Raises CheckpointNotFoundError.
     """
     if step is not None and mode != "auto":
         raise InvalidOperationError(f"resume_step={step} and resume={mode!r}: pass one of the two")
-    if os.environ.get(RESTARTS, "0") != "0":
+    if again:
         return AUTO
     if step is not None:
         return Resume(location=entry_of(store, step).location)
