@@ -17,6 +17,8 @@ from tests.guards import size
 
 pytestmark = pytest.mark.timeout(size.SECONDS)
 SLACK_MIB = 8.0
+SLACK_HANDLES = 8
+"""Connections to storage and threads for them are made when they are first needed at once; one a save would be 20."""
 
 
 def script(name: str, server: S3Endpoint, *arguments: str) -> str:
@@ -57,7 +59,7 @@ def test_nothing_grows_over_many_saves(s3_server: S3Endpoint, tmp_path: Path) ->
             assert after - before < SLACK_MIB, f"{who}: {name} {before} MiB, then {after}"
         for name in ("descriptors", "threads"):
             before, after = most[f"{who}_{name}"]
-            assert after <= before, f"{who}: {name} {before}, then {after}"
+            assert after - before <= SLACK_HANDLES, f"{who}: {name} {before}, then {after}"
     assert most["buffers"][1] == most["buffers"][0]
     assert not any(row["named"] for row in rows), "something of these processes stands in /dev/shm"
     size.record("growth", saves=saves, most={name: list(pair) for name, pair in most.items() if name != "save"})
