@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import datetime, timedelta
 
 from everstep.catalog import job_root, resume_point
@@ -65,11 +66,10 @@ def describe(observation: Observation, attempt: Attempt, status: TrainingJobStat
     if running is None and not attempt.lost and all(has_run(pod) for pod in attempt.pods):
         running = _moment(observation.now, [pod.container.running_since for pod in attempt.pods])
     count = sum(pod.container.running_since is not None for pod in attempt.pods)
-    waits = waiting(attempt)
     gang = Gang(
         summary=f"{count} of {attempt.nodes} running",
         nodes=attempt.nodes,
-        waiting=_steadied(before.waiting if before else None, waits) if running is None else None,
+        waiting=_steadied(before.waiting if before else None, attempt) if running is None else None,
         succeeded=sorted(_succeeded(observation, attempt)) or None,
         leaving=(before.leaving if before else None) or _leaving(attempt),
         started=started,
@@ -98,16 +98,20 @@ def marks(observation: Observation, attempt: Attempt) -> tuple[MarkPod, ...]:
 
 def waiting(attempt: Attempt) -> tuple[str, str] | None:
     """Reason and sentence of the first pod that cannot start; None where all is as it should be."""
+    return next(_waits(attempt), None)
+
+
+def _waits(attempt: Attempt) -> Iterator[tuple[str, str]]:
     for pod in attempt.pods:
         scheduled = pod.condition("PodScheduled")
         who = f"pod {pod.index} ({pod.name})"
         if pod.phase == "Pending" and scheduled is not None and scheduled.status == "False":
-            return scheduled.reason or "Unschedulable", f"{who}: {scheduled.message or 'not scheduled'}"[:1024]
+            yield scheduled.reason or "Unschedulable", f"{who}: {scheduled.message or 'not scheduled'}"[:1024]
+            continue
         reason = pod.container.waiting_reason
         if reason and reason not in _QUIET:
             word = "ImagePullBackOff" if reason in _IMAGE else reason
-            return word, f"{who}: {reason}: {pod.container.waiting_message or ''}".rstrip(": ")[:1024]
-    return None
+            yield word, f"{who}: {reason}: {pod.container.waiting_message or ''}".rstrip(": ")[:1024]
 
 
 def _leaving(attempt: Attempt) -> Leaving | None:
@@ -122,11 +126,15 @@ def _leaving(attempt: Attempt) -> Leaving | None:
     return None
 
 
-def _steadied(before: str | None, waits: tuple[str, str] | None) -> str | None:
-    """A kubelet that cannot pull an image alternates between two messages: the first one stays."""
+def _steadied(before: str | None, attempt: Attempt) -> str | None:
+    """What an event has told stays while it is so, though another pod waits for the same by now; and a kubelet that
+    cannot pull an image alternates between two messages: the first one stays."""
+    waits = waiting(attempt)
     if waits is None:
         return None
     text = waits[1]
+    if before is not None and (waits[0], before) in _waits(attempt):
+        return before
     same = before is not None and before.split(":")[0] == text.split(":")[0]
     return before if same and before and waits[0] == "ImagePullBackOff" and "Image" in before else text
 
