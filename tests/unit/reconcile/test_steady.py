@@ -217,7 +217,7 @@ def test_the_two_messages_of_a_failing_pull_do_not_alternate_in_the_status() -> 
 
 def test_what_was_told_stays_while_another_pod_waits_for_the_same() -> None:
     missing = stuck("CreateContainerConfigError", 'secret "s3" not found')
-    first = decide(starting(pod(0), missing)).status.dump()
+    first = decide(starting(pod(0, **PENDING), missing)).status.dump()
     both = observe(job(first), replace(missing, index=0, name="job-1-0"), missing, catalog=fenced())
     assert decide(both).status.dump() == first
     other = observe(job(first), replace(missing, index=0, name="job-1-0"), pod(1, **PENDING), catalog=fenced())
