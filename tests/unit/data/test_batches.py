@@ -224,6 +224,7 @@ def test_steps_of_epochs() -> None:
     assert [data.steps(epochs) for epochs in (1, 2, 0.4, 0.5)] == [3, 5, 1, 2]
 
 
+@pytest.mark.slow
 def test_a_process_ends_though_nobody_closed_its_workers() -> None:
     script = """
 import sys

@@ -41,6 +41,7 @@ GOLDEN_LARGE = [595525983657, 789142434819, 303549703529, 154222475218]
 
 
 @pytest.mark.parametrize("length", [3, 4, 5])
+@pytest.mark.slow
 def test_all_permutations_are_equally_likely(length: int) -> None:
     each = 60
     runs = each * math.factorial(length)
