@@ -33,6 +33,17 @@ def test_the_first_failure_of_a_worker_group_wins(tmp_path: Path) -> None:
     assert found.message == "later group"
 
 
+def test_a_cause_takes_the_place_of_a_consequence_and_never_the_other_way_round(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    lost = FailureRecord(rank=1, exit_code=1, message="connection closed by peer", peer_lost=True, time=NOW)
+    fenced = FailureRecord(rank=0, exit_code=76, exception="FencedError", message="fenced", time=NOW)
+    assert write_record(lost, path)
+    assert not write_record(FailureRecord(rank=2, signal="SIGTERM", exit_code=143, time=NOW), path)
+    assert write_record(fenced, path)
+    assert not write_record(lost, path)
+    assert read_record(path) == fenced
+
+
 def test_somebody_elses_message_stays(tmp_path: Path) -> None:
     path = tmp_path / "log"
     path.write_text("out of tea")

@@ -1,4 +1,5 @@
-"""Leaves the record of a failing rank in the container's termination message: a worker group's first failure wins."""
+"""Leaves the record of a failing rank in the container's termination message: a worker group's first failure wins,
+save that a cause takes the place of a consequence."""
 
 from __future__ import annotations
 
@@ -107,7 +108,12 @@ def _stands(descriptor: int, record: FailureRecord) -> bool:
     if not body.strip():
         return False
     earlier = decode(body)
-    return earlier is None or earlier.restart >= record.restart  # None: somebody else's message
+    if earlier is None:
+        return True  # somebody else's message
+    if earlier.restart == record.restart:
+        # A rank that was fenced asks the storage why its peer went away; that peer may have ended meanwhile.
+        return not earlier.peer_lost or record.peer_lost or record.stopped
+    return earlier.restart > record.restart
 
 
 Hook = Callable[[type[BaseException], BaseException, TracebackType | None], object]

@@ -7,26 +7,19 @@ import signal
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
-from datetime import UTC, datetime
 
 from torch.distributed.elastic.agent.server.api import RunResult, WorkerGroup
 from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
 from torch.distributed.elastic.multiprocessing.api import SignalException
-from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.run import parse_args, run
 
 from everstep import exits
 from everstep.checkpoint import termination
-from everstep.failure import FailureRecord
 from everstep.launch import stacks
+from everstep.launch.cause import FINAL, choose, final_code
 
 WORKER = "everstep.launch.worker"
-_ROOT_SIGNALS = {"SIGKILL", "SIGSEGV", "SIGBUS", "SIGILL", "SIGFPE"}
-"""Deaths that no other rank's end brings about; an abort or an exception may follow from a lost peer."""
-
-
-FINAL = {exits.FENCED, exits.MISFIT, exits.TERMINATED}
-"""Exit codes after which starting the workers again in place would only end the same way."""
 
 
 class _Agent:
@@ -89,14 +82,6 @@ def run_torchrun(arguments: Sequence[str]) -> int:
     return 0
 
 
-def final_code(record: FailureRecord | None, restarts: int) -> int | None:
-    """What a rank of the present worker group ended with, where that ends all of them: an agent that was stopped with
-    it finds its rendezvous lost as well, and must not hide that the group was fenced."""
-    if record is None or record.restart != restarts or record.exit_code not in FINAL:
-        return None
-    return record.exit_code
-
-
 def wrap(parsed: Namespace) -> None:
     """Run the script below a thin module that records what it dies of, even in its first import."""
     if parsed.no_python or parsed.run_path:
@@ -105,37 +90,3 @@ def wrap(parsed: Namespace) -> None:
     parsed.training_script_args = [*script, *parsed.training_script_args]
     parsed.training_script = WORKER
     parsed.module = True
-
-
-def choose(failures: dict[int, ProcessFailure], record: FailureRecord | None, restarts: int) -> FailureRecord:
-    """The cause: a rank that was killed, else what a rank wrote down, else what the agent saw first.
-
-    A record of an earlier worker group than the one after `restarts` restarts tells nothing. SIGTERM is what the agent
-    sends to the others when it has seen one fail.
-    """
-    if record is not None and record.restart != restarts:
-        record = None
-    killed = [rank for rank in sorted(failures) if failures[rank].signal_name() in _ROOT_SIGNALS]
-    if killed:
-        return _seen(killed[0], failures[killed[0]], record)
-    if (
-        record is not None
-        and record.rank in failures
-        and failures[record.rank].exitcode in (record.exit_code, -signal.SIGTERM)
-    ):
-        return record
-    first = min(failures, key=lambda rank: (failures[rank].exitcode == -signal.SIGTERM, failures[rank].timestamp, rank))
-    return _seen(first, failures[first], record)
-
-
-def _seen(rank: int, failure: ProcessFailure, record: FailureRecord | None) -> FailureRecord:
-    by_signal = failure.exitcode < 0
-    return FailureRecord(
-        rank=rank,
-        exit_code=128 - failure.exitcode if by_signal else failure.exitcode,
-        signal=failure.signal_name() if by_signal else None,
-        message=failure.message if by_signal else f"the worker ended with exit code {failure.exitcode}",
-        step=record.step if record is not None else None,
-        time=datetime.now(UTC),
-        restart=record.restart if record is not None else 0,
-    )
