@@ -20,6 +20,7 @@ import yaml
 from kubernetes.aio import client, config
 
 from everstep_operator.api import GROUP, PLURAL, VERSION
+from everstep_operator.clock import ServerClock
 
 Json = dict[str, Any]
 
@@ -108,6 +109,7 @@ class Kube:
     guard: Callable[[], None] = _allowed
     observe: Callable[[str, str, int], None] | None = None
     """Told of each answer: the verb and the resource, in RBAC's words, and the HTTP status, 0 for none."""
+    clock: ServerClock = field(default_factory=ServerClock)
     _auth: tuple[str, ...] = field(default=("BearerToken",))
 
     @classmethod
@@ -120,7 +122,7 @@ class Kube:
 
     def guarded(self, guard: Callable[[], None]) -> Kube:
         """The same connections with another guard."""
-        return Kube(self.api, self.timeout, guard, self.observe, self._auth)
+        return Kube(self.api, self.timeout, guard, self.observe, self.clock, self._auth)
 
     async def __aenter__(self) -> Self:
         return self
@@ -221,7 +223,7 @@ class Kube:
         if query:
             url = f"{url}?{urlencode(query)}"
         within = limit or self.timeout
-        status = 0
+        status, asked_at = 0, self.clock.asks()
         try:
             async with asyncio.timeout(within):
                 response = await self.api.call_api(method, url, headers, body, _request_timeout=within)
@@ -234,6 +236,7 @@ class Kube:
                 self.observe(*asked(method, path), status)
         if not 200 <= status <= 299:
             raise _refusal(status, content, f"{method} {path}")
+        self.clock.told(response.headers.get("Date"), asked_at)
         return content
 
 

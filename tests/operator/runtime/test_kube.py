@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import time
+from datetime import UTC, datetime, timedelta
+
 import pytest
 
+from everstep_operator.clock import ServerClock
 from everstep_operator.kube import ApiError, Kube, core_path
 from tests.plugins.cluster import RunningCluster
 
@@ -20,3 +24,12 @@ async def test_a_list_that_the_server_cannot_give_yet_is_told_apart_from_other_r
         with pytest.raises(ApiError) as refused:
             await kube.list_at(path, int(version), labelSelector="not a selector!")
     assert (ahead.value.version_unknown, refused.value.version_unknown) == (True, False)
+
+
+@pytest.mark.parametrize("minutes", [20, -20])
+async def test_a_clock_that_is_off_is_set_by_the_servers_answers(api_server: RunningCluster, minutes: int) -> None:
+    async with await Kube.connect(api_server.kubeconfig, user_agent="tests") as kube:
+        kube.clock = ServerClock(wall=lambda: time.time() + 60 * minutes)
+        assert abs(kube.clock.now() - datetime.now(UTC)) > timedelta(minutes=19)
+        await kube.get(core_path("default", "services", "kubernetes"))
+        assert abs(kube.clock.now() - datetime.now(UTC)) < timedelta(seconds=10), "the server runs on this machine"

@@ -13,13 +13,14 @@ from everstep.catalog import Catalog, Heartbeat, JobCatalog, Owner, Snapshot, op
 from everstep.catalog.keys import CATALOG, progress_key
 from everstep.errors import StorageUnavailableError
 from everstep_operator.build import names
+from everstep_operator.clock import ServerClock
 from everstep_operator.kube import ApiError
 from everstep_operator.memory import JobMemory
 from everstep_operator.observe import Observer, Seen
 from everstep_operator.observe.observer import _suspects
 from everstep_operator.observe.registers import read_registers, stored
 from everstep_operator.observe.views import is_ready, moment, pod_view, service_view
-from everstep_operator.reconcile.observation import PodView, ProblemKind, Stored
+from everstep_operator.reconcile.observation import PodView, ProblemKind, Results, Stored
 from everstep_operator.storage import Lanes
 from tests.support.observations import UID, ended, job, running
 
@@ -260,6 +261,7 @@ class Server:
         self.lists = list(lists)
         self.objects = objects
         self.versions: list[int] = []
+        self.clock = ServerClock(lambda: 0.0, lambda: 0.0)
         self.asked: list[str] = []
 
     async def list_at(self, _path: str, version: int, **_query: str) -> tuple[list[Any], str]:
@@ -268,6 +270,9 @@ class Server:
         if isinstance(found, ApiError):
             raise found
         return found
+
+    async def get(self, _path: str) -> Any:
+        return {"metadata": {"uid": "cluster"}}
 
     async def find(self, path: str) -> Any:
         name = path.rsplit("/", 1)[1]
@@ -280,6 +285,14 @@ async def looked(server: Server, memory: JobMemory, status: dict[str, Any] | Non
     of = job(status)
     pods, _ = await observer.belongings(Seen({}, of), memory)
     return list(pods)
+
+
+async def test_now_is_the_servers_whose_stamps_it_is_compared_with() -> None:
+    server = Server(([], "7"))
+    server.clock.told("Thu, 01 Jan 2026 12:00:00 GMT", 0.0)
+    observer = Observer(cast(Any, server), cast(Any, None), poll_seconds=lambda: 5.0, progress_seconds=15.0)
+    seen = await observer.observe(Seen({}, job()), JobMemory(UID), Stored(), Results())
+    assert seen.now == datetime(2026, 1, 1, 12, tzinfo=UTC)
 
 
 AHEAD = ApiError(504, "Timeout", "Too large resource version", {"causes": [{"reason": "ResourceVersionTooLarge"}]})

@@ -6,7 +6,6 @@ import asyncio
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from typing import Any
 
 from everstep_operator.api import TrainingJob
@@ -39,10 +38,6 @@ class Seen:
         return self.job.key
 
 
-def _utc_now() -> datetime:
-    return datetime.now(UTC)
-
-
 class Observer:
     def __init__(
         self,
@@ -52,14 +47,12 @@ class Observer:
         poll_seconds: Callable[[], float],
         progress_seconds: float,
         clock: Callable[[], float] = time.monotonic,
-        now: Callable[[], datetime] = _utc_now,
     ) -> None:
         self._kube = kube
         self._storages = storages
         self._poll_seconds = poll_seconds
         self._progress_seconds = progress_seconds
         self._clock = clock
-        self._now = now
         self._nodes = Nodes(kube, clock)
         self._cluster: str | None = None
 
@@ -140,7 +133,7 @@ class Observer:
             return None
         results = Results(probed=last.results.probed)
         poll = self._poll_seconds()
-        return replace(last, now=self._now(), stored=stored, results=results, nodes=(), poll_seconds=poll)
+        return replace(last, now=self._kube.clock.now(), stored=stored, results=results, nodes=(), poll_seconds=poll)
 
     async def observe(self, seen: Seen, memory: JobMemory, stored: Stored, results: Results) -> Observation:
         """Everything that a decision needs. `stored` is read once a pass, pods before each decision of it."""
@@ -149,7 +142,7 @@ class Observer:
         suspects = _suspects(pods, stored)
         return Observation(
             job=seen.job,
-            now=self._now(),
+            now=self._kube.clock.now(),
             cluster=cluster,
             pods=pods,
             services=services,
