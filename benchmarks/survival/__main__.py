@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import re
 import signal
 import sys
@@ -131,7 +130,7 @@ def run(name: str, only: str, seed: int, go_on: bool) -> None:
     with tempfile.TemporaryDirectory() as folder, path.open("a") as out:
         server = S3Server(Path(folder) / "s3")
         contender = ENGINES[name]
-        zygote = Zygote(contender.modules, {**os.environ, "PYTHONPATH": trial.python_path()}, contender.python)
+        zygote = Zygote(contender.modules, contender.python)
         try:
             cases, attempt = contender.prepare(server.start(), Path(folder), zygote)
             left = [case for case in cases if re.search(only, case.name) and (case.phase, case.fault) not in done]

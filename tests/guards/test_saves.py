@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from dev.paths import REPOSITORY
 from dev.s3 import S3Endpoint
 from tests.guards import size
+from tests.support.python_path import python_path
 
 pytestmark = pytest.mark.timeout(size.SECONDS)
 SLACK_MIB = 8.0
@@ -25,10 +25,9 @@ def script(name: str, server: S3Endpoint, *arguments: str) -> str:
     """What it prints; raises AssertionError with its log."""
     variables = {k: v for k, v in os.environ.items() if not k.startswith(("EVERSTEP_", "AWS_"))}
     root = {"EVERSTEP_ROOT": f"s3://{server.make_bucket()}/jobs/ns/job"}
-    path = {"PYTHONPATH": os.pathsep.join(str(REPOSITORY / each) for each in ("", "trainer_image/src"))}
     done = subprocess.run(
         [sys.executable, "-m", f"tests.guards.{name}", *arguments],
-        env={**variables, **server.environment(), **root, **path, "OMP_NUM_THREADS": "1"},
+        env={**variables, **server.environment(), **root, "PYTHONPATH": python_path(), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
     )

@@ -64,20 +64,28 @@ class Run:
         return Checkpointer(model=self.model, optimizer=self.optimizer, average=self.average, **options)
 
 
-def copy_at_the_last_moment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The copy begins only when the next optimizer step waits for it: forward and backward are over by then."""
-    arrived = threading.Event()
-    wait, finish = Hold.wait, Staging.finish
-
-    def waits(hold: Hold) -> None:
-        arrived.set()
-        wait(hold)
+def copy_when(monkeypatch: pytest.MonkeyPatch, moment: threading.Event) -> None:
+    """From now on a save beside training is copied when `moment` comes, and each of them waits for one of its own."""
+    finish = Staging.finish
 
     def late(staging: Staging) -> list[StagedFile]:
         if threading.current_thread() is not threading.main_thread():
-            assert arrived.wait(60)
-            arrived.clear()
+            assert moment.wait(60)
+            moment.clear()
         return finish(staging)
 
-    monkeypatch.setattr(Hold, "wait", waits)
     monkeypatch.setattr(Staging, "finish", late)
+
+
+def copy_at_the_last_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The copy begins only when the next optimizer step waits for it: forward and backward are over by then."""
+    arrived = threading.Event()
+    wait = Hold.wait
+
+    def waits(hold: Hold) -> None:
+        if not hold._opened.is_set():  # a second optimizer, or a step without a save, finds it open
+            arrived.set()
+        wait(hold)
+
+    monkeypatch.setattr(Hold, "wait", waits)
+    copy_when(monkeypatch, arrived)

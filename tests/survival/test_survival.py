@@ -14,7 +14,7 @@ import pytest
 
 from dev.s3 import S3Endpoint
 from tests.survival import ground as grounds
-from tests.survival import matrix, trial
+from tests.survival import matrix
 from tests.survival.everstep_engine import Everstep
 from tests.survival.matrix import Case
 from tests.survival.zygote import Zygote
@@ -33,7 +33,7 @@ def cases() -> list[Case]:
 
 @pytest.fixture(scope="module")
 def ground(s3_server: S3Endpoint, tmp_path_factory: pytest.TempPathFactory) -> Iterator[grounds.Ground]:
-    zygote = Zygote(Everstep.modules, {**os.environ, "PYTHONPATH": trial.python_path()})
+    zygote = Zygote(Everstep.modules)
     try:
         yield grounds.prepare(s3_server, tmp_path_factory.mktemp("survival"), zygote)
     finally:

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from dev.paths import REPOSITORY
+from tests.support.python_path import python_path
 from tests.survival.matrix import Case
 from tests.survival.state import STARTS, STEPS
 from tests.survival.striker import Reader, Striker, children, lives
@@ -26,12 +26,6 @@ WEATHER_SECONDS = 120.0
 RUN_SECONDS = 240.0
 ORPHAN_SECONDS = 10.0
 OUTAGE_SECONDS = 90.0
-
-
-def python_path() -> str:
-    """For gangs: what stands here, whatever else is installed."""
-    given = os.environ.get("PYTHONPATH")
-    return os.pathsep.join([str(REPOSITORY), str(REPOSITORY / "trainer_image/src"), *([given] if given else [])])
 
 
 class Engine(Protocol):

@@ -21,6 +21,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tests.support.python_path import python_path
 from tests.survival.striker import lives
 
 TORCH = (
@@ -51,15 +52,13 @@ class Forked:
 
 
 class Zygote:
-    def __init__(
-        self, modules: Sequence[str], environment: Mapping[str, str], python: Sequence[str] = (sys.executable,)
-    ) -> None:
+    def __init__(self, modules: Sequence[str], python: Sequence[str] = (sys.executable,)) -> None:
         self._process = subprocess.Popen(
             [*python, "-m", "tests.survival.zygote", *modules],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env={**environment, "OMP_NUM_THREADS": "1"},
+            env={**os.environ, "PYTHONPATH": python_path(), "OMP_NUM_THREADS": "1"},
         )
 
     def start(self, script: str, folder: Path, log: Path, environment: Mapping[str, str]) -> Forked:

@@ -16,8 +16,8 @@ from typing import Any
 
 from everstep.checkpoint.termination import read_record
 from everstep.failure import FailureRecord
+from tests.support.python_path import python_path
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 TINY = str(Path(__file__).parent / "tiny.py")
 RECIPE = (
     *("-m", "everstep.train", "--steps", "30", "--save_steps", "5", "--evaluation.every", "10"),
@@ -97,6 +97,7 @@ def start(
         "EVERSTEP_TERMINATION_LOG": str(termination),
         "EVERSTEP_HEARTBEAT_SECONDS": "1",
         "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": python_path(),
         **(environment or {}),
     }
     torchrun = ["torchrun", "--standalone", "--local-addr=127.0.0.1", f"--nproc-per-node={ranks}", *options, *command]

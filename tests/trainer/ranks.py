@@ -8,7 +8,6 @@ from __future__ import annotations
 import copy
 import os
 import random
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,10 +28,9 @@ from everstep.catalog.store.posix import PosixStore
 from everstep.checkpoint import transactions
 from everstep.checkpoint.restoring import model_weights
 from everstep.checkpoint.restoring.model_weights import load_weights
-from everstep.checkpoint.saving.gate import Hold
-from everstep.checkpoint.saving.staging import StagedFile, Staging
 from everstep.errors import StorageRefusedError, StorageUnavailableError
 from everstep.weights.publisher import WeightsPublisher
+from tests.support.restless import copy_at_the_last_moment
 
 
 class Wide(torch.optim.Optimizer):
@@ -164,29 +162,9 @@ def refused(action: Callable[[], Any], kind: type[CheckpointError], text: str) -
         action()
 
 
-def copy_at_the_last_moment() -> None:
-    """From now on a save beside training is copied when the next optimizer step waits for it."""
-    arrived = threading.Event()
-    wait, finish = Hold.wait, Staging.finish
-
-    def waits(hold: Hold) -> None:
-        if not hold._opened.is_set():  # the second optimizer finds it open
-            arrived.set()
-        wait(hold)
-
-    def late(staging: Staging) -> list[StagedFile]:
-        if threading.current_thread() is not threading.main_thread():
-            assert arrived.wait(60)
-            arrived.clear()
-        return finish(staging)
-
-    setattr(Hold, "wait", waits)  # noqa: B010
-    setattr(Staging, "finish", late)  # noqa: B010
-
-
 def saved_beside_training() -> None:
     """Each checkpoint is the state at the end of its step, and a weight that is changed too early costs one save."""
-    copy_at_the_last_moment()
+    copy_at_the_last_moment(pytest.MonkeyPatch())
     root = Path(os.environ["EVERSTEP_ROOT"] + "-beside")
     run = Run(seed=3)
     live: dict[int, dict[str, torch.Tensor]] = {}

@@ -22,9 +22,8 @@ from everstep.catalog.progress import Heartbeat
 from everstep.catalog.store.posix import PosixStore
 from everstep.checkpoint.environment import JobEnvironment, Policy
 from everstep.checkpoint.saving.gate import Gate
-from everstep.checkpoint.saving.staging import StagedFile, Staging
 from everstep.errors import FencedError, StorageUnavailableError
-from tests.support.restless import Restless, Run, copy_at_the_last_moment
+from tests.support.restless import Restless, Run, copy_at_the_last_moment, copy_when
 
 from .conftest import Job
 from .test_checkpointer import folder_of, steps_of
@@ -121,15 +120,7 @@ def test_steps_that_go_past_the_hooks_are_not_waited_for_and_not_torn(
 ) -> None:
     """As those of a CUDA graph that is replayed: the copy comes when the next of them is over."""
     over = threading.Event()
-    finish = Staging.finish
-
-    def late(staging: Staging) -> list[StagedFile]:
-        if threading.current_thread() is not threading.main_thread():
-            assert over.wait(60)
-            over.clear()
-        return finish(staging)
-
-    monkeypatch.setattr(Staging, "finish", late)
+    copy_when(monkeypatch, over)
     run = Run()
     run.step()  # what is captured steps once, and has its state
     live: dict[int, dict[str, torch.Tensor]] = {}

@@ -18,6 +18,7 @@ from everstep.checkpoint.local.folder import Found, LocalFolder, Slot
 from everstep.errors import ArchitectureMismatchError, InvalidOperationError, StorageUnavailableError
 
 from .conftest import Job
+from .test_checkpointer import flip
 
 Jobs = Callable[..., Job]
 
@@ -61,14 +62,6 @@ def place(tmp_path: Path) -> Place:
 def straight(job: Jobs, tmp_path: Path) -> list[float]:
     """Ten steps, never interrupted."""
     return job().run(tmp_path / "straight", 10, every=1000)
-
-
-def flip(path: Path, offset: int) -> None:
-    with path.open("r+b") as file:
-        file.seek(offset)
-        byte = file.read(1)[0]
-        file.seek(offset)
-        file.write(bytes([byte ^ 1]))
 
 
 def resumed_step(checkpointer: Checkpointer) -> int | None:
