@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import logging
-import math
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -15,11 +14,6 @@ from everstep.catalog.progress import Phase, read_request
 from everstep.errors import CheckpointError, FencedError
 
 log = logging.getLogger("everstep")
-
-
-def finite(metrics: Mapping[str, float]) -> dict[str, float]:
-    """JSON knows neither NaN nor infinity."""
-    return {name: float(value) for name, value in metrics.items() if math.isfinite(value)}
 
 
 FENCE_CHECK_SECONDS = 30.0
@@ -88,11 +82,8 @@ class HeartbeatThread:
             self._wake.clear()  # before it is looked whether this beat is the last: a later `close` wakes the wait
             stopping = self._stop
             now = time.monotonic()
-            if (
-                self.fenced is None
-                and max(now - self._asked, 10 * (now - last - self._interval)) >= FENCE_CHECK_SECONDS
-            ):
-                # now and then, and after a standstill: by then another group's beats may stand where ours would go
+            due = now - self._asked >= FENCE_CHECK_SECONDS or now - last - self._interval >= STANDSTILL_SECONDS
+            if self.fenced is None and due:
                 self.fenced = self._ask()
                 self._asked = now
             if self.fenced is None:

@@ -11,7 +11,6 @@ import torch
 from torch.distributed.tensor import DTensor
 
 from everstep.catalog import Progress
-from everstep.checkpoint.heartbeat import finite
 from everstep.errors import InvalidOperationError
 
 SCORE = "score"
@@ -89,15 +88,17 @@ class RunProgress:
         self._last_end = None
 
     def metrics(self) -> dict[str, float]:
-        """Last values; converting a tensor of an accelerator waits for it."""
-        return finite({name: float(value) for name, value in self._values.items()})
+        """Last values, but for NaN and infinity, which JSON does not know. Converting a tensor of an accelerator waits
+        for it."""
+        numbers = {name: float(value) for name, value in self._values.items()}
+        return {name: value for name, value in numbers.items() if math.isfinite(value)}
 
-    def score_at(self, step: int, metric: str | None) -> float | None:
-        """The score of this very step: the metric that the policy names; `score` (or no policy) is what is reported
-        as such. A training loss is never taken for an evaluation that did not happen: without it there is no score.
+    def score_at(self, step: int, metric: str) -> float | None:
+        """The score of this very step: the metric that the policy names; `score` is what is reported as such. A
+        training loss is never taken for an evaluation that did not happen: without it there is no score.
         """
         value: Any = None
-        if metric is None or metric == SCORE:
+        if metric == SCORE:
             if self._score is not None and self._score[0] == step:
                 value = self._score[1]
         elif self._reported_at.get(metric) == step:
