@@ -225,7 +225,7 @@ class Claimed:
 
         Raises FencedError where another worker group has taken over, and then nothing is committed.
         """
-        draft = self.job.store_manifest(manifest, self.epoch, self.attempt)
+        draft = self.job.store_manifest(manifest)
         catalog = self.job.register.swap(lambda current: transitions.commit(current, self.id, draft), RESERVE)
         entry = catalog.find(manifest.location)
         if entry is None:  # pragma: no cover - the swap wrote it

@@ -27,6 +27,23 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
+def entry_of(manifest: manifests.Manifest, body: bytes, committed: datetime, seq: int = 0) -> Entry:
+    """What a register says of the save whose manifest has these bytes. Raises ValidationError."""
+    return Entry(
+        seq=seq,
+        step=manifest.step,
+        epoch=manifest.epoch,
+        attempt=manifest.attempt,
+        location=manifest.location,
+        digest=manifests.digest(body),
+        bytes=manifest.bytes + len(body),
+        files=len(manifest.files) + 1,
+        committed=committed,
+        score=manifest.score,
+        score_of=manifest.score_of,
+    )
+
+
 class Ledger:
     """Synchronous and stateless: every method reads the register it decides on. `store` is the job's root."""
 
@@ -51,23 +68,11 @@ class Ledger:
             raise CatalogMissingError(f"{self.store.uri} has no {self.register.key}")
         return catalog
 
-    def store_manifest(self, manifest: manifests.Manifest, epoch: int, attempt: int) -> Entry:
+    def store_manifest(self, manifest: manifests.Manifest) -> Entry:
         """Write a save's manifest; returns the entry that a swap is to put in. Nothing names the save yet."""
         body = manifests.encode(manifest)
         self.store.put(Location.parse(manifest.location).key(MANIFEST), body)
-        return Entry(
-            seq=0,
-            step=manifest.step,
-            epoch=epoch,
-            attempt=attempt,
-            location=manifest.location,
-            digest=manifests.digest(body),
-            bytes=manifest.bytes + len(body),
-            files=len(manifest.files) + 1,
-            committed=self._clock(),
-            score=manifest.score,
-            score_of=manifest.score_of,
-        )
+        return entry_of(manifest, body, self._clock())
 
     def manifest(self, point: Entry | ResumePoint) -> manifests.Manifest:
         """The manifest of a committed entry, checked against the digest in the register."""

@@ -16,6 +16,7 @@ from everstep.catalog.documents import Catalog, Entry
 from everstep.catalog.fields import Count, Text
 from everstep.catalog.job import JobCatalog
 from everstep.catalog.keys import CHECKPOINTS, COMMITTED, MANIFEST, Location
+from everstep.catalog.ledger import entry_of
 from everstep.catalog.store import KeyNotFound
 from everstep.catalog.verify import verify_save
 from everstep.errors import CheckpointCorruptError, InvalidOperationError
@@ -48,7 +49,7 @@ def survey(job: JobCatalog, on_bytes: Callable[[int], None] = lambda _: None) ->
 
     Raises InvalidOperationError where it cannot be a register, such as with too many checkpoints.
     """
-    found: list[tuple[Mark, manifests.Manifest, Entry]] = []
+    found: list[tuple[Mark, Entry]] = []
     rejected: list[Rejected] = []
     highest = 0
     for folder in job.store.list_folders(CHECKPOINTS):
@@ -62,9 +63,9 @@ def survey(job: JobCatalog, on_bytes: Callable[[int], None] = lambda _: None) ->
         except (CheckpointCorruptError, InvalidOperationError) as error:
             rejected.append(Rejected(folder, str(error)))
     found.sort(key=lambda item: item[0].seq)
-    generation = max((mark.generation for mark, _, _ in found), default=0)
-    attempt = max((entry.attempt for _, _, entry in found), default=0)
-    entries = _on_one_line([entry for _, _, entry in found])
+    generation = max((mark.generation for mark, _ in found), default=0)
+    attempt = max((entry.attempt for _, entry in found), default=0)
+    entries = _on_one_line([entry for _, entry in found])
     sequence = max((entry.seq for entry in entries), default=0)
     try:
         catalog = Catalog(
@@ -80,9 +81,7 @@ def _first(error: ValidationError) -> str:
     return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
 
 
-def _examine(
-    job: JobCatalog, location: Location, on_bytes: Callable[[int], None]
-) -> tuple[Mark, manifests.Manifest, Entry]:
+def _examine(job: JobCatalog, location: Location, on_bytes: Callable[[int], None]) -> tuple[Mark, Entry]:
     try:
         mark = Mark.model_validate_json(job.store.get(location.key(COMMITTED), MAX_MARK_BYTES))
     except KeyNotFound:
@@ -98,22 +97,9 @@ def _examine(
         raise CheckpointCorruptError(f"its manifest speaks of {manifest.location}")
     verify_save(job.store, manifest, on_bytes)
     try:
-        entry = Entry(
-            seq=mark.seq,
-            step=manifest.step,
-            epoch=manifest.epoch,
-            attempt=manifest.attempt,
-            location=manifest.location,
-            digest=mark.digest,
-            bytes=manifest.bytes + len(body),
-            files=len(manifest.files) + 1,
-            committed=manifest.written,
-            score=manifest.score,
-            score_of=manifest.score_of,
-        )
+        return mark, entry_of(manifest, body, manifest.written, mark.seq)
     except ValidationError as error:
         raise CheckpointCorruptError(f"manifest.json: {_first(error)}") from error
-    return mark, manifest, entry
 
 
 def _on_one_line(entries: list[Entry]) -> tuple[Entry, ...]:

@@ -46,7 +46,7 @@ class WeightSets(Ledger):
 
         Raises FencedError where another worker group has taken over: then nothing is published.
         """
-        draft = self.store_manifest(manifest, manifest.epoch, manifest.attempt)
+        draft = self.store_manifest(manifest)
 
         def decide(catalog: Catalog | None) -> Catalog:
             self._claimed(claim_id)
