@@ -27,7 +27,6 @@ Json = dict[str, Any]
 JOBS = f"/apis/{GROUP}/{VERSION}"
 CORE = "/api/v1"
 MERGE_PATCH = "application/merge-patch+json"
-JSON_PATCH = "application/json-patch+json"
 CONNECTIONS = 128
 
 
