@@ -61,6 +61,8 @@ class JobMemory:
     version: int = 0
     """resourceVersion that a list of the job's pods must have reached: the largest that was listed or written. 0: none
     is known, so that only a consistent list will do (it waits up to 100 ms for the API server's cache)."""
+    applied: str | None = None
+    """resourceVersion of the job's service as our own apply left it: what else is in it then, a webhook put there."""
     stale: int = 0
     """Passes in a row that were dropped, because the job or its register had changed since they looked."""
     last: Observation | None = None

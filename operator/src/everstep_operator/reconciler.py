@@ -20,8 +20,8 @@ from everstep_operator.observe import Observer, Seen
 from everstep_operator.observe.registers import stored as stored_view
 from everstep_operator.queue import Outcome
 from everstep_operator.reconcile.decide import decide
-from everstep_operator.reconcile.observation import Results
-from everstep_operator.reconcile.plan import Plan
+from everstep_operator.reconcile.observation import PodView, Results
+from everstep_operator.reconcile.plan import LEAVES_PODS, Plan
 from everstep_operator.storage import Storages
 
 log = logging.getLogger(__name__)
@@ -147,10 +147,11 @@ class Reconciler:
         )
         chain = Chain(seen, memory, storage, await self._observer.cluster(), known)
         told = False
+        pods: tuple[PodView, ...] | None = None
         for _ in range(LONGEST_CHAIN):
             if chain.fenced is not None:
                 stored = stored_view(memory, self._clock(), fenced=chain.fenced)
-            observation = await self._observer.observe(seen, memory, stored, chain.results)
+            observation = await self._observer.observe(seen, memory, stored, chain.results, pods)
             plan = decide(observation)
             log.debug("%s, then %s", _names(plan), "again" if plan.again else f"in {plan.requeue_after} s")
             await self._record(seen, plan)
@@ -160,6 +161,9 @@ class Reconciler:
                 log.info("%s: %s", problem.reason, problem.message)
                 memory.version = 0  # a write may have come through although its answer did not
             chain.results = replace(chain.results, problem=problem)
+            quiet = problem is None and not self._memories.is_stirred(seen.key)
+            seen.service_known &= quiet
+            pods = observation.pods if quiet and _leaves_pods(plan) else None
             if problem is not None and told:
                 return Outcome(AFTER_PROBLEM if plan.requeue_after is None else plan.requeue_after)
             told = problem is not None
@@ -177,6 +181,10 @@ class Reconciler:
             return
         self._metrics.wrote(before, plan.status)
         await self._events.emit(seen.job.metadata, seen.job.status.attempt, plan.events)
+
+
+def _leaves_pods(plan: Plan) -> bool:
+    return all(isinstance(action, LEAVES_PODS) for action in plan.actions)
 
 
 def _names(plan: Plan) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -102,6 +104,59 @@ def test_where_its_address_is_taken_the_gang_is_replaced_at_once(rig: Rig) -> No
     status = rig.until_phase("Succeeded")
     assert (history(rig)[0], status["restarts"]["counted"]) == ("RendezvousMoved", 0)
     assert address in status["history"][0]["message"]
+
+
+def test_a_key_that_a_webhook_adds_to_the_selector_is_left_where_it_is(rig: Rig) -> None:
+    rig.options[0] = ENDLESS
+    with admission(rig, '[JSONPatch{op: "add", path: "/spec/selector/mesh", value: "in"}]'):
+        position = rig.cluster.audit.position()
+        rig.apply()
+        rig.until_running(1)
+        assert service(rig).spec.selector["mesh"] == "in"
+        rig.core.patch_namespaced_service(SERVICE, rig.namespace, {"spec": {"selector": {"everstep.dev/index": "1"}}})
+        wait_for("our own part is back", lambda: service(rig).spec.selector["everstep.dev/index"] == "0", 15)
+        until_committed(rig)
+        rig.operator.kill()
+        rig.operator.start()
+        step = rig.status()["lastCheckpoint"]["step"]
+        wait_for("the gang is looked at", lambda: rig.status()["lastCheckpoint"]["step"] > step + 100)
+        writes = rig.cluster.audit.writes(position, agent="everstep-operator")
+    applied = [each for each in writes if (each.namespace, each.resource) == (rig.namespace, "services")]
+    assert 2 <= len(applied) <= 4, "one apply for the attempt, one for the hand's change, one for each process"
+    assert history(rig) == []
+
+
+@contextmanager
+def admission(rig: Rig, patch: str) -> Iterator[None]:
+    """An admission policy that changes each service of the namespace; it is in force while the block runs."""
+    name = f"tests-{rig.namespace}"
+    rules = [{"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE", "UPDATE"], "resources": ["services"]}]
+    within = {"matchLabels": {"kubernetes.io/metadata.name": rig.namespace}}
+    mutation = {"patchType": "JSONPatch", "jsonPatch": {"expression": patch}}
+    specs = {
+        "MutatingAdmissionPolicy": {
+            "matchConstraints": {"namespaceSelector": within, "resourceRules": rules},
+            "reinvocationPolicy": "Never",
+            "mutations": [mutation],
+        },
+        "MutatingAdmissionPolicyBinding": {"policyName": name},
+    }
+    made = [
+        {"apiVersion": "admissionregistration.k8s.io/v1", "kind": kind, "metadata": {"name": name}, "spec": spec}
+        for kind, spec in specs.items()
+    ]
+    sample = {"metadata": {"name": "sample"}, "spec": {"selector": {"a": "b"}, "ports": [{"port": 80}]}}
+
+    def in_force() -> bool:
+        answer = rig.core.create_namespaced_service(rig.namespace, sample, dry_run="All")
+        return bool(answer.spec.selector != {"a": "b"})
+
+    rig.cluster.apply(yaml.safe_dump_all(made))
+    try:
+        wait_for("the policy is in force", in_force, 30)
+        yield
+    finally:
+        rig.cluster.kubectl("delete", "-f", "-", stdin=yaml.safe_dump_all(made))
 
 
 def service(rig: Rig) -> Any:

@@ -113,11 +113,20 @@ def test_a_pod_without_a_status_is_pending() -> None:
 
 
 def test_services_and_nodes() -> None:
-    meta = {"name": "s", "uid": "x", "labels": names.labels("j", "u", 3), "ownerReferences": [{"uid": "u"}]}
-    spec = {"clusterIP": "1.2.3.4", "selector": names.service_selector("u", 3), "ports": [{"port": 29400}]}
+    meta: dict[str, Any] = {
+        "name": "s",
+        "uid": "x",
+        "labels": names.labels("j", "u", 3),
+        "ownerReferences": [{"uid": "u"}],
+    }
+    spec: dict[str, Any] = {
+        "clusterIP": "1.2.3.4",
+        "selector": names.service_selector("u", 3),
+        "ports": [{"port": 29400}],
+    }
 
-    def seen(meta: dict[str, Any], spec: dict[str, Any]) -> tuple[str, int]:
-        view = service_view({"metadata": meta, "spec": spec}, "j", "u")
+    def seen(meta: dict[str, Any], spec: dict[str, Any], applied: str | None = None) -> tuple[str, int]:
+        view = service_view({"metadata": meta, "spec": spec}, "j", "u", applied)
         return view.cluster_ip, view.attempt
 
     assert seen(meta, spec) == ("1.2.3.4", 3)
@@ -125,6 +134,13 @@ def test_services_and_nodes() -> None:
     assert seen(meta, {**spec, "selector": {names.ATTEMPT: "3"}}) == ("1.2.3.4", 0)
     assert seen(meta, {**spec, "ports": [{"port": 80}]}) == ("1.2.3.4", 0)
     assert seen({**meta, "labels": {}}, spec) == ("1.2.3.4", 0)
+    more = {**spec, "selector": {**names.service_selector("u", 3), "mesh": "in"}}
+    assert seen({**meta, "resourceVersion": "8"}, more, applied="7") == ("1.2.3.4", 0), "somebody's hand"
+    assert seen({**meta, "resourceVersion": "7"}, more, applied="7") == ("1.2.3.4", 3), (
+        "a webhook's, with our own apply"
+    )
+    less = {**spec, "selector": {names.ATTEMPT: "3", "mesh": "in"}}
+    assert seen({**meta, "resourceVersion": "7"}, less, applied="7") == ("1.2.3.4", 0)
     assert is_ready({"status": {"conditions": [{"type": "Ready", "status": "True"}]}})
     assert not is_ready({"status": {"conditions": [{"type": "Ready", "status": "Unknown"}]}})
     assert moment(None) is None
@@ -283,8 +299,7 @@ class Server:
 async def looked(server: Server, memory: JobMemory, status: dict[str, Any] | None = None) -> list[PodView]:
     observer = Observer(cast(Any, server), cast(Any, None), poll_seconds=lambda: 5.0, progress_seconds=15.0)
     of = job(status)
-    pods, _ = await observer.belongings(Seen({}, of), memory)
-    return list(pods)
+    return list(await observer.belongings(Seen({}, of), memory))
 
 
 async def test_now_is_the_servers_whose_stamps_it_is_compared_with() -> None:

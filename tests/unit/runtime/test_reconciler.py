@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 import pytest
 
 from everstep_operator.act import StaleError
+from everstep_operator.act.actor import Chain
+from everstep_operator.api import TrainingJob
 from everstep_operator.health import Health
 from everstep_operator.kube import ApiError
 from everstep_operator.memory import JobMemory, Key, Memories
 from everstep_operator.metrics import Metrics
+from everstep_operator.observe import Seen
 from everstep_operator.queue import Outcome
 from everstep_operator.reconcile import decide
-from everstep_operator.reconcile.observation import Observation
+from everstep_operator.reconcile.observation import Observation, Problem, Results, Stored
+from everstep_operator.reconcile.plan import Action, CreatePod, DryRunPod, Fence, Probe
 from everstep_operator.reconciler import LONGEST_PAUSE, Reconciler
-from tests.support.observations import UID, beat, committed, job, observe, pod, running
+from tests.support.observations import CLUSTER, UID, beat, committed, fenced, job, observe, pod, running
+from tests.support.trainingjobs import minimal
 
 KEY: Key = ("default", "job")
 
@@ -72,3 +79,76 @@ async def test_what_is_stale_again_and_again_waits_longer_each_time() -> None:
     assert pauses[:3] == [0.0, 0.0, 0.0]
     assert sorted(pauses) == pauses
     assert (pauses[3] > 0, pauses[-1]) == (True, LONGEST_PAUSE)
+
+
+class World(Observer):
+    """A job that has never run, its storage and its cluster. Notes what each decision knew of the pods beforehand."""
+
+    def __init__(self, memories: Memories) -> None:
+        super().__init__(ApiError(500, "", "no"))
+        self.memories = memories
+        self.known: list[bool] = []
+        self.actions: list[str] = []
+        self.news_after: str | None = None
+        self.body = {**minimal(), "metadata": {**minimal()["metadata"], "uid": UID, "resourceVersion": "1"}}
+
+    async def job(self, _key: Key) -> Any:
+        return Seen(self.body, TrainingJob.parse(self.body))
+
+    async def storage(self, _job: TrainingJob) -> Any:
+        return None
+
+    async def registers(self, *_: Any) -> Stored:
+        return Stored()
+
+    async def cluster(self) -> str:
+        return CLUSTER
+
+    async def observe(self, seen: Seen, _memory: JobMemory, stored: Stored, results: Results, pods: Any) -> Observation:
+        self.known.append(pods is not None)
+        catalog = stored.catalog
+        return observe(seen.job, *(pods or ()), catalog=catalog, services=(), stored=stored, results=results)
+
+    async def patch(self, _path: str, body: dict[str, Any]) -> Any:
+        self.body = {**self.body, "status": {**self.body.get("status", {}), **body["status"]}}
+        return self.body
+
+    async def emit(self, *_: Any) -> None:
+        return None
+
+    async def run(self, chain: Chain, actions: Sequence[Action]) -> Problem | None:
+        for action in actions:
+            self.actions.append(type(action).__name__)
+            if self.actions[-1] == self.news_after:
+                self.memories.stir(KEY)
+            match action:
+                case Probe():
+                    chain.results = replace(chain.results, probed=True)
+                case DryRunPod():
+                    chain.results = replace(chain.results, dry_run=True)
+                case Fence():
+                    chain.fenced = fenced()
+                case CreatePod():
+                    raise StaleError("that is all")
+        return None
+
+
+async def started(news_after: str | None = None) -> World:
+    memories = Memories()
+    world: Any = World(memories)
+    world.news_after = news_after
+    parts: Any = cast(Any, None)
+    health = Health(leading=lambda: True)
+    await Reconciler(world, world, world, world, parts, memories, Metrics(), health)(KEY)
+    assert world.actions[:3] == ["Probe", "DryRunPod", "Fence"]
+    assert world.actions[-1] == "CreatePod"
+    return cast(World, world)
+
+
+async def test_pods_are_not_listed_again_after_what_leaves_them_alone() -> None:
+    """They are at the beginning and after the fence, which other operators' pods may have preceded."""
+    assert (await started()).known == [False, True, False]
+
+
+async def test_what_a_watch_tells_in_the_middle_of_a_pass_is_looked_at() -> None:
+    assert (await started(news_after="DryRunPod")).known == [False, False, False]

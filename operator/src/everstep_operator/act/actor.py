@@ -105,7 +105,7 @@ class Actor:
                     chain.results = replace(chain.results, dry_run=True)
                 return problem
             case EnsureService():
-                return await self._pods.ensure_service(seen, action)
+                return await self._pods.ensure_service(seen, chain.memory, action)
             case MarkPod():
                 return await self._pods.mark(seen, chain.memory, action)
             case ReadLogs():

@@ -95,20 +95,21 @@ class Pods:
             return None if error.conflict else cluster_problem(error)
         return None
 
-    async def ensure_service(self, seen: Seen, action: EnsureService) -> Problem | None:
+    async def ensure_service(self, seen: Seen, memory: JobMemory, action: EnsureService) -> Problem | None:
         path = core_path(seen.job.metadata.namespace, "services", action.name)
         try:
-            standing = await self._kube.find(path)
+            standing = seen.service or await self._kube.find(path)
             foreign = standing and _foreign(seen, "service", standing)
             if foreign:
                 return foreign
-            made = await self._apply(path, action.manifest)
+            made = await self._apply(path, _as_seen(action.manifest, standing))
         except ApiError as error:
             return pod_problem(error)
+        seen.service, memory.applied = made, made["metadata"].get("resourceVersion")
         if made["spec"].get("clusterIP") in (None, "", "None"):
             message = f"the service {action.name} was made without an address of its own: delete it"
             return Problem(ProblemKind.POD_REFUSED, "ServiceWithoutAddress", message)
-        return None
+        return _altered(action, made)
 
     async def _apply(self, path: str, manifest: Json) -> Json:
         try:
@@ -143,6 +144,26 @@ def _wrote(memory: JobMemory, answer: Json) -> None:
     """The next list of pods must show this write."""
     version = as_number((answer.get("metadata") or {}).get("resourceVersion"))
     memory.version = max(memory.version, version) if memory.version and version else 0
+
+
+def _as_seen(manifest: Json, standing: Json | None) -> Json:
+    """With the uid of the one that was looked at, so that no other one of its name is changed."""
+    if standing is None:
+        return manifest
+    return {**manifest, "metadata": {**manifest["metadata"], "uid": standing["metadata"]["uid"]}}
+
+
+def _altered(action: EnsureService, made: Json) -> Problem | None:
+    """What somebody adds is theirs; where our own part does not stand, no rank would find the other."""
+    wanted = {f"labels.{key}": value for key, value in action.manifest["metadata"]["labels"].items()}
+    wanted |= {f"selector.{key}": value for key, value in action.manifest["spec"]["selector"].items()}
+    stands = {f"labels.{key}": value for key, value in (made["metadata"].get("labels") or {}).items()}
+    stands |= {f"selector.{key}": value for key, value in (made["spec"].get("selector") or {}).items()}
+    lost = sorted(key for key, value in wanted.items() if stands.get(key) != value)
+    if not lost:
+        return None
+    message = f"an admission webhook changes the service {action.name}: {', '.join(lost)} do not stay as applied"
+    return Problem(ProblemKind.POD_REFUSED, "ServiceAltered", message)
 
 
 def _foreign(seen: Seen, kind: str, standing: Json) -> Problem | None:

@@ -32,6 +32,10 @@ class Seen:
     job: TrainingJob
     containers: dict[str, str] = field(default_factory=dict)
     """Pod name to the name of its trainer container."""
+    service: Json | None = None
+    """What stands under the name of its service, whoever's it is: as it was read, or as our last apply left it."""
+    service_known: bool = False
+    """It was looked for in this pass, and nothing tells of a change since."""
 
     @property
     def key(self) -> Key:
@@ -83,19 +87,23 @@ class Observer:
             return Stored(problem=storage)
         return await read_registers(storage, memory, job.status.attempt, self._clock)
 
-    async def belongings(self, seen: Seen, memory: JobMemory) -> tuple[tuple[PodView, ...], tuple[ServiceView, ...]]:
-        """The job's pods of every attempt, and its service, live."""
+    async def belongings(self, seen: Seen, memory: JobMemory) -> tuple[PodView, ...]:
+        """The job's pods of every attempt, live; and its service, into `seen`."""
         meta = seen.job.metadata
-        service, pods = await asyncio.gather(
-            self._kube.find(core_path(meta.namespace, "services", names.service_name(meta.name))),
-            self._pods(seen, memory),
-        )
+        seen.service, pods = await asyncio.gather(self._service(seen), self._pods(seen, memory))
         pods = [*pods, *await self._strays(seen, {pod["metadata"]["name"] for pod in pods})]
-        services = [service] if service is not None and names.belongs(service["metadata"], meta.uid) else []
         seen.containers = {pod["metadata"]["name"]: trainer_name(pod) or "" for pod in pods}
         views = (pod_view(pod, meta.name, meta.uid) for pod in pods)
-        found = sorted((view for view in views if view is not None), key=lambda view: (view.attempt, view.index))
-        return tuple(found), tuple(service_view(service, meta.name, meta.uid) for service in services)
+        return tuple(sorted((view for view in views if view is not None), key=lambda view: (view.attempt, view.index)))
+
+    async def _service(self, seen: Seen) -> Json | None:
+        meta, gang = seen.job.metadata, seen.job.status.gang
+        alone = seen.job.spec.nodes <= 1 and (gang is None or (gang.nodes or 0) <= 1)
+        if alone or seen.service_known:  # a gang of one needs none
+            return seen.service
+        found = await self._kube.find(core_path(meta.namespace, "services", names.service_name(meta.name)))
+        seen.service_known = True
+        return found
 
     async def _strays(self, seen: Seen, listed: set[str]) -> list[Json]:
         """Pods of the gang in force that are still there though no list by label finds them: without their labels
@@ -135,23 +143,38 @@ class Observer:
         poll = self._poll_seconds()
         return replace(last, now=self._kube.clock.now(), stored=stored, results=results, nodes=(), poll_seconds=poll)
 
-    async def observe(self, seen: Seen, memory: JobMemory, stored: Stored, results: Results) -> Observation:
-        """Everything that a decision needs. `stored` is read once a pass, pods before each decision of it."""
+    async def observe(
+        self,
+        seen: Seen,
+        memory: JobMemory,
+        stored: Stored,
+        results: Results,
+        known: tuple[PodView, ...] | None = None,
+    ) -> Observation:
+        """Everything that a decision needs. `stored` is read once a pass, pods before each decision of it but those
+        that are `known` not to have changed since."""
         cluster = await self.cluster()
-        pods, services = await self.belongings(seen, memory)
+        pods = await self.belongings(seen, memory) if known is None else known
         suspects = _suspects(pods, stored)
         return Observation(
             job=seen.job,
             now=self._kube.clock.now(),
             cluster=cluster,
             pods=pods,
-            services=services,
+            services=_services(seen, memory),
             nodes=await self._nodes.look(suspects) if suspects else (),
             stored=stored,
             results=results,
             poll_seconds=self._poll_seconds(),
             progress_seconds=self._progress_seconds,
         )
+
+
+def _services(seen: Seen, memory: JobMemory) -> tuple[ServiceView, ...]:
+    meta, found = seen.job.metadata, seen.service
+    if found is None or not names.belongs(found["metadata"], meta.uid):
+        return ()
+    return (service_view(found, meta.name, meta.uid, memory.applied),)
 
 
 def _suspects(pods: Iterable[PodView], stored: Stored) -> set[str]:

@@ -98,13 +98,17 @@ def container_view(pod: Json) -> ContainerView:
     )
 
 
-def service_view(service: Json, job: str, uid: str) -> ServiceView:
+def service_view(service: Json, job: str, uid: str, applied: str | None = None) -> ServiceView:
+    """`applied`: the resourceVersion that our own apply gave it. In that one, what stands beside our part of the
+    selector is there to stay: a webhook puts it back each time."""
     meta, spec = service["metadata"], service.get("spec") or {}
     selector = spec.get("selector") or {}
     told = selector.get(names.ATTEMPT, "0")
     attempt = int(told) if told.isascii() and told.isdigit() else 0
     ports = [port.get("port") for port in spec.get("ports") or []]
-    whole = selector == names.service_selector(uid, attempt) and names.RENDEZVOUS_PORT in ports
+    wanted = names.service_selector(uid, attempt)
+    as_applied = applied is not None and meta.get("resourceVersion") == applied and wanted.items() <= selector.items()
+    whole = (selector == wanted or as_applied) and names.RENDEZVOUS_PORT in ports
     kept = _has(meta, names.labels(job, uid, attempt)) and bool(meta.get("ownerReferences"))
     return ServiceView(
         name=meta["name"],

@@ -169,6 +169,9 @@ Action = (
     | DeleteJob
 )
 
+LEAVES_PODS = (Probe, ValidateResumePath, DryRunPod, EnsureService)
+"""Actions after which the job's pods are as they were observed, unless a watch tells otherwise."""
+
 
 @dataclass(frozen=True, slots=True)
 class Event:
