@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,9 @@ import torch
 from everstep import Checkpointer
 from everstep.catalog import JobCatalog, open_store, read_heartbeat
 from everstep.checkpoint.environment import JobEnvironment, Policy
-from everstep.checkpoint.local.folder import Found, LocalFolder, Slot
+from everstep.checkpoint.local import folder
+from everstep.checkpoint.local.folder import Found, LocalFolder, Slot, file_system
+from everstep.checkpoint.saving.staging import _Sums
 from everstep.errors import ArchitectureMismatchError, InvalidOperationError, StorageUnavailableError
 
 from .conftest import Job
@@ -303,3 +306,138 @@ def test_an_operator_that_mounts_nothing_ends_no_run(
     environment = JobEnvironment(root=str(tmp_path), policy=policy)
     job().run(tmp_path, 2, environment=environment)
     assert "its operator has mounted none" in caplog.text
+
+
+def test_a_group_that_was_taken_over_leaves_its_successors_saves_alone(
+    job: Jobs, place: Place, straight: list[float]
+) -> None:
+    """Its own first save comes when its successor's are there, and takes the place of its predecessors' alone."""
+    zombie = job()
+    with zombie.checkpointer(place.root, interval_steps=1000, local=place.folder, local_steps=1) as checkpointer:
+        for step in checkpointer.steps(10):
+            zombie.step()
+            if step == 1:
+                place.train(job(), 10, stop_after=4)
+            if step == 5:
+                break
+        checkpointer._local.close(together=False, finished=False)
+        checkpointer._ends_process = False
+    mine = checkpointer._claim().claim
+    assert {found.part.step for found in place.found() if found.part.claim == mine}, "it has saved"
+    rest, third = place.train(job(seed=9), 10)
+    assert resumed_step(third) == 3
+    assert rest == straight[3:]
+
+
+@pytest.mark.parametrize("remote", [3, 6])
+def test_the_nodes_are_asked_again_when_what_is_committed_is_damaged(
+    job: Jobs, place: Place, straight: list[float], remote: int
+) -> None:
+    """The save of step 4 is older than step 6, and newer than all that is left when that is set aside."""
+    place.train(job(), 10, stop_after=7, every=2, remote=remote, asynchronous=False)
+    assert (place.steps(), place.committed()[-1]) == ([4, 6], 6)
+    newest = max(place.found(), key=lambda found: found.part.step)
+    flip(newest.slot.path / "__0_0.distcp", 200)
+    (committed,) = place.root.glob("checkpoints/step_000000000006-*")
+    flip(committed / "__0_0.distcp", 200)
+    rest, checkpointer = place.train(job(seed=3), 10, every=2, remote=1000)
+    assert resumed_step(checkpointer) == 4
+    assert rest == straight[4:]
+    assert place.committed()[-1] == 10
+
+
+class Growing:
+    """State whose size changes."""
+
+    def __init__(self) -> None:
+        self.size = 1
+
+    def get_state(self) -> dict[str, str]:
+        return {"text": "x" * self.size}
+
+    def set_state(self, state: dict[str, str]) -> None:
+        self.size = len(state["text"])
+
+
+@pytest.mark.parametrize("where", [(_Sums, "done"), (Slot, "finish")], ids=["in the copy", "after it"])
+def test_a_save_that_failed_gives_its_pages_back_before_it_asks_for_new_ones(
+    job: Jobs, place: Place, monkeypatch: pytest.MonkeyPatch, where: tuple[type, str]
+) -> None:
+    """A mapping of a file that is gone would fill a tmpfs unseen."""
+    mine, data, kept = job(), Growing(), []
+    check, real = LocalFolder._check, getattr(*where)
+
+    def count(self: LocalFolder, more: int) -> None:
+        maps = Path("/proc/self/maps").read_text().splitlines()
+        kept.append([line for line in maps if str(place.folder) in line and line.endswith("(deleted)")])
+        check(self, more)
+
+    def fail(*arguments: Any) -> Any:
+        if data.size == 2:
+            raise StorageUnavailableError("no space left")
+        return real(*arguments)
+
+    monkeypatch.setattr(LocalFolder, "_check", count)
+    monkeypatch.setattr(*where, fail)
+    gc.disable()  # it would hide the matter, some time
+    try:
+        options: dict[str, Any] = {"local": place.folder, "local_steps": 1, "other": data}
+        with mine.checkpointer(place.root, interval_steps=1000, asynchronous=False, **options) as checkpointer:
+            for step in checkpointer.steps(6):
+                mine.step()
+                data.size = {3: 2, 4: 6 << 20}.get(step, data.size)
+                if step == 6:
+                    break
+            assert checkpointer._local.failed == 1
+    finally:
+        gc.enable()
+    assert place.steps() == [4, 5]
+    assert kept == [[]] * 4
+
+
+def test_what_a_load_has_left_behind_is_not_resumed(job: Jobs, place: Place) -> None:
+    """Steps 5 and 6 are done twice; what was saved of them before belongs to no line any more."""
+    mine = job()
+    options: dict[str, Any] = {"local": place.folder, "local_steps": 1, "asynchronous": False}
+    with mine.checkpointer(place.root, interval_steps=4, **options) as checkpointer:
+        for step in checkpointer.steps(20):
+            mine.step()
+            if step == 7:
+                break
+        assert place.steps() == [5, 6]
+        checkpointer.load(4)
+        assert place.steps() == []
+        for step in checkpointer.steps(20):
+            mine.step()
+            if step == 6:
+                break
+    assert (place.steps(), place.committed()) == ([5], [4])
+    _, again = place.train(job(), 10, stop_after=6, remote=1000)
+    assert resumed_step(again) == 5
+
+
+def test_a_load_before_the_first_step_leaves_the_nodes_save_that_was_resumed(job: Jobs, place: Place) -> None:
+    place.train(job(), 10, stop_after=7, remote=4, asynchronous=False)
+    with job().checkpointer(place.root, local=place.folder, local_steps=1) as checkpointer:
+        checkpointer.load_latest()
+        assert resumed_step(checkpointer) == 6
+        checkpointer.load(4)
+    mine = job()
+    with mine.checkpointer(place.root, local=place.folder, local_steps=1) as checkpointer:
+        checkpointer.load_latest()
+        assert resumed_step(checkpointer) == 6, "nothing was trained from step 4"
+        checkpointer.load(4)
+        assert next(checkpointer.steps(10)) == 5
+    _, again = place.train(job(), 10, stop_after=6, remote=1000)
+    assert resumed_step(again) == 4
+
+
+def test_a_file_system_that_finds_new_room_for_each_write_is_refused(
+    job: Jobs, place: Place, straight: list[float], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert file_system(Path("/proc")) == 0x9FA0
+    monkeypatch.setattr(folder, "file_system", lambda _: 0x9123683E)
+    losses, checkpointer = place.train(job(), 10)
+    assert losses == straight
+    assert (checkpointer._local.failed, place.found()) == (9, [])
+    assert "is on btrfs, which looks for new room" in caplog.text

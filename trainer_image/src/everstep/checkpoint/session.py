@@ -136,21 +136,24 @@ class Session:
         quarantined and the one before is loaded."""
         point = self.claim().resume
         restoration = Restoration(self.app, self.gang, self.store)
-        if self.local is not None:
-            loaded = LocalRestore(self.local, self.gang, restoration).load(self.claim().begun, point)
-            if loaded is not None:
-                self.local_save = loaded.manifest.location
-                return loaded
-            if point is None and restoration.touched:
-                raise CheckpointCorruptError(
-                    "part of a local save was loaded before it was found to be damaged, and nothing is committed: "
-                    "start again for a fresh run"
-                )
-        while point is not None:
+        local = None if self.local is None else LocalRestore(self.local, self.gang, restoration)
+        damage: CheckpointCorruptError | None = None
+        while True:
+            found = None if local is None else local.load(self.claim().begun, point)
+            if found is not None:
+                self.local_save = found.manifest.location
+                return found
+            if point is None:
+                break
             try:
                 return restoration.load(point)
             except CheckpointCorruptError as error:
-                point = self._fall_back(point, error, restoration.touched)
+                damage, point = error, self._fall_back(point, error)
+        if restoration.touched:
+            raise CheckpointCorruptError(
+                f"nothing is left to begin with ({damage or 'only a damaged local save was there'}), and part of what "
+                "is damaged was loaded already: start again for a fresh run"
+            ) from damage
         return None
 
     def load_entry(self, entry: Entry) -> Loaded:
@@ -158,7 +161,7 @@ class Session:
         with told_apart(self.store, point, self.gang):
             return Restoration(self.app, self.gang, self.store).load(point)
 
-    def _fall_back(self, point: ResumePoint, error: CheckpointCorruptError, touched: bool) -> ResumePoint | None:
+    def _fall_back(self, point: ResumePoint, error: CheckpointCorruptError) -> ResumePoint | None:
         if point.root is not None:
             raise CheckpointCorruptError(
                 f"the checkpoint to start from, {point.uri('')}, is damaged: {error}"
@@ -172,11 +175,6 @@ class Session:
                 reason,
                 "a fresh start" if before is None else f"step {before.step}",
             )
-        if before is None and touched:
-            raise CheckpointCorruptError(
-                f"the only checkpoint, of step {point.step}, is damaged ({reason}); it was set aside, but part of it "
-                "was loaded already: start again for a fresh run"
-            ) from error
         return before
 
     def _set_aside(self, point: ResumePoint, error: CheckpointCorruptError) -> ResumePoint | None:

@@ -8,12 +8,14 @@ has to outlive the node: files are not synced, and whatever a crash leaves is fo
 
 from __future__ import annotations
 
+import ctypes
 import fcntl
 import hashlib
 import logging
 import os
 import shutil
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +36,9 @@ DOCUMENT = "part.json"
 SPARE = 64
 """One part in so many of the limit is left for documents and folders."""
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
+COPY_ON_WRITE = {0x9123683E: "btrfs", 0x2FC12FC1: "ZFS", 0xCA451A4E: "bcachefs"}
+"""By their numbers in statfs(2): what is written over goes to a new place there, and a mapped file's process ends by
+SIGBUS where there is none."""
 
 
 class Part(Manifest):
@@ -122,11 +127,13 @@ class LocalFolder:
         slots = [Slot(path.parent) for path in sorted(self.path.glob(f"*/rank-*/*/{DOCUMENT}"))]
         return [Found(part, slot) for slot in slots if (part := slot.read()) is not None]
 
-    def drop(self, claim: str, local: str | None) -> None:
-        """Remove what is neither of this claim nor a part of the save `local`. What cannot be removed is left."""
-        for group in self.path.glob("*"):
-            if group.name == claim:
-                continue
+    def groups(self) -> tuple[Path, ...]:
+        """The folders of all worker groups that have saved here."""
+        return tuple(self.path.glob("*"))
+
+    def drop(self, groups: Iterable[Path], local: str | None) -> None:
+        """Remove of these groups what is no part of the save `local`. What cannot be removed is left."""
+        for group in groups:
             slots = [Slot(path) for path in group.glob("rank-*/*")]
             stay = [slot for slot in slots if local is not None and (part := slot.read()) and part.location == local]
             for slot in slots:
@@ -135,12 +142,24 @@ class LocalFolder:
             if not stay:
                 shutil.rmtree(group, ignore_errors=True)
 
+    def clear(self, claim: str) -> None:
+        """From now on no slot of this group holds anything, copies of other nodes' parts included."""
+        for path in self.path.glob(f"{claim}/rank-*/*/{DOCUMENT}"):
+            path.unlink(missing_ok=True)
+
     def remove(self) -> None:
         shutil.rmtree(self.path, ignore_errors=True)
 
     def buffer(self, path: Path, size: int) -> SharedBuffer:
         """Memory that is the file `path`, anew, with a place for each of its bytes: to write into a mapped file for
-        which there is none would end the process. Raises StorageUnavailableError where the tier is full."""
+        which there is none would end the process. Raises StorageUnavailableError where the tier is full, or where its
+        file system cannot promise the place for good."""
+        kind = COPY_ON_WRITE.get(file_system(self.root))
+        if kind is not None:
+            raise StorageUnavailableError(
+                f"the local tier {self.root} is on {kind}, which looks for new room whenever a file is written over: "
+                "give it a tmpfs, or a disk with ext4 or xfs"
+            )
         path.unlink(missing_ok=True)
         with self._alone():
             self._check(size)
@@ -177,6 +196,14 @@ class LocalFolder:
     def used(self) -> int:
         """Bytes of all files below the root, of other jobs too."""
         return sum(_size(Path(folder, name)) for folder, _, names in os.walk(self.root) for name in names)
+
+
+def file_system(path: Path) -> int:
+    """The number of its kind, of statfs(2); 0 where that is not known."""
+    if sys.platform != "linux":
+        return 0
+    answer = (ctypes.c_long * 64)()  # more than any architecture's struct; the kind is its first word
+    return 0 if ctypes.CDLL(None).statfs(os.fsencode(path), answer) else answer[0]
 
 
 def _size(path: Path) -> int:

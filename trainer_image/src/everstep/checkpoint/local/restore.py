@@ -46,6 +46,8 @@ class LocalRestore:
         self._folder = folder
         self._gang = gang
         self._restoration = restoration
+        self._bad: set[Copy] = set()
+        """Copies that were found to be damaged."""
 
     def load(self, begun: Beginning | None, committed: ResumePoint | None) -> Loaded | None:
         """Collective. The newest local save that may be resumed; None where there is none. `begun` and `committed` as
@@ -60,8 +62,7 @@ class LocalRestore:
             return None
         offers = [Offer(each.part.location, each.part.rank, each.part.world_size, each.part.claim) for each in found]
         homes, told = self._gather(node, offers)
-        bad: set[Copy] = set()
-        while (choice := choose(told, begun, committed, homes, bad)) is not None:
+        while (choice := choose(told, begun, committed, homes, self._bad)) is not None:
             started = time.monotonic()
             mine = {each.part.rank: each for each in found if each.part.location == str(choice.location)}
             damaged, pieces = self._verify(choice, mine, homes)
@@ -73,7 +74,7 @@ class LocalRestore:
                         raise  # nothing else is there to begin with, and a fresh start would drop it
                     self._tell(choice, str(error))
                     damaged = {Copy(each, str(choice.location), rank) for rank, each in enumerate(choice.nodes)}
-            bad |= damaged
+            self._bad |= damaged
         return None
 
     def _gather(self, node: str, offers: Sequence[Offer]) -> tuple[list[str], dict[str, set[Offer]]]:

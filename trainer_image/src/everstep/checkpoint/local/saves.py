@@ -13,6 +13,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -90,7 +91,9 @@ class LocalSaves:
         plans: Plans,
         optimizers: Sequence[torch.optim.Optimizer],
         replicas: bool = False,
+        older: Sequence[Path] = (),
     ) -> None:
+        """`older`: folders of the worker groups before this one, which go when nothing of them is needed any more."""
         self._session = session
         self._identity = identity
         self._folder = folder
@@ -106,7 +109,8 @@ class LocalSaves:
         self._next = 0
         self._succeeded = False
         self._flight: Flight[Kept] | None = None
-        folder.drop(identity.claim, session.local_save)
+        self._older = older
+        folder.drop(older, session.local_save)
 
     def _copies(self) -> Replicas | None:
         """Collective; the same on all ranks."""
@@ -130,10 +134,11 @@ class LocalSaves:
     def launch(self, step: int, counters: Mapping[str, int], progress: Progress) -> None:
         """Copy what cannot wait of the state of `step`; the rest is copied before the optimizers' next step. Raises
         CheckpointError: nothing is saved then."""
+        self._files.close()  # a file that is made anew would else keep the old one's pages
         number = self._next
         location = self._location(step)
         started, began = datetime.now(UTC), time.monotonic()
-        prepared = self._shards[number].prepare(counters, late=self._gate.protects())
+        prepared, _ = self._shards[number].prepare(counters, late=self._gate.protects(), tell=lambda: None)
         mesh = mesh_of(self._session.app.model)
         hold = self._gate.close()
         prepared.staged = hold.open
@@ -179,9 +184,18 @@ class LocalSaves:
             return None
         kept = flight.wait(patience)
         if not self._succeeded:  # what was resumed has its successor now
-            self._folder.drop(self._identity.claim, None)
+            self._folder.drop(self._older, None)
         self._succeeded, self._next = True, 1 - self._next
         return kept
+
+    def forget(self) -> None:
+        """Collective, with nothing under way. What was saved so far is of a line that was left: nobody resumes it."""
+
+        def forget() -> None:
+            self._folder.clear(self._identity.claim)
+            self._folder.drop(self._older, None)
+
+        self._gang.everywhere(forget)
 
     def close(self, together: bool, patience: float | None, finished: bool) -> None:
         """`together`: all ranks close; `patience`: seconds to wait for the save under way; `finished`: nobody will ever

@@ -47,9 +47,10 @@ class LocalTier:
         """Collective, before the first step. Raises FencedError."""
         folder = self._session.local
         if self._policy is not None and folder is not None and self._saves is None:
+            older = self._session.gang.everywhere(folder.groups)  # before the register is asked: no successor's
             self._session.begin()
             identity, copies = self._session.claim(), self._policy.replicas > 0
-            self._saves = LocalSaves(self._session, identity, folder, self._plans, self._optimizers, copies)
+            self._saves = LocalSaves(self._session, identity, folder, self._plans, self._optimizers, copies, older)
         self._last = time.monotonic()
 
     def due(self) -> bool:
@@ -83,6 +84,13 @@ class LocalTier:
         """Wait for the save under way: before tensors change other than by an optimizer's step."""
         if self._saves is not None:
             self._settle(self._saves, tell)
+
+    def leave(self, tell: Tell) -> None:
+        """Collective. Another state was loaded: what was saved before is not what the run goes on from."""
+        self._session.local_save = None
+        if self._saves is not None:
+            self._saves.forget()
+            tell(local_step=None)
 
     def close(self, together: bool, finished: bool) -> None:
         """`together`: all ranks end in order; `finished`: nobody will resume."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable
+from functools import partial
 from typing import Generic, TypeVar
 
 from everstep.catalog.store.threads import begin
@@ -19,7 +21,7 @@ class Flight(Generic[T]):
 
     def __init__(self, step: int, work: Callable[[], T]) -> None:
         self.step = step
-        self._outcome = begin(work, f"everstep-save-{step}")
+        self._outcome = begin(partial(_lightly, work), f"everstep-save-{step}")
 
     @property
     def landed(self) -> bool:
@@ -29,3 +31,12 @@ class Flight(Generic[T]):
     def wait(self, seconds: float | None = None) -> T:
         """Its result, or its error. Raises TimeoutError after `seconds`."""
         return self._outcome.result(seconds)
+
+
+def _lightly(work: Callable[[], T]) -> T:
+    """An error that is kept until somebody asks for it, or for longer by a cycle, keeps no buffers with it."""
+    try:
+        return work()
+    except BaseException as error:
+        traceback.clear_frames(error.__traceback__)
+        raise
