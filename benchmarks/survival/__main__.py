@@ -77,8 +77,7 @@ def attempt_of_peer(
     case: Case,
     seed: int,
 ) -> trial.Verdict:
-    name = f"{case.phase}-{case.fault}-{seed}".replace(" ", "-").replace(",", "")
-    place = trial.Place(server.url, server.environment(), folder / name, zygote)
+    place = trial.Place(server.url, server.environment(), folder / f"{case.slug}-{seed}", zygote)
     engine = root()
     if case.begins_at:
         trial.begin(place, engine, requests(), steps=4)
@@ -108,7 +107,7 @@ def main(
     only: Annotated[str, typer.Option(help="cases whose name this regular expression matches")] = "",
     seed: int = 1,
     go_on: Annotated[bool, typer.Option(help="keep what stands in the results, try what is missing")] = False,
-    report: Annotated[bool, typer.Option(help="write the tables, try nothing")] = False,
+    report: Annotated[bool, typer.Option(help="write the tables; without --engine nothing is tried")] = False,
 ) -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what was started ends with this
     logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)  # each connection that is cut on purpose

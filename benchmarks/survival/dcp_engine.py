@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,9 +14,9 @@ import torch
 from torch.distributed.checkpoint.state_dict_loader import load
 
 from benchmarks.survival.s3_steps import S3Steps
-from tests.survival.matrix import Case, Phase
+from tests.survival.matrix import Phase
 from tests.survival.state import STAMPS, STARTS
-from tests.survival.striker import Seen
+from tests.survival.striker import Numbered, Seen
 
 _FILE = re.compile(r"/step-(\d+)/(?:__(\d+)_\d+\.distcp|(\.metadata(?:\.tmp)?))$")
 PHASES: frozenset[Phase] = frozenset(
@@ -29,10 +28,7 @@ PHASES: frozenset[Phase] = frozenset(
 """Those that it has. Its swap is the copy of `.metadata.tmp` to `.metadata`: from then on the step is seen."""
 
 
-class Requests:
-    def __init__(self) -> None:
-        self._count: Counter[tuple[str | None, int | None]] = Counter()
-
+class Requests(Numbered):
     def __call__(self, method: str, path: str, body: bytes) -> Seen | None:
         key, _, query = path.partition("?")
         found = _FILE.search(key)
@@ -43,9 +39,9 @@ class Requests:
             return None
         else:
             phase = self._phase(method, query, found)
-        rank = int(found[2]) if found and found[2] and method != "GET" else None if method == "GET" else 0
-        self._count[phase, rank] += 1
-        return Seen(phase, rank, self._count[phase, rank], commits)
+        shard = None if found is None else found[2]
+        rank = None if method == "GET" else int(shard or 0)
+        return self.next(phase, rank, commits)
 
     def _phase(self, method: str, query: str, found: re.Match[str]) -> Phase | None:
         step, shard, metadata = found[1], found[2] is not None, found[3]
@@ -80,13 +76,8 @@ class Dcp:
     def name(self) -> str:
         return "DCP async" if self.beside else "DCP sync"
 
-    def environment(self, case: Case | None) -> dict[str, str]:
-        variables = {"SURVIVAL_ROOT": self.uri, "SURVIVAL_ASYNC": str(int(self.beside))}
-        if case is not None and case.phase == "step saved again":
-            variables["SURVIVAL_RESUME"] = "2"
-        if case is not None and case.phase == "removal":
-            variables["SURVIVAL_KEEP"] = "2"
-        return variables
+    def environment(self) -> dict[str, str]:
+        return {"SURVIVAL_ROOT": self.uri, "SURVIVAL_ASYNC": str(int(self.beside))}
 
     @property
     def steps(self) -> S3Steps:

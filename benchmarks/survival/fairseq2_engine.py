@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import re
 import sys
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +12,9 @@ from pathlib import Path
 import torch
 
 from dev.s3 import S3Endpoint
-from tests.survival.matrix import Case, Phase
+from tests.survival.matrix import Phase
 from tests.survival.state import STARTS
-from tests.survival.striker import Seen
+from tests.survival.striker import Numbered, Seen
 
 _FILE = re.compile(r"/step_(\d+)/(trainer|model|optimizer|data_reader)/(?:.*_)?(\d+)\.pt$")
 _STEP = re.compile(r"/step_(\d+)/trainer/")
@@ -23,10 +22,7 @@ PHASES: frozenset[Phase] = frozenset(("staging", "part stored", "removal", "rest
 """On S3 it has no commit: a step is seen as soon as there is a file of its trainer's state."""
 
 
-class Requests:
-    def __init__(self) -> None:
-        self._count: Counter[tuple[str | None, int | None]] = Counter()
-
+class Requests(Numbered):
     def __call__(self, method: str, path: str, body: bytes) -> Seen | None:
         key, _, query = path.partition("?")
         found = _FILE.search(key)
@@ -38,9 +34,8 @@ class Requests:
         elif found is not None and method == "PUT" and found[1] == "4" and found[2] in ("model", "optimizer"):
             phase = "part stored"
         rank = int(found[3]) if found is not None and method == "PUT" else None
-        self._count[phase, rank] += 1
         commits = method == "PUT" and found is not None and found[2] == "data_reader"
-        return Seen(phase, rank, self._count[phase, rank], commits)
+        return self.next(phase, rank, commits)
 
 
 @dataclass(frozen=True)
@@ -56,13 +51,8 @@ class Fairseq2:
     script = str(Path(__file__).parent / "fairseq2_run.py")
     modules: tuple[str, ...] = ()
 
-    def environment(self, case: Case | None) -> dict[str, str]:
-        variables = {"SURVIVAL_ROOT": f"s3://{self.bucket}/run"}
-        if case is not None and case.phase == "step saved again":
-            variables["SURVIVAL_RESUME"] = "2"
-        if case is not None and case.phase == "removal":
-            variables["SURVIVAL_KEEP"] = "2"
-        return variables
+    def environment(self) -> dict[str, str]:
+        return {"SURVIVAL_ROOT": f"s3://{self.bucket}/run"}
 
     def steps(self) -> list[int]:
         """Those that it shows, ascending."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections import Counter
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,8 +13,8 @@ from everstep.catalog import JobCatalog, S3Access, Store, open_store
 from everstep.catalog.verify import verify_save
 from everstep.cli.runs import find_runs
 from everstep.errors import CheckpointError
-from tests.survival.matrix import Case, Phase
-from tests.survival.striker import Seen
+from tests.survival.matrix import Phase
+from tests.survival.striker import Numbered, Seen
 
 SCRIPT = str(Path(__file__).parent / "everstep_run.py")
 KEPT = [6, 8]
@@ -23,12 +22,12 @@ _STEP = re.compile(r"step_(\d{12})-")
 _SHARD = re.compile(r"/__(\d+)_\d+\.distcp")
 
 
-class Requests:
+class Requests(Numbered):
     """Names the requests of one gang, from its start."""
 
     def __init__(self) -> None:
+        super().__init__()
         self._manifest = 0
-        self._count: Counter[tuple[str | None, int | None]] = Counter()
 
     def __call__(self, method: str, path: str, body: bytes) -> Seen | None:
         key, _, query = path.partition("?")
@@ -40,8 +39,7 @@ class Requests:
             self._manifest = step or 0
         shard = _SHARD.search(key)
         rank = 0 if shard is None else int(shard[1]) if method != "GET" else None  # who reads a range, no path tells
-        self._count[phase, rank] += 1
-        return Seen(phase, rank, self._count[phase, rank], commits)
+        return self.next(phase, rank, commits)
 
     def _phase(self, method: str, name: str, query: str, step: int | None, body: bytes) -> Phase | None:
         if method == "PUT" and name == "catalog.json":
@@ -74,14 +72,12 @@ class Everstep:
     script = SCRIPT
     modules = ("everstep.checkpoint", "everstep.transfer")
 
-    def environment(self, case: Case | None) -> dict[str, str]:
-        again = case is not None and case.phase == "step saved again"
+    def environment(self) -> dict[str, str]:
         policy = {"interval": {"steps": 2}, "keepLast": 2}
         return {
             "EVERSTEP_ROOT": self.uri,
             "EVERSTEP_POLICY": json.dumps(policy),
             "EVERSTEP_HEARTBEAT_SECONDS": "5",
-            **({"SURVIVAL_RESUME": "2"} if again else {}),
         }
 
     @property

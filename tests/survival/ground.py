@@ -48,5 +48,6 @@ def attempt(ground: Ground, case: Case, seed: int) -> trial.Verdict:
         source = ground.begun.store
         for info in source.list(""):
             engine.store.put(info.key, source.get(info.key))
-    name = f"{case.phase}-{case.fault}-{seed}".replace(" ", "-").replace(",", "")
-    return trial.undergo(ground.place(name), engine, (Requests(), Requests()), case, seed, ground.straight)
+    return trial.undergo(
+        ground.place(f"{case.slug}-{seed}"), engine, (Requests(), Requests()), case, seed, ground.straight
+    )

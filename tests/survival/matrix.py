@@ -59,6 +59,11 @@ class Case:
         return f"{self.phase}: {self.fault}"
 
     @property
+    def slug(self) -> str:
+        """For names of folders."""
+        return f"{self.phase}-{self.fault}".replace(" ", "-").replace(",", "")
+
+    @property
     def kills_rank(self) -> bool:
         """The gang ends by it; the next one has to go on."""
         return self.fault.startswith("kill rank")

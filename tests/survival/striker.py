@@ -12,6 +12,7 @@ import os
 import random
 import signal
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,6 +44,17 @@ class Seen:
 
 Reader = Callable[[str, str, bytes], Seen | None]
 """Names a request by method, path with query, and body; None where it is nothing that matters."""
+
+
+class Numbered:
+    """What readers remember: how many requests of a kind a rank has sent."""
+
+    def __init__(self) -> None:
+        self._count: Counter[tuple[Phase | None, int | None]] = Counter()
+
+    def next(self, phase: Phase | None, rank: int | None, commits: bool) -> Seen:
+        self._count[phase, rank] += 1
+        return Seen(phase, rank, self._count[phase, rank], commits)
 
 
 class Striker(Listener):

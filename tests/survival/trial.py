@@ -8,7 +8,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -42,8 +42,9 @@ class Engine(Protocol):
     def modules(self) -> Sequence[str]:
         """What the script imports, for a zygote to import once."""
 
-    def environment(self, case: Case | None) -> Mapping[str, str]:
-        """Variables of a gang; `case` is the one that befalls it."""
+    def environment(self) -> Mapping[str, str]:
+        """Variables of a gang. To those come SURVIVAL_RESUME, the step to train on from instead of the latest, and
+        SURVIVAL_KEEP, how many steps stay, where the case needs it."""
 
     def newest(self) -> int:
         """The newest step that is whole by the engine's own account, 0 for none; past the proxy."""
@@ -166,7 +167,11 @@ class Place:
     zygote: Zygote | None = None
 
     def start(self, engine: Engine, striker: Striker, case: Case | None, **more: str) -> Gang:
-        variables = {**self.variables, **engine.environment(case), **more}
+        variables = {**self.variables, **engine.environment(), **more}
+        if case is not None and case.phase == "step saved again":
+            variables["SURVIVAL_RESUME"] = "2"
+        if case is not None and case.phase == "removal":
+            variables["SURVIVAL_KEEP"] = "2"
         return Gang(self.folder, engine, striker, variables, self.zygote)
 
 
@@ -280,7 +285,7 @@ def _judge_restore(again: Gang, struck: Gang, verdict: Verdict) -> None:
         verdict.wrong("lost", f"step {told} had been told to stand, step {verdict.restored} was restored")
 
 
-def _await(condition: Any, seconds: float) -> bool:
+def _await(condition: Callable[[], bool], seconds: float) -> bool:
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:
