@@ -1,6 +1,6 @@
 """`python -m benchmarks.checkpoint`: everstep and its peers, in turns, on the same state, servers and links.
 
-    uv run --with s3torchconnector --with torch-checkpointing --with matplotlib python -m benchmarks.checkpoint
+    uv run --with 's3torchconnector[dcp]' --with torch-checkpointing --with matplotlib python -m benchmarks.checkpoint
 
 Each round gives each peer a turn in each setting; every measurement is a line in
 benchmarks/checkpoint/results/peers.jsonl. The tables and the plot of docs/checkpoint-performance.md are made of them.

@@ -3,8 +3,7 @@
 Clients run one after another in one interleaved run, so that all meet the same machine; uploads and downloads, into a
 server that keeps nothing (`sink`) and into a real one (SeaweedFS, begun anew for each round). Beside each measurement
 stands the load that was not ours. Peers that are not installed are left out; `uv run --with obstore --with
-s3torchconnector` brings them. Raw results are appended to
-benchmarks/checkpoint/results/raw-{server}.jsonl.
+'s3torchconnector[dcp]'` brings them. Raw results are appended to benchmarks/checkpoint/results/raw-{server}.jsonl.
 """
 
 from __future__ import annotations

@@ -55,5 +55,5 @@ guards: env  ## 500 saves under load twice, 200 saves measured, 1,000 flipped bi
 	$(call TIER,EVERSTEP_GUARDS=full $(PYTEST) tests/guards && $(RUN) python -m benchmarks.guards)
 
 survival: env  ## every fault at every phase: everstep, DCP alone, fairseq2; docs/guarantees.md
-	$(call TIER,$(RUN) --with s3torchconnector python -m benchmarks.survival --engine everstep --engine dcp \
+	$(call TIER,$(RUN) --with 's3torchconnector[dcp]' python -m benchmarks.survival --engine everstep --engine dcp \
 		--engine dcp-async --engine fairseq2 --report)
