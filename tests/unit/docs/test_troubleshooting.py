@@ -15,7 +15,7 @@ REASONS = {
     *(reason for _, reason in refusals._WORDS),
     *(refusal.value for refusal in Refusal),
     *("PodInvalid", "PodForbidden", "PodRefused", "PodNameTaken", "ApiServerUnavailable", "ResumePathInvalid"),
-    *("ServiceNameTaken", "ServiceWithoutAddress", "ServiceAltered"),
+    *("PodLabelsTaken", "ServiceNameTaken", "ServiceWithoutAddress", "ServiceAltered"),
     *("NoProgress", "RestartLimit", "NotRunnable", "FailJobRule", history.DEADLINE),
 }
 

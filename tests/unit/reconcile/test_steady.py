@@ -20,8 +20,20 @@ from everstep_operator.reconcile.observation import (
     Results,
     Stored,
 )
-from everstep_operator.reconcile.plan import EnsureService, MarkPod, Plan
-from tests.support.observations import at, beat, claimed, committed, fenced, job, observe, pod, running, service
+from everstep_operator.reconcile.plan import DeletePod, EnsureService, MarkPod, Plan
+from tests.support.observations import (
+    at,
+    beat,
+    claimed,
+    committed,
+    crashed,
+    fenced,
+    job,
+    observe,
+    pod,
+    running,
+    service,
+)
 
 PODS = (pod(0), pod(1))
 
@@ -309,3 +321,18 @@ def test_a_pod_that_lost_its_labels_gets_them_back_and_goes_on(change: dict[str,
     assert ([action.owner for action in found], plan.status.history) == (marks, [])
     labels = {names.JOB: "job", names.JOB_UID: "uid-1", names.ATTEMPT: "1", names.INDEX: "0"}
     assert all((action.name, action.labels) == ("job-1-0", labels) for action in found)
+
+
+@pytest.mark.parametrize("of", [{"suspend": True}, {"activeDeadlineSeconds": 1}, {}])
+def test_an_attempt_does_not_end_before_all_of_its_pods_can_be_found(of: dict[str, Any]) -> None:
+    """Once the end is recorded no pod is looked for by name: one whose deletion fails would run on, nobody's."""
+    pods = (crashed(1) if not of else pod(1), replace(pod(0), labelled=False))
+    seen = observe(job(running(), **of), *pods, catalog=committed(30))
+    for found in (None, Problem(ProblemKind.CLUSTER, "ApiServerUnavailable", "no answer")):
+        plan = decide(replace(seen, results=Results(problem=found)))
+        assert (plan.status.history, [type(action) for action in plan.actions]) == ([], [MarkPod])
+        assert plan.again
+    refused = Problem(ProblemKind.POD_REFUSED, "PodLabelsTaken", "a webhook takes them away")
+    plan = decide(replace(seen, results=Results(problem=refused)))
+    assert len(plan.status.history) == 1, "it does not wait for what is never granted"
+    assert "job-1-0" in [action.name for action in plan.actions if isinstance(action, DeletePod)]

@@ -12,15 +12,20 @@ from hypothesis import strategies as st
 from everstep import errors
 from everstep_operator.act import unreadable
 from everstep_operator.act.events import MESSAGE_LIMIT, PATIENCE, Events, _shortened, event_name
+from everstep_operator.act.pods import Pods
 from everstep_operator.act.refusals import pod_problem
 from everstep_operator.act.status import merge_patch
 from everstep_operator.api import InvalidJobError, TrainingJob
+from everstep_operator.build import names, service_manifest
 from everstep_operator.build.names import FINALIZER
 from everstep_operator.config.profiles import Refusal, StorageRefusedError
 from everstep_operator.kube import ApiError, Kube
+from everstep_operator.memory import JobMemory
+from everstep_operator.observe import Seen
 from everstep_operator.reconcile.observation import ProblemKind
-from everstep_operator.reconcile.plan import Event
+from everstep_operator.reconcile.plan import EnsureService, Event, MarkPod
 from everstep_operator.storage import classify, classify_resume_path
+from tests.support.observations import UID, job
 from tests.support.trainingjobs import minimal
 
 VALUES = st.recursive(
@@ -206,3 +211,57 @@ def test_what_is_wrong_at_a_resume_path_is_the_paths_fault_unless_it_may_pass() 
     silent = classify_resume_path(errors.StorageUnavailableError("later"))
     assert silent is not None
     assert silent.kind is ProblemKind.UNAVAILABLE
+
+
+class Meddler:
+    """An API server whose webhook puts its own labels and selector in the place of what is asked for."""
+
+    def __init__(self, **answer: Any) -> None:
+        self.answer = answer
+        self.asked: list[Any] = []
+
+    async def find(self, _path: str) -> None:
+        return None
+
+    async def patch(self, _path: str, body: Any, **_: str) -> Any:
+        self.asked.append(body)
+        return {**body, "metadata": {**body["metadata"], "resourceVersion": "7"}, **self.answer}
+
+
+@pytest.mark.parametrize(
+    ("selector", "lost"),
+    [
+        ({names.JOB_UID: UID, names.ATTEMPT: "1", names.INDEX: "0", "mesh": "in"}, None),
+        ({names.JOB_UID: UID, names.ATTEMPT: "1", names.INDEX: "1"}, "selector.everstep.dev/index"),
+        (None, "selector.everstep.dev/attempt, selector.everstep.dev/index, selector.everstep.dev/job-uid"),
+    ],
+)
+async def test_a_service_that_a_webhook_makes_useless_is_named(
+    selector: dict[str, str] | None, lost: str | None
+) -> None:
+    kube, seen, memory = Meddler(spec={"clusterIP": "1.2.3.4", "selector": selector}), Seen({}, job()), JobMemory(UID)
+    ensure = EnsureService("job-rendezvous", service_manifest(seen.job, 1))
+    problem = await Pods(cast(Kube, kube)).ensure_service(seen, memory, ensure)
+    assert (problem.message.split(": ")[1] if problem else None) == lost
+    assert memory.applied == "7"
+
+
+async def test_a_service_is_changed_only_if_it_is_the_one_that_was_seen() -> None:
+    kube, seen = Meddler(), Seen({}, job())
+    manifest = service_manifest(seen.job, 1, "1.2.3.4")
+    seen.service = {"metadata": {"name": "job-rendezvous", "uid": "s", "labels": names.labels("job", UID, 1)}}
+    assert await Pods(cast(Kube, kube)).ensure_service(seen, JobMemory(UID), EnsureService("x", manifest)) is None
+    assert kube.asked[0]["metadata"] == {**manifest["metadata"], "uid": "s"}
+    seen.service = {"metadata": {"name": "job-rendezvous", "uid": "t"}}
+    problem = await Pods(cast(Kube, kube)).ensure_service(seen, JobMemory(UID), EnsureService("x", manifest))
+    assert (problem.reason if problem else None, len(kube.asked)) == ("ServiceNameTaken", 1)
+
+
+async def test_labels_that_a_webhook_takes_away_again_are_a_refusal() -> None:
+    seen, labels = Seen({}, job()), names.pod_labels("job", UID, 1, 0)
+    mark = MarkPod("job-1-0", "5", labels)
+    assert await Pods(cast(Kube, Meddler())).mark(seen, JobMemory(UID), mark) is None
+    meddler = Meddler(metadata={"resourceVersion": "7", "labels": {}})
+    problem = await Pods(cast(Kube, meddler)).mark(seen, JobMemory(UID), mark)
+    assert problem is not None
+    assert (problem.kind, problem.reason) == (ProblemKind.POD_REFUSED, "PodLabelsTaken")

@@ -68,11 +68,15 @@ class Pods:
         if action.owner:
             change["ownerReferences"] = [seen.job.owner_reference()]
         try:
-            _wrote(memory, await self._kube.patch(path, {"metadata": change}))
+            marked = await self._kube.patch(path, {"metadata": change})
         except ApiError as error:
             memory.version = 0
             return None if error.conflict or error.not_found else pod_problem(error)
-        return None
+        _wrote(memory, marked)
+        if action.labels.items() <= (marked["metadata"].get("labels") or {}).items():
+            return None
+        message = f"an admission webhook takes labels under everstep.dev/ away from the pod {action.name}"
+        return Problem(ProblemKind.POD_REFUSED, "PodLabelsTaken", message)
 
     async def delete(self, seen: Seen, memory: JobMemory, actions: Sequence[DeletePod]) -> Problem | None:
         problems = await asyncio.gather(*(self._delete(seen, memory, action) for action in actions))
@@ -162,7 +166,7 @@ def _altered(action: EnsureService, made: Json) -> Problem | None:
     lost = sorted(key for key, value in wanted.items() if stands.get(key) != value)
     if not lost:
         return None
-    message = f"an admission webhook changes the service {action.name}: {', '.join(lost)} do not stay as applied"
+    message = f"an admission webhook changes what is applied to the service {action.name}: {', '.join(lost)}"
     return Problem(ProblemKind.POD_REFUSED, "ServiceAltered", message)
 
 

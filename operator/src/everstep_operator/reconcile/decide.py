@@ -35,7 +35,7 @@ from everstep_operator.reconcile import (
 )
 from everstep_operator.reconcile.attempt import Attempt, current
 from everstep_operator.reconcile.classify import Cause
-from everstep_operator.reconcile.observation import Observation
+from everstep_operator.reconcile.observation import Observation, ProblemKind
 from everstep_operator.reconcile.plan import Plan, ReadLogs
 
 
@@ -58,6 +58,9 @@ def _choose(observation: Observation, attempt: Attempt) -> Plan:
         return ends.finished(observation, attempt)
     cause = None
     if attempt.number and not attempt.ended:
+        marks = gang.marks(observation, attempt)
+        if marks and _worth_marking(observation):
+            return Plan(stored, actions=marks, again=True)
         if completion.succeeded(observation, attempt):
             return ends.succeed(observation, attempt, _survey(observation, attempt))
         cause = failure.find(observation, attempt)
@@ -83,6 +86,13 @@ def _choose(observation: Observation, attempt: Attempt) -> Plan:
         return plan
     waits = [seconds for seconds in (plan.requeue_after, left) if seconds is not None]
     return replace(plan, requeue_after=min(waits))
+
+
+def _worth_marking(observation: Observation) -> bool:
+    """Labels come before an attempt's end: once that is recorded, a pod that no list finds, and whose deletion fails,
+    would be nobody's. Where they are refused the attempt must not wait for them."""
+    found = observation.results.problem
+    return found is None or found.kind is ProblemKind.CLUSTER
 
 
 def _survey(observation: Observation, attempt: Attempt) -> TrainingJobStatus:
