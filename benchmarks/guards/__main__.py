@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.guards.plot import Line, plot
-from benchmarks.page import put
+from benchmarks.page import put, table
 from dev.paths import REPOSITORY
 
 RESULTS = Path(__file__).parent / "results"
@@ -30,7 +30,8 @@ def main() -> None:
     growth = [{k: float(v) for k, v in row.items()} for row in csv.DictReader((RESULTS / "growth.csv").open())]
     PLOT.write_text(plot(lines(growth), "saves", "MiB"))
     picture = f"![Memory of trainer and uploader over {len(growth)} saves]({PLOT.name})"
-    found = "\n\n".join([table([*saves(), *flips()]), table(grown(growth)), picture])
+    tried = table(["tried", "how often", "found", "when"], [*saves(), *flips()])
+    found = "\n\n".join([tried, grown(growth), picture])
     PAGE.write_text(put(PAGE.read_text(encoding="utf-8"), BEGIN, END, found), encoding="utf-8")
 
 
@@ -45,7 +46,7 @@ def when(document: dict[str, Any]) -> str:
 
 
 def saves() -> list[list[str]]:
-    rows = [["tried", "how often", "found", "when"], ["---"] * 4]
+    rows: list[list[str]] = []
     for timing, what in TIMINGS.items():
         if not (RESULTS / f"saves-{timing}.json").exists():  # not yet tried
             continue
@@ -80,19 +81,15 @@ def places(document: dict[str, Any]) -> str:
     return ", ".join(f"{count} in `{name}`" for name, count in sorted(document["files"].items()))
 
 
-def grown(rows: list[dict[str, float]]) -> list[list[str]]:
+def grown(rows: list[dict[str, float]]) -> str:
     quarter, half = len(rows) // 4, len(rows) // 2
     parts = (rows[quarter:half], rows[half:])
     spans = [f"saves {quarter + 1} to {half}", f"saves {half + 1} to {len(rows)}"]
-    found = [[f"held after a save ({when(read('growth'))})", *spans], ["---"] * 3]
+    found: list[list[str]] = []
     for who in ("trainer", "uploader"):
         found += [[f"{who}: {what}", *(span(part, f"{who}_{name}") for part in parts)] for name, what in HELD.items()]
     found.append(["shared buffers, MiB", *(span(part, "buffers") for part in parts)])
-    return found
-
-
-def table(rows: list[list[str]]) -> str:
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    return table([f"held after a save ({when(read('growth'))})", *spans], found)
 
 
 def span(rows: list[dict[str, float]], name: str) -> str:

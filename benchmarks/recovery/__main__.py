@@ -8,27 +8,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import ExitStack
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from benchmarks import page
-from benchmarks.about import machine
-from benchmarks.recovery import report
+from benchmarks.recovery import ground, report
+from benchmarks.recovery.ground import ENDLESS, IMAGES, console
 from benchmarks.recovery.trial import Patient, Result, Workload
-from dev import cluster, images
-from dev.instance import Level
-from dev.paths import REPOSITORY
-from tests.plugins.cluster import shared
-from tests.support.site import Site, opened
+from tests.support.site import Site
 
-RESULTS = Path(__file__).parent / "results" / "recovery.json"
-PAGE = REPOSITORY / "docs" / "recovery.md"
-ENDLESS = 1_000_000
+RESULTS = ground.RESULTS / "recovery.json"
 # Pod 0 keeps the contract, the others only sleep, and all of them heed SIGTERM: what is timed is the gang's way back.
 SLEEP = """
 case "$PET_RDZV_CONF" in is_host=1*) exec python3 /opt/lite/lite.py "$@" ;; esac
@@ -42,7 +32,6 @@ WORKLOADS = (
     Workload("FSDP on 2 pods", 2, "trainer", (), RECIPE, 10, True, ("kill-rank", "kill-container", "delete-pod")),
     Workload("8 sleepers", 8, "tests", SLEEPER, STEPS, 10, False, ("kill-container", "delete-pod")),
 )
-console = Console(highlight=False)
 
 
 def main(
@@ -54,33 +43,14 @@ def main(
 ) -> None:
     """Measure recovery. The cluster is started if it is not up."""
     if not tables_only:
-        measure(trials, instance, [each for each in WORKLOADS if only in each.name], results)
-    document = json.loads(results.read_text())
-    generated = report.tables(document)
-    console.print(generated, markup=False)
-    if results == RESULTS:
-        PAGE.write_text(page.put(PAGE.read_text(), report.BEGIN, report.END, generated))
+        workloads = [each for each in WORKLOADS if only in each.name]
+        with ground.prepared(instance, {each.image for each in workloads}) as site:
+            found = (result for each in workloads for result in treat(site, each, trials))
+            ground.record(results, ground.about(site), found)
+    ground.show(report.tables(json.loads(results.read_text())), report.BEGIN, report.END, results == RESULTS)
 
 
-def measure(trials: int, instance: str, workloads: list[Workload], path: Path) -> None:
-    with ExitStack() as stack:
-        running = stack.enter_context(shared(instance, Level.full, s3=True))
-        known = {image.short_name: image for image in images.IMAGES}
-        needed = ["operator", *dict.fromkeys(workload.image for workload in workloads)]
-        images.load(running.instance, [known[name] for name in sorted(needed)], console=console)
-        s3 = cluster.s3_server(running.instance).endpoint
-        site = stack.enter_context(opened(running, s3, s3.make_bucket(), known["operator"].name))
-        done: list[dict[str, object]] = []
-        document = json.loads(path.read_text()) if path.exists() else {"runs": []}
-        document["runs"].append({"about": about(site), "results": done})
-        for workload in workloads:
-            for result in treat(site, workload, known[workload.image].name, trials):
-                done.append(asdict(result))
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_text(json.dumps(document, indent=1) + "\n")
-
-
-def treat(site: Site, workload: Workload, image: str, trials: int) -> Iterator[Result]:
+def treat(site: Site, workload: Workload, trials: int) -> Iterator[Result]:
     """One job, injured over and over: a recovery ends where the next begins."""
     job = workload.name.lower().replace(" ", "-")
     job = job if job[0].isalpha() else f"job-{job}"
@@ -88,7 +58,7 @@ def treat(site: Site, workload: Workload, image: str, trials: int) -> Iterator[R
     with site.followers(job) as followers:
         policy = {"maxRestarts": ENDLESS}
         spec = {"nodes": workload.nodes, "failurePolicy": policy}
-        uid = site.apply(job, image, workload.args, checkpoint, workload.command, **spec)
+        uid = site.apply(job, IMAGES[workload.image].name, workload.args, checkpoint, workload.command, **spec)
         patient = Patient(site, workload, job, uid, followers)
         for trial in range(trials):
             for fault in workload.faults:
@@ -100,12 +70,6 @@ def treat(site: Site, workload: Workload, image: str, trials: int) -> Iterator[R
                 )
                 yield result
         site.delete(job)
-
-
-def about(site: Site) -> dict[str, object]:
-    """Where and of what it was measured."""
-    server = json.loads(site.cluster.kubectl("version", "--output=json"))["serverVersion"]["gitVersion"]
-    return {**machine(), "kubernetes": server}
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from benchmarks.page import table
@@ -26,15 +26,28 @@ def spread(values: Sequence[float]) -> str:
     return f"**{statistics.median(values):.2f}** ({min(values):.2f}–{max(values):.2f})"
 
 
+def latest(document: Json, what: str) -> Iterator[tuple[Json, list[Json]]]:
+    """Each run with the results that no later one has taken the place of. `what`: the field that they are of."""
+    last = {result[what]: number for number, run in enumerate(document["runs"]) for result in run["results"]}
+    for number, run in enumerate(document["runs"]):
+        results = [result for result in run["results"] if last[result[what]] == number]
+        if results:
+            yield run["about"], results
+
+
+def heading(about: Json, results: list[Json], beside: str) -> str:
+    """`beside`: another version that counts."""
+    return (
+        f"Seconds since the fault, median (minimum–maximum), measured {about['began'][:10]} on {about['cpus']} cores "
+        f"({about['cpu']}), {about['memory_gib']} GiB; load average at the faults "
+        f"{spread([result['load_average'] for result in results])}; "
+        f"Kubernetes {about['kubernetes']}, {beside}, everstep at {about['commit']}."
+    )
+
+
 def tables(document: Json) -> str:
     """The generated part of the page: each workload as the last run that has it measured it."""
-    last = {result["workload"]: number for number, run in enumerate(document["runs"]) for result in run["results"]}
-    parts = []
-    for number, run in enumerate(document["runs"]):
-        results = [result for result in run["results"] if last[result["workload"]] == number]
-        if results:
-            parts.append(_run(run["about"], results))
-    return "\n\n".join(parts)
+    return "\n\n".join(_run(about, results) for about, results in latest(document, "workload"))
 
 
 def _run(about: Json, results: list[Json]) -> str:
@@ -60,14 +73,8 @@ def _run(about: Json, results: list[Json]) -> str:
         ]
         for workload, fault in groups
     ]
-    loads = [result["load_average"] for result in results]
-    heading = (
-        f"Seconds since the fault, median (minimum–maximum), measured {about['began'][:10]} on {about['cpus']} cores "
-        f"({about['cpu']}), {about['memory_gib']} GiB; load average at the faults {spread(loads)}; "
-        f"Kubernetes {about['kubernetes']}, torch {about['torch']}, everstep at {about['commit']}."
-    )
     parts = [
-        heading,
+        heading(about, results, f"torch {about['torch']}"),
         table(["workload", "fault", "trials", "gang running", "first new step", "steps lost"], rows),
         "By phase:",
         table(["workload", "fault", *names], phases),

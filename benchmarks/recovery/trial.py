@@ -171,14 +171,20 @@ class Patient:
         return found
 
     def _until(self, what: str, check: Callable[[], T | None], seconds: float) -> T:
-        """Asked again at least each fifth of a second: some answers come from the store or the status."""
-        deadline = time.monotonic() + seconds
-        while (found := check()) is None:
-            if time.monotonic() > deadline:
-                told = f"{self.followers.tails()}\n{self.site.operator.tail()}"
-                raise AssertionError(f"{self.job}: not within {seconds:.0f} s: {what}\n{told}")
-            time.sleep(0.2)
-        return found
+        return until(
+            f"{self.job}: {what}", check, seconds, lambda: f"{self.followers.tails()}\n{self.site.operator.tail()}"
+        )
+
+
+def until(what: str, check: Callable[[], T | None], seconds: float, tell: Callable[[], str]) -> T:
+    """Asked again at least each fifth of a second: some answers come from the store or the status. Raises
+    AssertionError, with what `tell` says."""
+    deadline = time.monotonic() + seconds
+    while (found := check()) is None:
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {seconds:.0f} s: {what}\n{tell()}")
+        time.sleep(0.2)
+    return found
 
 
 def _step_of(location: str | None) -> int:

@@ -6,7 +6,7 @@ top. Results go to benchmarks/survival/results/{engine}.jsonl, a line a case; `-
 docs/guarantees.md of what stands there. Peers are not among the project's dependencies; fairseq2 gets an environment of
 its own:
 
-    uv run --with 's3torchconnector[dcp]' python -m benchmarks.survival --engine dcp --engine dcp-async --engine fairseq2
+    uv run --with 's3torchconnector[dcp]' python -m benchmarks.survival --engine dcp --engine fairseq2
 """
 
 from __future__ import annotations

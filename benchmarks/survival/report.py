@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.page import put
+from benchmarks.page import put, table
 from dev.paths import REPOSITORY
 from tests.survival.matrix import PHASES
 
@@ -100,7 +100,3 @@ def _first(verdict: Json) -> str:
     lines = [line for problem in verdict["problems"] for line in str(problem).splitlines()]
     found = next((line for line in lines if "Error: " in line), verdict["problems"][0])
     return " ".join(re.sub(r"^\S+ .*\.py:\d+\] ", "", str(found)).split())[:160].replace("|", "/")
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    return "\n".join(f"| {' | '.join(line)} |" for line in [head, ["---"] * len(head), *rows])

@@ -12,29 +12,23 @@ import os
 import random
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from benchmarks import page
-from benchmarks.about import machine
-from benchmarks.recovery.__main__ import PAGE
+from benchmarks.recovery import ground
+from benchmarks.recovery.ground import IMAGES, console
 from benchmarks.recovery.peers import jobset, report
 from benchmarks.recovery.peers.gangs import EverstepGang, Gang, JobAnewGang, JobGang, JobSetGang
 from benchmarks.recovery.report import FAULTS
-from dev import cluster, images
-from dev.instance import Level
-from tests.plugins.cluster import shared
 from tests.support import pod_processes
-from tests.support.site import Site, opened
+from tests.support.site import Site
 
-RESULTS = Path(__file__).parents[1] / "results" / "peers.json"
-console = Console(highlight=False)
+RESULTS = ground.RESULTS / "peers.json"
 
 
 @dataclass(frozen=True)
@@ -79,35 +73,16 @@ def main(
 ) -> None:
     """Measure recovery beside others. The cluster is started if it is not up; JobSet is built once."""
     if not tables_only:
-        measure(trials, instance, [each for each in SETTINGS if only in each.name], results)
-    generated = report.tables(json.loads(results.read_text()))
-    console.print(generated, markup=False)
-    if results == RESULTS:
-        PAGE.write_text(page.put(PAGE.read_text(), report.BEGIN, report.END, generated))
+        settings = [each for each in SETTINGS if only in each.name]
+        with ground.prepared(instance, {"tests"}) as site, jobset.running(site.cluster) as version:
+            found = (result for each in settings for result in compete(site, each, max(1, round(trials * each.trials))))
+            ground.record(results, ground.about(site, jobset=version), found)
+    ground.show(report.tables(json.loads(results.read_text())), report.BEGIN, report.END, results == RESULTS)
 
 
-def measure(trials: int, instance: str, settings: Sequence[Setting], path: Path) -> None:
+def compete(site: Site, setting: Setting, trials: int) -> Iterator[Result]:
     with ExitStack() as stack:
-        cluster_running = stack.enter_context(shared(instance, Level.full, s3=True))
-        known = {image.short_name: image for image in images.IMAGES}
-        images.load(cluster_running.instance, [known["operator"], known["tests"]], console=console)
-        s3 = cluster.s3_server(cluster_running.instance).endpoint
-        site = stack.enter_context(opened(cluster_running, s3, s3.make_bucket(), known["operator"].name))
-        version = stack.enter_context(jobset.running(cluster_running))
-        server = json.loads(cluster_running.kubectl("version", "--output=json"))["serverVersion"]["gitVersion"]
-        document = json.loads(path.read_text()) if path.exists() else {"runs": []}
-        done: list[dict[str, object]] = []
-        document["runs"].append({"about": {**machine(), "kubernetes": server, "jobset": version}, "results": done})
-        for setting in settings:
-            for result in compete(site, setting, known["tests"].name, max(1, round(trials * setting.trials))):
-                done.append(asdict(result))
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_text(json.dumps(document, indent=1) + "\n")
-
-
-def compete(site: Site, setting: Setting, image: str, trials: int) -> Iterator[Result]:
-    with ExitStack() as stack:
-        field = [kind(site, image, setting.nodes, setting.stubborn) for kind in setting.kinds]
+        field = [kind(site, IMAGES["tests"].name, setting.nodes, setting.stubborn) for kind in setting.kinds]
         for gang in field:
             stack.enter_context(gang.existing())
         for trial in range(trials):

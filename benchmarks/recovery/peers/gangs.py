@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import tempfile
-import time
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
@@ -16,14 +15,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from benchmarks.recovery.trial import Patient, Workload
+from benchmarks.recovery.ground import ENDLESS
+from benchmarks.recovery.trial import Patient, Workload, until
 from tests.support.followers import Followers, Labels, Pod
 from tests.support.site import Site
 from tests.support.tenant import LOCKED_DOWN, RESTRICTED
 
 Json = dict[str, Any]
 T = TypeVar("T")
-ENDLESS = 1_000_000
 EVERSTEP, JOBSET, JOB, JOB_ANEW = "everstep", "JobSet", "Indexed Job, the lost pod alone", "Indexed Job, made anew"
 SLEEP = "trap 'exit 143' TERM; sleep 1000000 & wait"
 STUBBORN = "trap '' TERM; sleep 1000000 & wait"
@@ -97,12 +96,7 @@ class Gang(ABC):
         return [pod for pod in fresh if pod.index == lost.index] or None
 
     def until(self, what: str, check: Callable[[], T | None], seconds: float = 150) -> T:
-        deadline = time.monotonic() + seconds
-        while (found := check()) is None:
-            if time.monotonic() > deadline:
-                raise AssertionError(f"{self.name}: not within {seconds:.0f} s: {what}\n{self.followers.tails()}")
-            time.sleep(0.2)
-        return found
+        return until(f"{self.name}: {what}", check, seconds, self.followers.tails)
 
     def template(self, script: str) -> Json:
         """Of the pods, in the JobSet and in the Jobs."""

@@ -8,6 +8,7 @@ import pytest
 
 from benchmarks import page
 from benchmarks.checkpoint import report
+from benchmarks.checkpoint.link import RATE
 
 Json = dict[str, Any]
 ABOUT: Json = {"kind": "about", "began": "2030-01-01T00:00:00+00:00", "cpus": 2, "cpu": "a CPU", "memory_gib": 4}
@@ -83,7 +84,7 @@ def test_a_loss_that_noise_made_negative_is_no_measure() -> None:
 
 
 def test_the_link_sets_the_goal_for_what_goes_over_it() -> None:
-    line = SIZE / (0.95 * report.RATE)
+    line = SIZE / (0.95 * RATE)
     assert verdict([save("everstep", line + 0.13, "shaped")], "until committed (shaped)") == "met"
     assert verdict([save("everstep", line + 0.15, "shaped")], "until committed (shaped)") == "**missed**"
     found = row("restore", "everstep", "shaped", committed=line - 0.1, received=SIZE, cpu=1.0)
