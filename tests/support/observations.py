@@ -141,7 +141,14 @@ def committed(*steps: int, before: Catalog | None = None, score: float | None = 
     return catalog
 
 
-def beat(step: int = 0, attempt: int = 1, beat_age: float = 0.0, still: float = 0.0, **content: Any) -> HeartbeatView:
+def beat(
+    step: int = 0,
+    attempt: int = 1,
+    beat_age: float = 0.0,
+    still: float = 0.0,
+    in_phase: float = 0.0,
+    **content: Any,
+) -> HeartbeatView:
     base: dict[str, Any] = {
         "attempt": attempt,
         "epoch": 2 * attempt,
@@ -152,7 +159,8 @@ def beat(step: int = 0, attempt: int = 1, beat_age: float = 0.0, still: float = 
         "first_step": at(-50),
         "step": step,
     }
-    return HeartbeatView(Heartbeat.model_validate({**base, **content}), beat_age, max(beat_age, still))
+    still = max(beat_age, still)
+    return HeartbeatView(Heartbeat.model_validate({**base, **content}), beat_age, still, max(still, in_phase))
 
 
 def service(attempt: int = 1) -> ServiceView:

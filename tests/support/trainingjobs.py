@@ -78,6 +78,7 @@ def full(name: str = "job", namespace: str = "default") -> Manifest:
                 "compiling": 3,
                 "saving": 4,
                 "evaluating": 5,
+                "finished": 6,
             },
             "backoff": {"initialSeconds": 1, "maxSeconds": 60},
             "rules": [

@@ -32,6 +32,7 @@ class Registers:
     heartbeat_token: str | None = None
     beat_at: float = 0.0
     news_at: float = 0.0
+    phase_at: float = 0.0
     absent_at: float | None = None
     """Since when there is no heartbeat of the attempt in force; None: there is one, or nobody has looked."""
     answered: float = 0.0

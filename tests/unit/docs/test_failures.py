@@ -34,7 +34,7 @@ def test_the_limits_and_their_defaults() -> None:
     told = {row[0].strip("`"): (row[1].strip("`"), int(row[2])) for row in rows("Stalls")}
     expected = {phase: (f"phaseTimeoutSeconds.{phase}", seconds) for phase, seconds in limits.items()}
     step = ("stallTimeoutSeconds", POLICY.stall_timeout_seconds)
-    assert told == expected | {"training": step, "finished": step}
+    assert told == expected | {"training": step}
     assert f"{teardown.STALL_GRACE} seconds" in PAGE
 
 

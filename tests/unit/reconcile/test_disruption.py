@@ -68,6 +68,10 @@ def refused(reason: str) -> PodView:
         pytest.param(pod(1, phase="Failed", deleting=True), True, id="deleted"),
         pytest.param(refused("NodeLost"), True, id="its node was lost"),
         pytest.param(failed(1, reason="ContainerStatusUnknown", code=137), True, id="a kubelet that has lost it"),
+        pytest.param(failed(1, reason="Unknown", code=255), True, id="its node was restarted quickly"),
+        pytest.param(
+            failed(1, code=255, message=record(exception="Unknown", exit_code=255)), False, id="a script's word"
+        ),
         pytest.param(refused("NodeShutdown"), True, id="its node was shut down"),
         pytest.param(refused("OutOfcpu"), True, id="no room on its node"),
         pytest.param(refused("OutOfnvidia.com/gpu"), True, id="no accelerator on its node"),

@@ -126,7 +126,7 @@ ROWS: dict[str, Row] = {
     ),
     **{
         f"failurePolicy.phaseTimeoutSeconds.{name}": limit(name)
-        for name in ("starting", "restoring", "compiling", "saving", "evaluating")
+        for name in ("starting", "restoring", "compiling", "saving", "evaluating", "finished")
     },
     "failurePolicy.startTimeoutSeconds": Row(1200, 50, end, None, "StartTimeout", gang(1, nodes=2), **STARTING),
     "failurePolicy.backoff.initialSeconds": Row(5, 200, wait, False, True, BROKEN, observed=IDLE),

@@ -14,7 +14,14 @@ from everstep_operator.reconcile.plan import DeletePod, Fence
 from everstep_operator.reconcile.teardown import STALL_GRACE
 from tests.support.observations import at, beat, claimed, fenced, job, observe, pod, running
 
-LIMITS: dict[str, Any] = {"starting": 10, "restoring": 20, "compiling": 30, "saving": 40, "evaluating": 50}
+LIMITS: dict[str, Any] = {
+    "starting": 10,
+    "restoring": 20,
+    "compiling": 30,
+    "saving": 40,
+    "evaluating": 50,
+    "finished": 55,
+}
 POLICY: dict[str, Any] = {"failurePolicy__stallTimeoutSeconds": 60, "failurePolicy__phaseTimeoutSeconds": LIMITS}
 
 
@@ -44,7 +51,7 @@ def message(observation: Observation) -> str | None:
         ({"phase": "saving"}, 40, "saving for more than 40 s at step 7"),
         ({"phase": "evaluating"}, 50, "evaluating for more than 50 s"),
         ({"phase": "training"}, 60, "no new step for 60 s since step 7 (failurePolicy.stallTimeoutSeconds)"),
-        ({"phase": "finished"}, 60, "the workers finished at step 7, but their pods have not ended for 60 s"),
+        ({"phase": "finished"}, 55, "the workers finished at step 7, but their pods have not ended for 55 s"),
         ({"phase": "failed"}, 60, "the workers failed at step 7, but their pods have not ended for 60 s"),
     ],
 )
@@ -59,7 +66,7 @@ def test_each_phase_has_its_limit(content: dict[str, Any], limit: int, words: st
     assert "without a sign of life" in frozen
 
 
-@pytest.mark.parametrize("phase", ["starting", "restoring", "saving", "evaluating"])
+@pytest.mark.parametrize("phase", ["starting", "restoring", "saving", "evaluating", "finished"])
 def test_a_limit_of_nought_is_none(phase: str) -> None:
     off: dict[str, Any] = {f"failurePolicy__phaseTimeoutSeconds__{phase}": 0}
     assert message(seen(beat(7, still=10**6, phase=phase), **off)) is None

@@ -107,6 +107,7 @@ def test_a_job_may_be_born_suspended() -> None:
         pytest.param(PODS, beat(30, phase="finished", still=5), False, id="its training is over"),
         pytest.param((succeeded(0), pod(1)), None, False, id="a pod has succeeded"),
         pytest.param(PODS, beat(30, phase="finished", still=30), True, id="but its pods do not end"),
+        pytest.param(PODS, beat(30, phase="finished", in_phase=30), True, id="but it says so again and again"),
         pytest.param((pod(0, phase="Succeeded", container=LONG_AGO), pod(1)), None, True, id="but the other goes on"),
         pytest.param(PODS, beat(29), True, id="it trains"),
     ],

@@ -200,6 +200,21 @@ async def test_ages_are_counted_from_when_a_value_was_first_seen(tmp_path: Path)
     assert await look(50) is None
 
 
+async def test_who_tells_of_one_phase_anew_is_in_it_all_the_same(tmp_path: Path) -> None:
+    root, memory = storage(tmp_path), JobMemory("u")
+    root.catalog.fence(OWNER)
+    for now in (0, 20, 40):
+        told = {"phase_since": datetime(2026, 1, 1, 0, 0, now, tzinfo=UTC), "epoch": 2 + now}
+        write_heartbeat(root.catalog.store, beat(now, now, phase="finished").model_copy(update=told))
+        seen = await read_registers(root, memory, 1, lambda: float(now))  # type: ignore[arg-type]  # noqa: B023
+        assert seen.heartbeat is not None
+        assert (seen.heartbeat.still, seen.heartbeat.in_phase) == (0, now)
+    write_heartbeat(root.catalog.store, beat(41, 41))
+    seen = await read_registers(root, memory, 1, lambda: 50.0)  # type: ignore[arg-type]
+    assert seen.heartbeat is not None
+    assert seen.heartbeat.in_phase == 0
+
+
 async def test_the_time_in_which_storage_gave_no_answer_does_not_count(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

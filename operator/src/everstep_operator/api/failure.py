@@ -106,6 +106,8 @@ class PhaseTimeouts(SpecModel):
     """One save that training waits for."""
     evaluating: Annotated[Seconds, Field(json_schema_extra=changes("live"))] = 7200
     """One evaluation."""
+    finished: Annotated[Seconds, Field(json_schema_extra=changes("live"))] = 7200
+    """From the end of the training until the pods have ended: what the script still does, e.g. an export."""
 
 
 class FailurePolicy(SpecModel):

@@ -61,7 +61,8 @@ def stored(memory: JobMemory, now: float, problem: Problem | None = None, fenced
     beat = known.heartbeat
     if beat is not None and catalog is not None and beat.attempt < catalog.attempt:
         beat = None
-    view = None if beat is None else HeartbeatView(beat, beat_age=now - known.beat_at, still=now - known.news_at)
+    ages = (now - known.beat_at, now - known.news_at, now - known.phase_at)
+    view = None if beat is None else HeartbeatView(beat, *ages)
     absent = now - known.absent_at if view is None and known.absent_at is not None else None
     age = None if memory.swept_at is None else now - memory.swept_at
     former = known.former if beat is not None else None
@@ -107,6 +108,8 @@ def _remember(known: Registers, polled: Polled, now: float) -> None:
         known.beat_at = now
     if not same or before is None or _news(before) != _news(known.heartbeat):
         known.news_at = now
+    if not same or before is None or before.phase != known.heartbeat.phase:
+        known.phase_at = now
 
 
 def _news(beat: Heartbeat) -> tuple[object, ...]:
@@ -119,5 +122,6 @@ def _forgive(known: Registers, seconds: float) -> None:
     """The time in which storage gave no answer is nobody's standstill: heartbeats go through it, too."""
     known.beat_at += seconds
     known.news_at += seconds
+    known.phase_at += seconds
     if known.absent_at is not None:
         known.absent_at += seconds

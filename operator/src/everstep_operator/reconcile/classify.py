@@ -23,6 +23,8 @@ _WORD = re.compile(r"[^A-Za-z0-9]")
 
 STOPPED = "Stopped"
 """Reason of a process that SIGTERM has ended."""
+UNKNOWN = "Unknown"
+"""Reason of a container whose end its runtime did not see, as of all that ran on a node that was restarted quickly."""
 POD, ROOT, UNEXPLAINED, CONSEQUENCE = range(4)
 """How much a cause explains, the most first."""
 
@@ -115,6 +117,12 @@ def _of_container(pod: PodView) -> Cause | None:
         found = failure_record.decode(pod.container.message)
         return Cause(
             "OOMKilled", f"{_where(pod)} ran out of memory", rank=None, code=-9, step=found.step if found else None
+        )
+    if reason == UNKNOWN:
+        return Cause(
+            reason,
+            f"{_where(pod)} ended unseen by its node, as at a restart of that",
+            code=_code(pod.container.exit_code),
         )
     if reason and reason not in _PLAIN:
         return Cause(

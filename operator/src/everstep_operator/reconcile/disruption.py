@@ -20,6 +20,7 @@ REASONS = frozenset(
         STOPPED,
         "Terminated",
         "UnexpectedAdmissionError",
+        classify.UNKNOWN,
         starting.REASON,
     }
 )

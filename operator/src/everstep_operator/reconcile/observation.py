@@ -157,6 +157,8 @@ class HeartbeatView:
     """Seconds since `beat` last changed."""
     still: float
     """Seconds since it last told of something new: another step, another phase, another worker group."""
+    in_phase: float
+    """Seconds for which each look has found this phase, however often it was told anew."""
 
 
 @dataclass(frozen=True, slots=True)

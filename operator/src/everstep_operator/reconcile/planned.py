@@ -34,7 +34,7 @@ def is_ending(observation: Observation, attempt: Attempt) -> bool:
     if not attempt.launched or attempt.ended:
         return False
     found = failure.beating(observation, attempt)
-    if found is not None and failure.has_finished(observation, attempt) and found.still < ENDING.total_seconds():
+    if found is not None and failure.has_finished(observation, attempt) and found.in_phase < ENDING.total_seconds():
         return True
     ends = [pod.container.finished for pod in attempt.pods if pod.phase == "Succeeded"]
     return any(end is not None and abs(observation.now - end) < ENDING for end in ends)

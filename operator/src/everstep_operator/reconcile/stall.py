@@ -44,7 +44,7 @@ def find(observation: Observation, attempt: Attempt, found: HeartbeatView | None
 
 
 def standstill(policy: FailurePolicy, found: HeartbeatView) -> Standstill:
-    """Of a gang that has a heartbeat. One that has ended has the time of a step for its pods to end, too."""
+    """Of a gang that has a heartbeat. One that has failed has the time of a step for its pods to end, too."""
     limits = policy.phase_timeout_seconds.model_dump(by_alias=True)
     phase = found.heartbeat.phase
     doing = "compiling" if phase == "training" and found.heartbeat.first_step is None else str(phase)
