@@ -19,6 +19,7 @@ from everstep_operator.reconcile.observation import (
     Stored,
 )
 from tests.support.observations import (
+    at,
     claimed,
     committed,
     crashed,
@@ -141,7 +142,8 @@ def test_a_script_that_ends_with_143_by_itself_comes_to_an_end() -> None:
         catalog = claimed(attempt)
         read = Results(logs={f"job-{attempt}-{index}": "" for index in (0, 1)})
         pods = (failed(0, attempt, code=143), failed(1, attempt, code=143))
-        plan = decide(observe(job({**running(status, attempt)}), *pods, catalog=catalog, results=read))
+        seen = observe(job({**running(status, attempt)}), *pods, catalog=catalog, results=read, now=at(70))
+        plan = decide(seen)
         status = plan.status.dump()
         ends.append(plan.status.phase)
         if plan.status.phase == "Failed":
@@ -149,6 +151,29 @@ def test_a_script_that_ends_with_143_by_itself_comes_to_an_end() -> None:
     condition = plan.status.condition("Failed")
     assert condition is not None
     assert (ends, condition.reason) == (["Restarting", "Restarting", "Failed"], "NoProgress")
+
+
+@pytest.mark.parametrize("limit", [{"failurePolicy__maxRestarts": 0}, {"failurePolicy__maxRestartsWithoutProgress": 1}])
+def test_a_sigterm_that_would_end_the_job_waits_for_a_sign_of_its_sender(limit: dict[str, Any]) -> None:
+    read = Results(logs={"job-1-0": "", "job-1-1": ""})
+    seen = observe(job(running(), **limit), pod(0), failed(1, code=143), catalog=claimed(), results=read)
+    for seconds in (0, 30, 58):
+        plan = decide(replace(seen, now=at(seconds)))
+        assert (plan.status.phase, plan.status.history, plan.actions) == ("Running", [], ())
+        assert plan.requeue_after == 5
+    told = decide(replace(seen, now=at(50), nodes=(NodeView("node-a"), NodeView("node-b", ready=False))))
+    assert (told.status.phase, told.status.restarts and told.status.restarts.counted) == ("Restarting", 0)
+    for unclear in (at(60), at(-61), at(3600)):
+        assert decide(replace(seen, now=unclear)).status.phase == "Failed", "nobody, or a node whose clock is off"
+
+
+def test_what_ends_a_job_otherwise_waits_for_nothing() -> None:
+    of: dict[str, Any] = {"failurePolicy__maxRestarts": 0}
+    assert decide(observe(job(running(), **of), pod(0), crashed(1), catalog=claimed())).status.phase == "Failed"
+    rules = [{"name": "stop", "action": "FailJob", "onExitCodes": {"values": [143]}}]
+    read = Results(logs={"job-1-0": "", "job-1-1": ""})
+    seen = observe(job(running(), failurePolicy__rules=rules), pod(0), failed(1, code=143), results=read)
+    assert decide(replace(seen, stored=Stored(claimed()))).status.phase == "Failed", "its own rule says so"
 
 
 def test_a_lost_node() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from datetime import timedelta
 
 from everstep_operator.reconcile import classify, rendezvous, starting
 from everstep_operator.reconcile.attempt import Attempt, committed
@@ -27,6 +28,9 @@ REASONS = frozenset(
 """Words of this operator and of kubelets. `Evicted` is not among them: a pod that the kubelet evicts for its node's
 sake has the condition DisruptionTarget, one that used more than it asked for has not."""
 _SIGTERM = (-15, 143)
+SIGN = timedelta(seconds=60)
+"""How long after a SIGTERM a sign of its sender may still come: a node that shuts down without telling anybody is
+called unready 50 s later."""
 _NO_ROOM = re.compile(r"OutOf[a-z]")
 """A kubelet without room for a pod that it was given: OutOfcpu, OutOfnvidia.com/gpu; no script's OutOfMemoryError."""
 
@@ -36,12 +40,25 @@ def is_one(cause: Cause, asked: bool) -> bool:
 
     `asked`: somebody may have sent that SIGTERM, see `may_be_asked`.
     """
-    words = frozenset() if cause.weight == classify.ROOT else cause.reasons | {cause.reason}  # no script's exception
+    words = _words(cause)
     if not words.isdisjoint(REASONS - {STOPPED}) or ("DisruptionTarget", "True") in cause.conditions:
         return True
-    if cause.code in _SIGTERM or STOPPED in words:
+    if _is_sigterm(cause):
         return asked
     return any(_NO_ROOM.match(word) for word in cause.reasons)
+
+
+def _words(cause: Cause) -> frozenset[str]:
+    return frozenset() if cause.weight == classify.ROOT else cause.reasons | {cause.reason}  # no script's exception
+
+
+def _is_sigterm(cause: Cause) -> bool:
+    return cause.code in _SIGTERM or STOPPED in _words(cause)
+
+
+def may_become_clear(observation: Observation, cause: Cause) -> bool:
+    """Whether it is too early to say that nobody sent the SIGTERM; never where the node's clock is far off."""
+    return _is_sigterm(cause) and cause.fault is not None and abs(observation.now - cause.fault) < SIGN
 
 
 def may_be_asked(observation: Observation, attempt: Attempt) -> bool:

@@ -37,6 +37,9 @@ def failed(observation: Observation, attempt: Attempt, status: TrainingJobStatus
     used = window.used(policy, before, observation.now)
     asked = disruption.may_be_asked(observation, attempt)
     verdict = limits.judge(policy, used, cause, idle - disrupted, _superseded(observation, attempt), asked)
+    doubtful = verdict.rule is None and not asked and disruption.may_become_clear(observation, cause)
+    if verdict.end is not None and doubtful:  # an end is for good
+        return Plan(status, requeue_after=observation.poll_seconds)
     status = history.ended(observation, attempt, status, cause, verdict.rule)
     if verdict.end is not None:
         restarts = before.model_copy(update={"without_progress": idle, "next_time": None})
