@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from everstep import Checkpointer
+from everstep.catalog import JobCatalog, open_store
 from everstep.checkpoint.environment import JobEnvironment
 
 
@@ -69,3 +70,19 @@ class Job:
 @pytest.fixture
 def job() -> Callable[..., Job]:
     return Job
+
+
+def steps_of(root: Path) -> list[int]:
+    catalog = JobCatalog(open_store(str(root))).require()
+    return [entry.step for entry in catalog.live()]
+
+
+def flip(path: Path, offset: int | None = None) -> None:
+    body = bytearray(path.read_bytes())
+    body[len(body) // 2 if offset is None else offset] ^= 1
+    path.write_bytes(body)
+
+
+def folder_of(root: Path, step: int) -> Path:
+    catalog = JobCatalog(open_store(str(root))).require()
+    return root / next(entry.location for entry in catalog.live() if entry.step == step)

@@ -25,8 +25,7 @@ from everstep.checkpoint.saving.gate import Gate
 from everstep.errors import FencedError, StorageUnavailableError
 from tests.support.restless import Restless, Run, copy_at_the_last_moment, copy_when
 
-from .conftest import Job
-from .test_checkpointer import folder_of, steps_of
+from .conftest import Job, folder_of, steps_of
 
 Jobs = Callable[..., Job]
 

@@ -1,9 +1,10 @@
+"""A run, its transactions and what stands after them."""
+
 from __future__ import annotations
 
 import os
 import random
 import signal
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,45 +13,24 @@ import numpy as np
 import pytest
 import torch
 from torch.distributed.checkpoint.filesystem import FileSystemReader
-from torch.distributed.checkpoint.metadata import Metadata
 from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
 from torch.distributed.checkpoint.state_dict_loader import load as stock_load
 
-from everstep.catalog import JobCatalog, Owner, Progress, open_store, read_heartbeat
-from everstep.catalog.keys import MANIFEST, METADATA
+from everstep.catalog import JobCatalog, Progress, open_store, read_heartbeat
+from everstep.catalog.keys import METADATA
 from everstep.catalog.store.posix import PosixStore
 from everstep.checkpoint import metadata as metadata_format
 from everstep.checkpoint.environment import JobEnvironment, Policy
-from everstep.checkpoint.restoring.reader import SavedShards
 from everstep.errors import (
     ArchitectureMismatchError,
-    CheckpointCorruptError,
     CheckpointNotFoundError,
-    CheckpointUnreadableError,
-    FencedError,
     InvalidOperationError,
     StorageUnavailableError,
 )
 
-from .conftest import Job
+from .conftest import Job, folder_of, steps_of
 
 Jobs = Callable[..., Job]
-
-
-def steps_of(root: Path) -> list[int]:
-    catalog = JobCatalog(open_store(str(root))).require()
-    return [entry.step for entry in catalog.live()]
-
-
-def flip(path: Path, offset: int | None = None) -> None:
-    body = bytearray(path.read_bytes())
-    body[len(body) // 2 if offset is None else offset] ^= 1
-    path.write_bytes(body)
-
-
-def folder_of(root: Path, step: int) -> Path:
-    catalog = JobCatalog(open_store(str(root))).require()
-    return root / next(entry.location for entry in catalog.live() if entry.step == step)
 
 
 def test_a_resumed_run_is_the_run_that_was_never_interrupted(job: Jobs, tmp_path: Path) -> None:
@@ -107,175 +87,6 @@ def test_transactions(job: Jobs, tmp_path: Path) -> None:
         job().checkpointer(tmp_path).load(4)
 
 
-@pytest.mark.parametrize("kind", ["shard", METADATA, MANIFEST])
-def test_a_flipped_byte_falls_back_to_the_step_before(job: Jobs, tmp_path: Path, kind: str) -> None:
-    losses = job().run(tmp_path, 8, stop_after=7)
-    flip(folder_of(tmp_path, 6) / ("__0_0.distcp" if kind == "shard" else kind))
-    again = job(seed=5)
-    with again.checkpointer(tmp_path, interval_steps=2) as checkpointer:
-        resumed = [again.step() for _ in zip(checkpointer.steps(7), range(3), strict=False)]
-        assert checkpointer.resumed is not None
-        assert checkpointer.resumed.step == 4
-    assert resumed == losses[4:7]
-    catalog = JobCatalog(open_store(str(tmp_path))).require()
-    bad = next(entry for entry in catalog.checkpoints if entry.step == 6)
-    assert bad.state == "quarantined"
-    assert bad.reason
-
-
-def test_what_another_version_wrote_is_not_damaged(job: Jobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A class that this version's allow-list has not."""
-    job().run(tmp_path, 4)
-    known = {name for name in metadata_format._ALLOWED if name[1] != "StorageMeta"}
-    monkeypatch.setattr(metadata_format, "_ALLOWED", known)
-    with pytest.raises(InvalidOperationError, match=r"is intact, .*StorageMeta has no place.* saved with .*torch 2\."):
-        job().checkpointer(tmp_path).load_latest()
-    assert steps_of(tmp_path) == [2, 4]
-
-
-def test_damage_that_is_gone_when_it_is_looked_at_again_costs_no_checkpoint(
-    job: Jobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Memory or a cache that fails now and then is not storage that has lost bytes."""
-    job().run(tmp_path, 4)
-    read = PosixStore.read_into
-    seen: list[str] = []
-
-    def failing(store: PosixStore, key: str, start: int, into: memoryview) -> int:
-        count = read(store, key, start, into)
-        if key.endswith(".distcp") and len(seen) < 2:
-            seen.append(key)
-            into[0] ^= 1
-        return count
-
-    monkeypatch.setattr(PosixStore, "read_into", failing)
-    with pytest.raises(StorageUnavailableError, match=r"are not those that were committed. Rank 0 .* finds no damage"):
-        job().checkpointer(tmp_path).load_latest()
-    assert steps_of(tmp_path) == [2, 4]
-
-
-def _without_a_chunk(found: Metadata) -> None:
-    """A piece of a tensor that no rank has stored."""
-    kept: Any = found.state_dict_metadata["model.0.weight"]
-    kept.chunks[:] = []
-
-
-def _without_a_place(found: Metadata) -> None:
-    for index in [each for each in found.storage_data or () if each.fqn == "model.0.weight"]:
-        del found.storage_data[index]
-
-
-@pytest.mark.parametrize(
-    ("spoil", "words"),
-    [(_without_a_chunk, "0 of 32 elements are stored"), (_without_a_place, "does not say where model.0.weight")],
-)
-def test_what_was_written_wrong_is_intact_and_costs_no_checkpoint(
-    job: Jobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spoil: Callable[[Metadata], None], words: str
-) -> None:
-    """Its bytes are those that were committed: a mistake of who wrote it, which the step before has as well."""
-    encode = metadata_format.encode
-
-    def spoiling(found: Metadata, location: str) -> bytes:
-        spoil(found)
-        return encode(found, location)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(metadata_format, "encode", spoiling)
-        job().run(tmp_path, 4, asynchronous=False)
-    with pytest.raises(CheckpointUnreadableError, match=rf"is intact, but cannot be read here: .*{words}.* saved with"):
-        job().checkpointer(tmp_path).load_latest()
-    assert steps_of(tmp_path) == [2, 4]
-
-
-def test_what_is_removed_while_it_is_read_is_not_damaged(
-    job: Jobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    job().run(tmp_path, 8)
-    catalog = JobCatalog(open_store(str(tmp_path)))
-    plainly = SavedShards.read_into
-
-    def late(self: SavedShards, number: int, start: int, into: memoryview) -> int:
-        catalog.prune([str(self.location)])
-        catalog.finish_removals()
-        return plainly(self, number, start, into)
-
-    monkeypatch.setattr(SavedShards, "read_into", late)
-    for step, load in ((2, "load"), (4, "load_weights")):
-        with pytest.raises(
-            CheckpointNotFoundError, match=f"step {step} .* was removed from .* while it was being read"
-        ):
-            getattr(job().checkpointer(tmp_path), load)(step)
-
-
-@pytest.mark.parametrize("name", ["__0_0.distcp", METADATA, MANIFEST])
-def test_a_missing_file_falls_back(job: Jobs, tmp_path: Path, name: str) -> None:
-    job().run(tmp_path, 4)
-    (folder_of(tmp_path, 4) / name).unlink()
-    with job().checkpointer(tmp_path) as checkpointer:
-        found = checkpointer.load_latest()
-    assert found is not None
-    assert found.step == 2
-
-
-def test_the_only_checkpoint_damaged(job: Jobs, tmp_path: Path) -> None:
-    job().run(tmp_path, 2)
-    path = folder_of(tmp_path, 2) / "__0_0.distcp"
-    flip(path, path.stat().st_size - 2000)
-    with job().checkpointer(tmp_path) as checkpointer:
-        try:
-            assert checkpointer.load_latest() is None  # found out before anything was touched: a fresh start
-        except CheckpointCorruptError as error:
-            assert "start again" in str(error)  # noqa: PT017
-    with job().checkpointer(tmp_path) as checkpointer:
-        assert checkpointer.load_latest() is None
-
-
-def test_every_byte_of_a_shard_is_covered(job: Jobs, tmp_path: Path) -> None:
-    job().run(tmp_path, 4, every=4)
-    path = folder_of(tmp_path, 4) / "__0_0.distcp"
-    body = path.read_bytes()
-    for offset in range(0, len(body), max(1, len(body) // 23)):
-        flip(path, offset)
-        with pytest.raises(CheckpointCorruptError):
-            job().checkpointer(tmp_path).load(4)
-        path.write_bytes(body)
-    job().checkpointer(tmp_path).load(4)
-
-
-def test_a_store_out_of_reach_is_not_corruption(job: Jobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    job().run(tmp_path, 4)
-    monkeypatch.setattr("everstep.checkpoint.blocks.time.sleep", lambda _: None)
-
-    def unreachable(*_: object) -> int:
-        raise StorageUnavailableError("no route")
-
-    monkeypatch.setattr(PosixStore, "read_into", unreachable)
-    with job().checkpointer(tmp_path) as checkpointer, pytest.raises(StorageUnavailableError):
-        checkpointer.load_latest()
-    assert steps_of(tmp_path) == [2, 4]
-
-
-def test_a_start_waits_for_storage(job: Jobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    job().run(tmp_path, 4)
-    failed: list[str] = []
-    monkeypatch.setattr("everstep.checkpoint.blocks.time.sleep", lambda _: None)
-    for name in ("read_register", "get", "read_into"):
-        real = getattr(PosixStore, name)
-
-        def flaky(*arguments: Any, name: str = name, real: Any = real) -> Any:
-            if failed.count(name) < 2:
-                failed.append(name)
-                raise StorageUnavailableError("being restarted")
-            return real(*arguments)
-
-        monkeypatch.setattr(PosixStore, name, flaky)
-    with job().checkpointer(tmp_path) as checkpointer:
-        loaded = checkpointer.load_latest()
-    assert loaded is not None
-    assert loaded.step == 4
-    assert len(failed) == 6
-
-
 def test_another_architecture_is_named(job: Jobs, tmp_path: Path) -> None:
     job().run(tmp_path, 2)
     with pytest.raises(ArchitectureMismatchError, match=r"0\.weight: 8x4 in the checkpoint, 16x4 in the model"):
@@ -284,93 +95,6 @@ def test_another_architecture_is_named(job: Jobs, tmp_path: Path) -> None:
         checkpointer.load_latest()
     assert end.value.code == 78
     assert steps_of(tmp_path) == [2]
-
-
-def test_a_zombie_commits_nothing(job: Jobs, tmp_path: Path) -> None:
-    zombie, heir = job(), job()
-    old = zombie.checkpointer(tmp_path)
-    old.load_latest()
-    old.begin(1)
-    old.save_state()
-    with heir.checkpointer(tmp_path) as new:
-        assert new.load_latest() is None
-        with pytest.raises(FencedError, match="fenced"):
-            old.commit()
-        new.begin(2)
-        new.save_state()
-        new.commit()
-    old.close()
-    assert steps_of(tmp_path) == [2]
-
-
-@pytest.mark.parametrize("asynchronous", [False, True])
-def test_fenced_within_the_loop_ends_with_its_own_code(
-    job: Jobs, tmp_path: Path, capsys: pytest.CaptureFixture[str], asynchronous: bool
-) -> None:
-    mine = job()
-
-    def train() -> None:
-        with mine.checkpointer(tmp_path, script=True, interval_steps=2, asynchronous=asynchronous) as checkpointer:
-            for step in checkpointer.steps(9):
-                mine.step()
-                if step == 3:
-                    JobCatalog(checkpointer.store).claim()
-
-    with pytest.raises(SystemExit) as end:
-        train()
-    assert end.value.code == 76
-    assert capsys.readouterr().err.startswith("fenced: ")
-    assert steps_of(tmp_path) in ([2], [] if asynchronous else [2])
-
-
-def test_a_group_whose_peers_are_gone_says_that_it_was_fenced(
-    job: Jobs, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def train(rival: bool) -> None:
-        with job().checkpointer(tmp_path, script=True) as checkpointer:
-            for _ in checkpointer.steps(9):
-                if rival:
-                    JobCatalog(checkpointer.store).claim()
-                raise RuntimeError("Connection closed by peer")
-
-    with pytest.raises(RuntimeError, match="closed by peer"):
-        train(rival=False)
-    assert "fenced" not in capsys.readouterr().err
-    with pytest.raises(SystemExit) as end:
-        train(rival=True)
-    assert end.value.code == 76
-    assert "fenced: " in capsys.readouterr().err
-
-
-def test_a_group_that_does_not_save_hears_of_its_fence(
-    job: Jobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("everstep.checkpoint.heartbeat.FENCE_CHECK_SECONDS", 0.0)
-
-    def train() -> None:
-        with job().checkpointer(tmp_path, script=True, interval_steps=10**9, heartbeat_seconds=0.02) as checkpointer:
-            for step in checkpointer.steps(10**6):
-                if step == 3:
-                    JobCatalog(checkpointer.store).claim()
-                time.sleep(0.001)
-
-    with pytest.raises(SystemExit) as end:
-        train()
-    assert end.value.code == 76
-
-
-def test_an_attempt_claims_only_what_the_operator_fenced(job: Jobs, tmp_path: Path) -> None:
-    owner = Owner(cluster="c", namespace="ns", name="job", uid="u1")
-    catalog = JobCatalog(open_store(str(tmp_path)))
-    for _ in range(2):
-        catalog.fence(owner)
-    for attempt, uid in ((1, "u1"), (2, "u0")):
-        environment = JobEnvironment(root=str(tmp_path), attempt=attempt, job_uid=uid)
-        with pytest.raises(FencedError):
-            job().checkpointer(tmp_path, environment=environment).load_latest()
-    environment = JobEnvironment(root=str(tmp_path), attempt=2, job_uid="u1")
-    job().run(tmp_path, 2, environment=environment)
-    assert [(e.step, e.attempt) for e in catalog.require().live()] == [(2, 2)]
 
 
 def test_stock_dcp_loads_a_committed_directory(job: Jobs, tmp_path: Path) -> None:

@@ -20,8 +20,7 @@ from everstep.checkpoint.local.folder import Found, LocalFolder, Slot, file_syst
 from everstep.checkpoint.saving.staging import _Sums
 from everstep.errors import ArchitectureMismatchError, InvalidOperationError, StorageUnavailableError
 
-from .conftest import Job
-from .test_checkpointer import flip
+from .conftest import Job, flip
 
 Jobs = Callable[..., Job]
 

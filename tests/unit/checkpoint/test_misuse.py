@@ -11,17 +11,12 @@ from typing import Any
 import pytest
 import torch
 
-from everstep.catalog import JobCatalog, open_store
 from everstep.catalog.store.posix import PosixStore
 from everstep.errors import InvalidOperationError, StorageUnavailableError
 
-from .conftest import Job
+from .conftest import Job, steps_of
 
 Jobs = Callable[..., Job]
-
-
-def steps_of(root: Path) -> list[int]:
-    return [entry.step for entry in JobCatalog(open_store(str(root))).require().live()]
 
 
 def test_a_rank_of_several_without_a_process_group(job: Jobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
