@@ -32,7 +32,8 @@ LONGEST_CHAIN = 24
 """Decisions in one pass; more of them is a bug, and the queue's pace then bounds the harm."""
 FREE_LOOKS = 3
 """Looks in a row that find the job changed under them before the next one waits."""
-FIRST_PAUSE, LONGEST_PAUSE = 0.05, 5.0
+PAUSE, LONGEST_PAUSE = 0.05, 5.0
+"""Seconds: twice as long with each such look in a row, up to the longest."""
 AFTER_PROBLEM = 5.0
 """Seconds to the next look where actions failed and no decision said when."""
 
@@ -86,7 +87,7 @@ class Reconciler:
         if memory is None:
             return 0.0
         memory.stale += 1
-        return 0.0 if memory.stale <= FREE_LOOKS else min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** min(memory.stale, 16))
+        return 0.0 if memory.stale <= FREE_LOOKS else min(LONGEST_PAUSE, PAUSE * 2.0 ** min(memory.stale, 16))
 
     async def _pass(self, key: Key) -> Outcome:
         memory = self._memories.known(key)
