@@ -134,7 +134,7 @@ def test_the_next_attempt_waits_for_the_save_and_has_the_new_value() -> None:
 
 def test_what_the_api_server_refuses_does_not_cost_the_gang() -> None:
     refused = Problem(ProblemKind.POD_REFUSED, "PodInvalid", "spec.containers[0].volumeMounts[0].name: Not found: data")
-    plan = decide(edited("template", results=Results(problem=refused)))
+    plan = decide(edited("template", results=Results(problem=refused, refused=refused)))
     assert kinds(plan) == []
     assert (plan.status.phase, plan.status.history) == ("Running", [])
     condition = plan.status.condition("SpecApplied")
@@ -152,9 +152,18 @@ def test_what_the_api_server_refuses_does_not_cost_the_gang() -> None:
 
 def test_a_quota_that_the_gang_itself_uses_up_is_no_refusal() -> None:
     full_up = Problem(ProblemKind.POD_REFUSED, "QuotaExceeded", "exceeded quota: pods")
-    plan = decide(edited("template", results=Results(problem=full_up)))
+    plan = decide(edited("template", results=Results(problem=full_up, refused=full_up)))
     assert kinds(plan) == ["DeletePod", "DeletePod"]
     assert plan.status.history[0].reason == "Edited"
+
+
+def test_what_is_refused_to_the_service_says_nothing_about_the_edit() -> None:
+    forbidden = Problem(ProblemKind.POD_REFUSED, "PodForbidden", "services is forbidden")
+    plan = decide(edited("template", services=(), results=Results(problem=forbidden)))
+    assert (kinds(plan), plan.status.condition("SpecApplied")) == (["DryRunPod"], None)
+    ending = {"heartbeat": beat(30, phase="finished", total_steps=30)}
+    plan = decide(edited("template", services=(), results=Results(problem=forbidden), **ending))
+    assert plan.status.condition("SpecApplied") is None
 
 
 @pytest.mark.parametrize(

@@ -187,7 +187,9 @@ class World:
             case plan.Probe():
                 return (None, replace(results, probed=True)) if self.storage_up else (down, results)
             case plan.DryRunPod():
-                return (None, replace(results, dry_run=True)) if self.quota else (self._refused(), results)
+                if self.quota:
+                    return None, replace(results, dry_run=True)
+                return self._refused(), replace(results, refused=self._refused())
             case plan.Fence():
                 if not self.storage_up:
                     return down, results

@@ -16,7 +16,7 @@ from everstep_operator.kube import ApiError, Kube, job_path
 from everstep_operator.memory import JobMemory
 from everstep_operator.metrics import Metrics
 from everstep_operator.observe import Seen
-from everstep_operator.reconcile.observation import Problem, Results
+from everstep_operator.reconcile.observation import Problem, ProblemKind, Results
 from everstep_operator.reconcile.plan import (
     Action,
     AddFinalizer,
@@ -101,8 +101,8 @@ class Actor:
                 return await self._register(chain, chain.storage, action)
             case DryRunPod():
                 problem = await self._pods.dry_run(seen, action)
-                if problem is None:
-                    chain.results = replace(chain.results, dry_run=True)
+                refused = problem if problem is not None and problem.kind is ProblemKind.POD_REFUSED else None
+                chain.results = replace(chain.results, dry_run=problem is None, refused=refused)
                 return problem
             case EnsureService():
                 return await self._pods.ensure_service(seen, chain.memory, action)

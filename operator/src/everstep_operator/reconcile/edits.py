@@ -13,7 +13,7 @@ from everstep_operator.build import Launch, fingerprint, pod_manifest
 from everstep_operator.reconcile import attempt as attempts
 from everstep_operator.reconcile import conditions, history, planned
 from everstep_operator.reconcile.attempt import Attempt
-from everstep_operator.reconcile.observation import Observation, Problem, ProblemKind
+from everstep_operator.reconcile.observation import Observation, Problem
 from everstep_operator.reconcile.plan import DryRunPod, Plan
 
 QUOTA = "QuotaExceeded"
@@ -26,7 +26,7 @@ def plan(observation: Observation, attempt: Attempt, status: TrainingJobStatus) 
     if not fields or _refusal(observation, status) is not None or not planned.possible(observation, attempt):
         return None
     results = observation.results
-    if not results.dry_run and results.problem is None:
+    if not results.dry_run and results.refused is None:
         number = attempts.next_number(observation)
         sample = Launch(number, observation.job.spec.nodes, epoch=0, generation=0)
         return Plan(status, actions=(DryRunPod(pod_manifest(observation.job, sample, 0)),), again=True)
@@ -60,8 +60,8 @@ def changed(observation: Observation, attempt: Attempt, how: Change) -> tuple[st
 
 def _refusal(observation: Observation, status: TrainingJobStatus) -> Problem | Condition | None:
     """Why the API server does not take the new pods: told just now, or before and the spec is still the same."""
-    found = observation.results.problem
-    if found is not None and found.kind is ProblemKind.POD_REFUSED and found.reason != QUOTA:
+    found = observation.results.refused
+    if found is not None and found.reason != QUOTA:
         return found
     before = status.condition(ConditionType.SPEC_APPLIED)
     if before is None or before.status != "False" or before.reason == conditions.NEXT_ATTEMPT:

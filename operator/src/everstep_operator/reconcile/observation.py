@@ -189,6 +189,8 @@ class Results:
     """ValidateResumePath's answer: what to give to the fence."""
     dry_run: bool = False
     """The API server would accept the pod."""
+    refused: Problem | None = None
+    """Or why it would not."""
     logs: dict[str, str] = field(default_factory=dict)
     """ReadLogs' answers: pod name to the end of its log; empty where there was none."""
     failed_at: dict[str, datetime] = field(default_factory=dict)
