@@ -12,7 +12,6 @@ import resource
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -21,7 +20,8 @@ from typing import Annotated
 
 import typer
 
-from dev.s3 import S3Endpoint, S3Server
+from benchmarks.checkpoint.servers import seaweedfs
+from dev.s3 import S3Endpoint
 from everstep.catalog import Best, Catalog, Entry, Location, Register, Retention, S3Access, open_store
 
 RESULTS = Path(__file__).parent / "results" / "listing.json"
@@ -88,20 +88,15 @@ def main(
     repeats: Annotated[int, typer.Option(help="Of each form.")] = 7,
     results: Annotated[Path, typer.Option(help="Where the raw results go.")] = RESULTS,
 ) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        server = S3Server(Path(folder))
-        try:
-            endpoint = server.start()
-            place = fill(endpoint, runs, count)
-            forms = ("table", "json", "yaml")
-            measured: dict[str, list[tuple[float, float]]] = {form: [] for form in forms}
-            loads = []
-            for _ in range(repeats):
-                for form in forms:
-                    loads.append(os.getloadavg()[0])
-                    measured[form].append(seconds(endpoint, place, form, runs * count))
-        finally:
-            server.remove()
+    forms = ("table", "json", "yaml")
+    measured: dict[str, list[tuple[float, float]]] = {form: [] for form in forms}
+    loads = []
+    with seaweedfs() as endpoint:
+        place = fill(endpoint, runs, count)
+        for _ in range(repeats):
+            for form in forms:
+                loads.append(os.getloadavg()[0])
+                measured[form].append(seconds(endpoint, place, form, runs * count))
     for form, times in measured.items():
         for name, values in zip(("wall", "CPU"), zip(*times, strict=True), strict=True):
             low, middle, high = min(values), statistics.median(values), max(values)

@@ -19,43 +19,26 @@ import torch
 import torch.distributed as dist
 from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
 from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
-from torch.distributed.checkpoint.state_dict import (
-    StateDictOptions,
-    get_model_state_dict,
-    get_optimizer_state_dict,
-    set_model_state_dict,
-    set_optimizer_state_dict,
-)
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import AsyncCheckpointerType, async_save, save
 
 from benchmarks.checkpoint.workload import Workload
+from dev.s3 import S3Endpoint
 from everstep import Checkpointer
 from everstep.catalog import S3Access, open_store
 
 PART = 32 << 20
 THREADS = 4
 PATIENCE = 300.0
-OPTIONS = StateDictOptions(flatten_optimizer_state_dict=True)
 
 
 @dataclass(frozen=True)
 class Place:
     """Where one peer keeps its checkpoints: below an S3 URI, or in a folder for a peer that knows no S3."""
 
-    url: str
-    key: str
-    secret: str
+    endpoint: S3Endpoint
     uri: str
     folder: str
-
-    def environment(self) -> dict[str, str]:
-        return {
-            "AWS_ACCESS_KEY_ID": self.key,
-            "AWS_SECRET_ACCESS_KEY": self.secret,
-            "AWS_REGION": "us-east-1",
-            "AWS_ENDPOINT_URL_S3": self.url,
-        }
 
 
 class Peer(ABC):
@@ -136,7 +119,8 @@ class Everstep(Peer):
 
     def restore(self) -> None:
         """By an access of its own: the clients of one that names no endpoint stay where they first went."""
-        access = S3Access(self.place.url, "us-east-1", self.place.key, self.place.secret)
+        endpoint = self.place.endpoint
+        access = S3Access(endpoint.url, endpoint.region, endpoint.access_key, endpoint.secret_key)
         if self._open(store=open_store(self.place.uri, access)).load_latest() is None:
             raise RuntimeError("nothing to restore")
 
@@ -148,24 +132,19 @@ class Everstep(Peer):
 class DcpSync(Peer):
     """`dcp.save` and `dcp.load` with s3torchconnector's writer and reader."""
 
-    def state(self) -> dict[str, Any]:
-        workload = self.workload
-        return {
-            "model": get_model_state_dict(workload.model),
-            "optimizer": get_optimizer_state_dict(workload.model, workload.optimizer, options=OPTIONS),
-        }
-
     def writer(self, step: int) -> Any:
         from s3torchconnector.dcp import S3StorageWriter
 
         config = _config()
-        writer = S3StorageWriter("us-east-1", f"{self.place.uri}/step-{step}", config, thread_count=THREADS)
+        writer = S3StorageWriter(
+            self.place.endpoint.region, f"{self.place.uri}/step-{step}", config, thread_count=THREADS
+        )
         writer.fs._client = client(self.place)
         return writer
 
     def save(self, step: int) -> None:
-        save(self.state(), storage_writer=self.writer(step))
-        self._saved, self._committed = step, time.monotonic()
+        save(self.workload.state(), storage_writer=self.writer(step))
+        self._committed = time.monotonic()
 
     def wait(self) -> float:
         return self._committed
@@ -173,12 +152,11 @@ class DcpSync(Peer):
     def restore(self) -> None:
         from s3torchconnector.dcp import S3StorageReader
 
-        state = self.state()
-        reader = S3StorageReader("us-east-1", f"{self.place.uri}/step-{self.newest}", _config())
+        state = self.workload.state()
+        reader = S3StorageReader(self.place.endpoint.region, f"{self.place.uri}/step-{self.newest}", _config())
         reader.fs._client = client(self.place)
         load(state, storage_reader=reader)
-        set_model_state_dict(self.workload.model, state["model"])
-        set_optimizer_state_dict(self.workload.model, self.workload.optimizer, state["optimizer"], options=OPTIONS)
+        self.workload.take(state)
 
     @property
     def newest(self) -> int:
@@ -199,7 +177,7 @@ class DcpAsync(DcpSync):
         self._group: Any = dist.new_group(backend="gloo")
 
     def save(self, step: int) -> None:
-        self._watch(async_save(self.state(), storage_writer=self.writer(step), process_group=self._group))
+        self._watch(async_save(self.workload.state(), storage_writer=self.writer(step), process_group=self._group))
 
     def _watch(self, future: Any) -> None:
         self._future = future
@@ -226,7 +204,7 @@ class DcpTuned(DcpAsync):
 
     def save(self, step: int) -> None:
         answer = async_save(
-            self.state(),
+            self.workload.state(),
             storage_writer=self.writer(step),
             planner=DefaultSavePlanner(enable_plan_caching=True),
             process_group=self._group,
@@ -263,11 +241,8 @@ class TorchCheckpointing(Peer):
         self._future: Any = None
         self._committed = 0.0
 
-    def state(self) -> dict[str, Any]:
-        return DcpSync.state(self)  # type: ignore[arg-type]
-
     def save(self, step: int) -> None:
-        self._future = self._manager.save(f"{self.place.folder}/step-{step}", self.state())
+        self._future = self._manager.save(f"{self.place.folder}/step-{step}", self.workload.state())
         self._future.add_done_callback(lambda _: setattr(self, "_committed", time.monotonic()))
 
     def gate(self) -> AbstractContextManager[Any]:
@@ -279,11 +254,10 @@ class TorchCheckpointing(Peer):
         return self._committed
 
     def restore(self) -> None:
-        state = self.state()
+        state = self.workload.state()
         newest = max(int(path.name.removeprefix("step-")) for path in Path(self.place.folder).glob("step-*"))
         self._manager.load(f"{self.place.folder}/step-{newest}", into=state)
-        set_model_state_dict(self.workload.model, state["model"])
-        set_optimizer_state_dict(self.workload.model, self.workload.optimizer, state["optimizer"], options=OPTIONS)
+        self.workload.take(state)
 
     def close(self) -> None:
         self._manager.close()
@@ -298,7 +272,7 @@ def client(place: Place) -> Any:
         def __reduce__(self) -> tuple[Any, ...]:
             return client, (place,)
 
-    return Client("us-east-1", endpoint=place.url, s3client_config=_config())
+    return Client(place.endpoint.region, endpoint=place.endpoint.url, s3client_config=_config())
 
 
 def _config() -> Any:

@@ -96,7 +96,7 @@ class Rank:
 
     def restore(self, place: Place) -> Json:
         """From construction to the state in place."""
-        os.environ |= place.environment()
+        os.environ |= place.endpoint.environment()
         self._workload.spoil()
         dist.barrier()
         began = time.monotonic()
@@ -128,7 +128,7 @@ class Rank:
 
 
 def serve(pipe: Connection, rank: int, world: int, port: int, task: Task) -> None:
-    os.environ |= task.place.environment()
+    os.environ |= task.place.endpoint.environment()
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world), "GLOO_SOCKET_IFNAME": "lo"}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "TOKENIZERS_PARALLELISM": "false"}
     torch.set_num_threads(1)

@@ -13,7 +13,6 @@ import os
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Iterator
@@ -27,7 +26,7 @@ import typer
 
 from benchmarks import page
 from benchmarks.checkpoint.raw_clients import CLIENTS, Task
-from dev.s3 import S3Server
+from benchmarks.checkpoint.servers import seaweedfs, sink
 
 RESULTS = Path(__file__).parent / "results"
 NEEDS = {
@@ -35,32 +34,15 @@ NEEDS = {
     "s3torchconnector's client": "s3torchconnectorclient",
     "DCP with s3torchconnector's writer": "s3torchconnector",
 }
+SERVERS = ["sink", "SeaweedFS"]
 GIB = 1 << 30
 
 
 @contextmanager
-def sink(size: int) -> Iterator[Task]:
-    command = [sys.executable, "-m", "benchmarks.checkpoint.sink", f"--size={size}"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
-        assert server.stdout is not None
-        try:
-            yield Task(server.stdout.readline().strip(), "key", "secret", "bucket", size, 4)
-        finally:
-            server.kill()
-
-
-@contextmanager
-def seaweedfs(size: int) -> Iterator[Task]:
-    with tempfile.TemporaryDirectory() as folder:
-        server = S3Server(Path(folder) / "s3")
-        endpoint = server.start()
-        try:
-            yield Task(endpoint.url, endpoint.access_key, endpoint.secret_key, endpoint.make_bucket(), size, 4)
-        finally:
-            server.remove()
-
-
-SERVERS = {"sink": sink, "SeaweedFS": seaweedfs}
+def serving(server: str, size: int) -> Iterator[Task]:
+    """Four objects of `size` bytes on a server that is begun anew."""
+    with sink(size) if server == "sink" else seaweedfs() as endpoint:
+        yield Task(endpoint.url, endpoint.access_key, endpoint.secret_key, endpoint.make_bucket(), size, 4)
 
 
 def measure(direction: str, client: str, task: Task) -> dict[str, Any] | None:
@@ -85,8 +67,8 @@ def main(
         return
     size, rows = megabytes << 20, []
     for number in range(repeats):
-        for server in servers or list(SERVERS):
-            with SERVERS[server](size) as task:
+        for server in servers or SERVERS:
+            with serving(server, size) as task:
                 for direction, clients in CLIENTS.items():
                     for client in clients:
                         if directions and direction not in directions:

@@ -1,4 +1,4 @@
-"""The servers that checkpoints are written to: begun for one peer's turn, gone with all data afterwards."""
+"""The servers of these benchmarks: begun for one turn, gone with all data afterwards."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from dev.s3 import S3Endpoint, S3Server, serves
 
 
 @contextmanager
-def sink() -> Iterator[S3Endpoint]:
-    """Keeps registers and metadata, forgets shards: what is left is the clients' time."""
-    command = [sys.executable, "-m", "benchmarks.checkpoint.sink", "--size=0"]
+def sink(size: int = 0) -> Iterator[S3Endpoint]:
+    """Forgets what it is given: what is left is the clients' time. `size`: bytes that every object is said to have; 0:
+    registers and metadata are kept."""
+    command = [sys.executable, "-m", "benchmarks.checkpoint.sink", f"--size={size}"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None
         try:

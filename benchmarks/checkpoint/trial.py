@@ -7,7 +7,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from benchmarks.checkpoint.gang import Gang, GangError
@@ -56,7 +56,7 @@ class Turn:
             bucket = endpoint.make_bucket("checkpoints")
 
             def place(part: str, url: str) -> Place:
-                return Place(url, endpoint.access_key, endpoint.secret_key, f"s3://{bucket}/{part}", f"{folder}/{part}")
+                return Place(replace(endpoint, url=url), f"s3://{bucket}/{part}", f"{folder}/{part}")
 
             if name == "sink":
                 yield from self._saves(place("two", endpoint.url), "sink", None, windows=True)
