@@ -1,7 +1,7 @@
 TRIALS ?= 20
 
 .PHONY: bench bench-recovery bench-peers bench-burst
-bench: bench-recovery bench-peers bench-burst  ## every benchmark; its tables go to docs/
+bench: bench-recovery bench-peers bench-burst  ## recovery, here and on peers, and a burst of jobs: tables go to docs/
 
 bench-recovery: env cluster-build images-build  ## fault to gang running and to first new step, TRIALS times each
 	$(RUN) python -m benchmarks.recovery --trials $(TRIALS)
