@@ -34,7 +34,7 @@ def pieces_of(sources: dict[MetadataIndex, Source]) -> list[Piece]:
 
 def stage(sources: dict[MetadataIndex, Source], buffers: Buffers, most: int, late: Any) -> list[StagedFile]:
     layouts = arrange(pieces_of(sources), 3, most)
-    staging = Staging(layouts, buffers.fit(layouts), sources, late)
+    staging = Staging(layouts, buffers.fit(layouts), list(sources.values()), late)
     staging.take()
     return staging.finish()
 
@@ -166,7 +166,7 @@ def test_a_tensor_that_changed_before_it_was_copied_is_told_of() -> None:
     tensor = torch.zeros(100)
     sources: dict[MetadataIndex, Source] = {MetadataIndex("model.weight"): tensor}
     layouts = arrange(pieces_of(sources), 0)
-    staging = Staging(layouts, Buffers().fit(layouts), sources, lambda _: True)
+    staging = Staging(layouts, Buffers().fit(layouts), list(sources.values()), lambda _: True)
     staging.take()
     tensor[5] += 1
     with pytest.raises(InvalidOperationError, match=r"model\.weight was changed after its step had ended"):

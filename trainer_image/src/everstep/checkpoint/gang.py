@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -30,6 +31,10 @@ S = TypeVar("S")
 
 LEAST_PATIENCE = timedelta(minutes=30)
 """How long a rank waits for the others, who may be waiting for storage."""
+
+_LENGTH = struct.Struct("<Q")
+_ROOM = 4096
+"""Bytes that each rank tells in one exchange; only where one of them has more to tell there is a second."""
 
 _PRECEDENCE = (FencedError, CheckpointCorruptError, StorageRefusedError, StorageUnavailableError)
 
@@ -139,9 +144,21 @@ class Gang:
         """Everybody's value, by rank."""
         if not self.distributed:
             return [value]
-        box: list[Any] = [None] * self.world_size
-        dist.all_gather_object(box, value, group=self.group)
-        return box
+        body = pickle.dumps(value)
+        told = self._exchange(_LENGTH.pack(len(body)) + body[: _ROOM - _LENGTH.size], _ROOM)
+        lengths = [_LENGTH.unpack_from(each)[0] for each in told]
+        first = _LENGTH.size
+        if max(lengths) > _ROOM - first:
+            told, first = self._exchange(body, max(lengths)), 0
+        return [pickle.loads(each[first : first + length]) for each, length in zip(told, lengths, strict=True)]
+
+    def _exchange(self, body: bytes, room: int) -> list[bytes]:
+        """Everybody's bytes, by rank, filled up to `room`."""
+        mine = torch.frombuffer(bytearray(body.ljust(room, b"\0")), dtype=torch.uint8)
+        all_of_them = torch.empty(room * self.world_size, dtype=torch.uint8, device="cpu")
+        dist.all_gather_into_tensor(all_of_them, mine, group=self.group)
+        told = all_of_them.numpy().tobytes()
+        return [told[start : start + room] for start in range(0, len(told), room)]
 
     def everywhere(self, action: Callable[[], T]) -> T:
         """Run on each rank; where one fails, all raise."""

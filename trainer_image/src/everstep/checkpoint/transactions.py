@@ -169,7 +169,8 @@ class Transactions:
     def begin(self, step: int) -> None:
         """Open a save. Raises InvalidOperationError where one is open, or where the ranks are at different steps."""
         self._land()
-        self._open(step)
+        self._saves.begin(step)
+        self._opened(step)
         self._progress.add(*self._gang.start_sum(self._progress.take()).wait())
         self._tell(phase="saving", step=step)
 
@@ -203,8 +204,7 @@ class Transactions:
         """Give the open save up."""
         self._saves.abort()
 
-    def _open(self, step: int, waited: float = 0.0) -> None:
-        self._saves.begin(step, waited)
+    def _opened(self, step: int) -> None:
         self._current = step
         self._score = self._progress.score_at(step, self._score_of)
         self._custom = {}
@@ -222,7 +222,7 @@ class Transactions:
 
     def _launch(self, step: int, waited: float) -> None:
         """Save what is now `step`, and go on training while it is stored."""
-        self._open(step, waited)
+        self._opened(step)
         self._progress.step = step
         record = self._record()
 
@@ -231,7 +231,7 @@ class Transactions:
             if self._retains:
                 self._session.remove_expendable(self._retention)
 
-        self._beside.launch(self._progress.counters(), record, stood)
+        self._beside.launch(step, waited, self._progress.counters(), record, stood)
         self._tell(saving_step=step)
 
     def _land(self) -> float:

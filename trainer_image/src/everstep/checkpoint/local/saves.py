@@ -138,7 +138,7 @@ class LocalSaves:
         number = self._next
         location = self._location(step)
         started, began = datetime.now(UTC), time.monotonic()
-        prepared = self._shards[number].prepare(counters, late=self._gate.protects())
+        prepared, _ = self._shards[number].prepare(counters, late=self._gate.protects(), tell=lambda: None)
         mesh = mesh_of(self._session.app.model)
         hold = self._gate.close()
         prepared.staged = hold.open

@@ -32,11 +32,18 @@ class Beside:
         """Whether the flight is over on this rank."""
         return self._flight is not None and self._flight.landed
 
-    def launch(self, counters: Mapping[str, int], record: Record, stood: Callable[[Done], None]) -> None:
+    def launch(
+        self,
+        step: int,
+        waited: float,
+        counters: Mapping[str, int],
+        record: Record,
+        stood: Callable[[Done], None],
+    ) -> None:
         """Collective."""
         if self._twin is None:
             self._twin = self._gang.twin()
-        self._flight = self._saves.launch(counters, record, self._gate, self._twin, stood)
+        self._flight = self._saves.launch(step, waited, counters, record, self._gate, self._twin, stood)
 
     def take(self) -> Flight[Done] | None:
         flight, self._flight = self._flight, None

@@ -28,6 +28,8 @@ _ROOM = 512
 class Slot:
     """Bytes [offset, offset + room) of a file."""
 
+    number: int
+    """Of the item, among those that were arranged."""
     index: MetadataIndex
     offset: int
     room: int
@@ -65,19 +67,19 @@ def piece(item: WriteItem, archive_bytes: int) -> Piece:
 
 
 def arrange(pieces: Iterable[Piece], rank: int, most: int = MAX_FILE_BYTES) -> tuple[FileLayout, ...]:
-    """Items by file, smallest first; ties keep their order."""
+    """Items by file, smallest first; ties keep their order. Slots tell of each its number in `pieces`."""
     files: list[list[Slot]] = []
     end = 0
-    for item in sorted(pieces, key=lambda found: found.room):
+    for number, item in sorted(enumerate(pieces), key=lambda found: found[1].room):
         if not files or (end and end + item.room > most):
             files.append([])
             end = 0
         offset = _offset(item, end)
-        files[-1].append(Slot(item.index, offset, item.room, item.envelope))
+        files[-1].append(Slot(number, item.index, offset, item.room, item.envelope))
         end = offset + item.room
     return tuple(
-        FileLayout(f"__{rank}_{number}.distcp", slots[-1].offset + slots[-1].room, tuple(slots))
-        for number, slots in enumerate(files)
+        FileLayout(f"__{rank}_{file}.distcp", slots[-1].offset + slots[-1].room, tuple(slots))
+        for file, slots in enumerate(files)
     )
 
 

@@ -8,16 +8,22 @@ rank compares those with the last save's; one rank that finds a difference makes
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.distributed._shard.sharded_tensor.api import ShardedTensor
+from torch.distributed.checkpoint._nested_dict import flatten_state_dict
 from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
 from torch.distributed.checkpoint.metadata import Metadata
 from torch.distributed.checkpoint.planner import WriteItem
 from torch.distributed.tensor import DTensor
 
 from everstep.checkpoint.gang import Gang
+from everstep.errors import InvalidOperationError
+
+Path = tuple[str | int, ...]
 
 
 @dataclass(frozen=True)
@@ -43,16 +49,59 @@ class Outline:
 
 def outline(state: dict[str, Any], rank: int) -> Outline:
     planner = DefaultSavePlanner()
-    planner.set_up_planner(state, is_coordinator=rank == 0)
+    flat, paths = flatten(state)
+    if any(isinstance(value, ShardedTensor) for value in flat.values()):
+        planner.set_up_planner(state, is_coordinator=rank == 0)
+    else:  # the planner would find the same, and look at each item thrice
+        planner.state_dict, planner.mappings, planner.is_coordinator = flat, paths, rank == 0
     signature = tuple((name, planner.mappings[name], *_shape(value)) for name, value in planner.state_dict.items())
     return Outline(planner, signature)
 
 
+def flatten(state: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Path]]:
+    """As `flatten_state_dict` of DCP does it: leaves by their names, and the keys on the way to each."""
+    flat: dict[str, Any] = {}
+    paths: dict[str, Path] = {}
+
+    def visit(value: Mapping[Any, Any], prefix: str, path: Path) -> None:
+        for key, item in value.items():
+            part = str(key)
+            if isinstance(item, Mapping):
+                visit(item, f"{prefix}{part}.", (*path, part))
+            elif isinstance(item, torch.Tensor):
+                put(prefix + part, (*path, part), item)
+            else:
+                leaves, below = flatten_state_dict({part: item})
+                for name, leaf in leaves.items():
+                    put(prefix + name, (*path, *below[name]), leaf)
+
+    def put(name: str, path: Path, item: Any) -> None:
+        if name in flat:
+            raise InvalidOperationError(f"two items of the state are named {name}: rename one of them")
+        flat[name], paths[name] = item, path
+
+    visit(state, "", ())
+    return flat, paths
+
+
 def _shape(value: Any) -> tuple[Any, ...]:
-    if not isinstance(value, torch.Tensor):
-        return ()
-    plain = (value.dtype, value.size(), value.requires_grad, value.layout)
-    return (*plain, value.device_mesh, value.placements) if isinstance(value, DTensor) else plain
+    if isinstance(value, DTensor):
+        spec = value._spec
+        return value.dtype, value.size(), value._local_tensor.size(), spec.mesh, spec.placements, spec.shard_order
+    return (value.dtype, value.size(), value.layout) if isinstance(value, torch.Tensor) else ()
+
+
+@dataclass(frozen=True)
+class Known:
+    """What the ranks have agreed on in a save, of which a plan depends. `apart`: what each rank has its own of."""
+
+    signature: tuple[Any, ...]
+    apart: frozenset[str]
+    plan: Plan
+
+    def fits(self, found: Outline) -> bool:
+        """Whether the plan is good for this rank's state."""
+        return found.signature == self.signature
 
 
 class Plans:
@@ -60,25 +109,23 @@ class Plans:
 
     def __init__(self) -> None:
         self.made = 0
-        self._signature: tuple[Any, ...] | None = None
-        self._plan: Plan | None = None
+        self.known: Known | None = None
 
-    def fits(self, found: Outline) -> bool:
-        """Whether the last plan is good for this rank's state."""
-        return self._plan is not None and found.signature == self._signature
-
-    def plan(self, found: Outline, gang: Gang, everyone_fits: bool) -> Plan:
+    def plan(self, found: Outline, apart: frozenset[str], gang: Gang, everyone_fits: bool) -> Plan:
         """Collective where a plan has to be made. `everyone_fits`: the same on all ranks."""
-        if everyone_fits and self._plan is not None:
-            return self._plan
-        self._plan = None
-        self._plan = _make(found.planner, gang)
-        self._signature = found.signature
+        known, self.known = self.known, None
+        plan = known.plan if everyone_fits and known is not None else self._make(found.planner, gang)
+        self.known = Known(found.signature, apart, plan)
+        return plan
+
+    def _make(self, planner: DefaultSavePlanner, gang: Gang) -> Plan:
+        plan = _make(planner, gang)
         self.made += 1
-        return self._plan
+        return plan
 
 
 def _make(planner: DefaultSavePlanner, gang: Gang) -> Plan:
+    planner.state_dict = {name: _detached(value) for name, value in planner.state_dict.items()}
     plans = gang.collect(planner.create_local_plan)
     metadata: list[Metadata] = []
 
@@ -90,3 +137,8 @@ def _make(planner: DefaultSavePlanner, gang: Gang) -> Plan:
     mine = gang.hand_out(globally)
     items = tuple(planner.finish_plan(mine).items)
     return Plan(items, metadata[0] if metadata else None)
+
+
+def _detached(value: Any) -> Any:
+    """Stored tensors require no gradient, whatever was trained when they were saved."""
+    return value.detach() if isinstance(value, torch.Tensor) and value.requires_grad else value

@@ -28,6 +28,9 @@ from everstep.errors import InvalidOperationError
 
 log = logging.getLogger("everstep")
 
+Picked = tuple[int, Location | None]
+"""The step that a rank is at; of rank 0 the location for it too."""
+
 
 @dataclass(frozen=True)
 class Record:
@@ -74,28 +77,16 @@ class Saves:
         self._assets = assets
         self._gang = session.gang
 
-    def begin(self, step: int, waited: float = 0.0) -> None:
-        """`waited`: for how many seconds training has stood still already."""
-        if self.draft is not None:
-            raise InvalidOperationError(
-                f"begin({step}): the save of step {self.draft.step} is still open; commit() or abort() it"
-            )
+    def begin(self, step: int) -> None:
+        self._check_closed(f"begin({step})")
         self.written = False
-        began = time.monotonic() - waited
+        began = time.monotonic()
         self._session.claim()
+        _, told = self._gang.compare(lambda: (None, self._pick(step)))
+        self.draft = Draft(step, _agreed(told, "begin"), datetime.now(UTC), began)
 
-        def pick() -> tuple[None, tuple[int, Location | None]]:
-            return None, (step, self._session.claimed().new_location(step) if self._gang.leads else None)
-
-        _, told = self._gang.compare(pick)
-        steps = sorted({each for each, _ in told})
-        if len(steps) > 1:
-            raise InvalidOperationError(
-                f"begin: a save has one step, but the ranks are at {', '.join(map(str, steps))}"
-            )
-        location = told[0][1]
-        assert location is not None
-        self.draft = Draft(step, location, datetime.now(UTC), began)
+    def _pick(self, step: int) -> Picked:
+        return step, self._session.claimed().new_location(step) if self._gang.leads else None
 
     def write(self, counters: Mapping[str, int]) -> None:
         """Write every rank's shards. Where one rank fails, the save is given up on all."""
@@ -103,7 +94,7 @@ class Saves:
         if draft.reports is not None:
             raise InvalidOperationError(f"save_state: the state of step {draft.step} is already written")
         try:
-            prepared = self._shards.prepare(counters, late=lambda _: True)
+            prepared, _ = self._shards.prepare(counters, late=lambda _: True, tell=lambda: None)
             draft.plan, draft.mesh = prepared.plan, mesh_of(self._session.app.model)
             draft.reports = self._gang.collect(lambda: self._shards.finish(prepared, draft.location))
             self.written = True
@@ -120,6 +111,8 @@ class Saves:
 
     def launch(
         self,
+        step: int,
+        waited: float,
         counters: Mapping[str, int],
         record: Record,
         gate: Gate,
@@ -127,12 +120,18 @@ class Saves:
         stood: Callable[[Done], None],
     ) -> Flight[Done]:
         """Look at the state and copy what cannot wait; the rest goes on in another thread, over the group `beside`.
-        `stood` runs there, on rank 0, once the save is committed."""
-        draft = self._open_draft("launch")
-        self.draft = None
-        prepared = self._shards.prepare(counters, late=gate.protects())
+        `stood` runs there, on rank 0, once the save is committed. `waited`: for how many seconds training has stood
+        still already.
+
+        Raises InvalidOperationError where the ranks are at different steps.
+        """
+        self._check_closed(f"the save of step {step}")
+        self.written = False
+        started, began = datetime.now(UTC), time.monotonic() - waited
+        self._session.claim()
+        prepared, told = self._shards.prepare(counters, late=gate.protects(), tell=lambda: self._pick(step))
+        draft = Draft(step, _agreed(told, "save"), started, began, prepared.plan, mesh_of(self._session.app.model))
         self.written = True
-        draft.plan, draft.mesh = prepared.plan, mesh_of(self._session.app.model)
         hold = gate.close()
         prepared.staged = hold.open
         boundary = time.monotonic() - draft.began
@@ -168,6 +167,12 @@ class Saves:
     def abort(self) -> None:
         """Give the open save up; what was written is swept later."""
         self.draft = None
+
+    def _check_closed(self, call: str) -> None:
+        if self.draft is not None:
+            raise InvalidOperationError(
+                f"{call}: the save of step {self.draft.step} is still open; commit() or abort() it"
+            )
 
     def _open_draft(self, call: str) -> Draft:
         if self.draft is None:
@@ -218,6 +223,16 @@ class Saves:
             config_digest=record.config_digest,
             custom=dict(record.custom),
         )
+
+
+def _agreed(told: list[Picked], call: str) -> Location:
+    """`told`: by rank. The location, which rank 0 has picked."""
+    steps = sorted({step for step, _ in told})
+    if len(steps) > 1:
+        raise InvalidOperationError(f"{call}: a save has one step, but the ranks are at {', '.join(map(str, steps))}")
+    location = told[0][1]
+    assert location is not None
+    return location
 
 
 def versions() -> dict[str, str]:

@@ -7,11 +7,12 @@ or another; `gather` brings the ranks' reports together on rank 0.
 from __future__ import annotations
 
 import io
+import pickle
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, Generic, TypeVar, cast
 
 import torch
 from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
@@ -29,8 +30,13 @@ from everstep.checkpoint.saving.layout import FileLayout, arrange, piece
 from everstep.checkpoint.saving.planning import Outline, Plan, Plans, outline
 from everstep.checkpoint.saving.staging import Buffers, Source, Sources, StagedFile, Staging
 from everstep.checkpoint.saving.uploading import Upload
-from everstep.checkpoint.state.application import Application, capture
+from everstep.checkpoint.state.application import Application, Seen, compose, differing, look
 from everstep.weights.assets import ASSETS
+
+T = TypeVar("T")
+
+_PLAIN = (torch.Tensor, torch.nn.Parameter)
+"""All of which is one rank's: the planner would hand them out as they are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +59,15 @@ class Report:
 
     def blocked_for(self, seconds: float) -> Report:
         return replace(self, times=replace(self.times, blocked=seconds))
+
+
+@dataclass(frozen=True, slots=True)
+class _Told(Generic[T]):
+    """What a rank says at a boundary. `ready`: that it has found nothing new."""
+
+    told: T
+    digests: Mapping[str, bytes]
+    ready: bool
 
 
 @dataclass
@@ -84,38 +99,83 @@ class Shards:
         self._upload = upload
         self._layouts: tuple[FileLayout, ...] = ()
         self._laid_out: Plan | None = None
-        self._rooms: dict[MetadataIndex, int] = {}
+        self._rooms: dict[int, int] = {}
+        self._archives = _Archives()
 
-    def prepare(self, counters: Mapping[str, int], late: Callable[[torch.Tensor], bool]) -> Prepared:
+    def prepare(
+        self,
+        counters: Mapping[str, int],
+        late: Callable[[torch.Tensor], bool],
+        tell: Callable[[], T],
+    ) -> tuple[Prepared, list[T]]:
         """Collective. `late` tells which tensors do not change before `finish` is through; all others are copied now.
-        The last save must be over."""
-        began = time.monotonic()
-        found, fits = capture(self._app, self._gang, counters, self._outline)
-        plan = self.plans.plan(found, self._gang, all(fits))
-        staging = self._gang.everywhere(lambda: self._take(found, plan, late))
-        return Prepared(plan, staging, began)
+        Returned is also, by rank, what each of them has to `tell`. The last save must be over.
 
-    def _outline(self, state: dict[str, Any]) -> tuple[Outline, bool]:
-        found = outline(state, self._gang.rank)
-        return found, self.plans.fits(found)
+        Each rank takes it that all is as it was in the last save, and that so it is for the others. One exchange shows
+        whether that is true, and only where it is not the ranks look closer.
+        """
+        began = time.monotonic()
+        (seen, staging), told = self._gang.compare(lambda: self._attempt(counters, late, tell))
+        apart = differing([each.digests for each in told])
+        known = self.plans.known
+        if known is not None and staging is not None and apart == known.apart and all(each.ready for each in told):
+            return Prepared(known.plan, staging, began), [each.told for each in told]
+        found, plan = self._plan(counters, seen, apart)
+        staging = self._gang.everywhere(lambda: self._take(found, plan, late))
+        return Prepared(plan, staging, began), [each.told for each in told]
+
+    def _attempt(
+        self, counters: Mapping[str, int], late: Callable[[torch.Tensor], bool], tell: Callable[[], T]
+    ) -> tuple[tuple[Seen, Staging | None], _Told[T]]:
+        """Not collective. What is there now, and staged where a plan made for the last save is good for it."""
+        word = tell()
+        seen = look(self._app, self._gang)
+        known = self.plans.known
+        staging = None
+        if known is not None:
+            found = outline(compose(self._app, self._gang, counters, seen, known.apart), self._gang.rank)
+            if known.fits(found):
+                staging = self._take(found, known.plan, late)
+        return (seen, staging), _Told(word, seen.digests, staging is not None)
+
+    def _plan(self, counters: Mapping[str, int], seen: Seen, apart: frozenset[str]) -> tuple[Outline, Plan]:
+        """Collective. A new plan, unless the last one is good for what was seen."""
+
+        def look_closer() -> tuple[Outline, bool]:
+            found = outline(compose(self._app, self._gang, counters, seen, apart), self._gang.rank)
+            return found, self.plans.known is not None and self.plans.known.fits(found)
+
+        found, fits = self._gang.compare(look_closer)
+        return found, self.plans.plan(found, apart, self._gang, all(fits))
 
     def _take(self, found: Outline, plan: Plan, late: Callable[[torch.Tensor], bool]) -> Staging:
-        sources: dict[MetadataIndex, Source] = {item.index: _source(item, found.planner) for item in plan.items}
+        sources = [self._source(item, found.planner) for item in plan.items]
         layouts = self._layout(plan, sources)
         state = found.planner.state_dict
-        owners = {item.index: state[item.index.fqn] for item in plan.items if item.type == WriteItemType.SHARD}
+        shards = (each for each in enumerate(plan.items) if each[1].type == WriteItemType.SHARD)
+        owners = {number: state[item.index.fqn] for number, item in shards}
         staging = Staging(layouts, self.buffers.fit(layouts), sources, late, owners)
         staging.take()
         return staging
 
+    def _source(self, item: WriteItem, planner: DefaultSavePlanner) -> Source:
+        value: Any = planner.state_dict[item.index.fqn]
+        if item.tensor_data is None:
+            return self._archives.of(item.index.fqn, value)
+        if isinstance(value, DTensor):  # the planner finds the same, by a detour for each of thousands
+            local = value._local_tensor
+            found = local if local.size() == item.tensor_data.chunk.sizes else planner.resolve_data(item)
+        else:
+            found = value if type(value) in _PLAIN else planner.resolve_data(item)
+        return cast(torch.Tensor, found.detach())  # who gives a parameter other data does not give it to this save
+
     def _layout(self, plan: Plan, sources: Sources) -> tuple[FileLayout, ...]:
         """The last one, unless the plan is new or a value has outgrown its place."""
-        lengths = {index: _archive_bytes(source) for index, source in sources.items()}
-        known = self._laid_out is plan and all(lengths[index] <= room for index, room in self._rooms.items())
-        if not known:
-            pieces = [piece(item, lengths[item.index]) for item in plan.items]
+        fits = (_archive_bytes(sources[number]) <= room for number, room in self._rooms.items())
+        if self._laid_out is not plan or not all(fits):
+            pieces = [piece(item, _archive_bytes(source)) for item, source in zip(plan.items, sources, strict=True)]
             self._layouts = arrange(pieces, self._gang.rank)
-            self._rooms = {found.index: found.room for found in pieces if found.envelope is None}
+            self._rooms = {number: found.room for number, found in enumerate(pieces) if found.envelope is None}
             self._laid_out = plan
         return self._layouts
 
@@ -135,11 +195,21 @@ class Shards:
         self.buffers.close()
 
 
-def _source(item: WriteItem, planner: DefaultSavePlanner) -> Source:
-    value = planner.state_dict[item.index.fqn]
-    if isinstance(value, DTensor) and item.tensor_data and value._local_tensor.size() == item.tensor_data.chunk.sizes:
-        return value._local_tensor  # the planner finds the same, by a detour for each of thousands
-    return planner.resolve_data(item)
+class _Archives:
+    """`torch.save` of values that are no tensors, of which few change from save to save: an optimizer's options."""
+
+    def __init__(self) -> None:
+        self._kept: dict[str, tuple[bytes, bytes]] = {}
+
+    def of(self, name: str, value: Any) -> io.BytesIO:
+        pickled = pickle.dumps(value)  # of equal bytes are equal values, of equal types
+        known, archive = self._kept.get(name, (b"", b""))
+        if pickled != known:
+            stream = io.BytesIO()
+            torch.save(value, stream)
+            archive = stream.getvalue()
+            self._kept[name] = pickled, archive
+        return io.BytesIO(archive)
 
 
 def _archive_bytes(source: Source) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,7 +23,8 @@ from everstep.errors import InvalidOperationError
 from everstep.transfer import Segment, SharedBuffer
 
 Source = torch.Tensor | io.BytesIO
-Sources = Mapping[MetadataIndex, Source]
+Sources = Sequence[Source]
+"""By the numbers of their slots."""
 _GRAIN = 2 << 20
 """Buffers are a multiple of this, so that a file that grows a little still fits."""
 
@@ -88,23 +89,25 @@ class Staging:
         buffers: list[SharedBuffer],
         sources: Sources,
         late: Callable[[torch.Tensor], bool],
-        owners: Mapping[MetadataIndex, torch.Tensor] | None = None,
+        owners: Mapping[int, torch.Tensor] | None = None,
     ) -> None:
-        """`owners`: sharded tensors of which a source is one rank's part: what is done to them is counted there."""
+        """`owners`: by number, sharded tensors of which a source is one rank's part: what is done to them is counted
+        there."""
         self._layouts = layouts
         self._buffers = buffers
         self._sources = sources
-        self._late = {index for index, source in sources.items() if isinstance(source, torch.Tensor) and late(source)}
+        found = enumerate(sources)
+        self._late = {number for number, source in found if isinstance(source, torch.Tensor) and late(source)}
         self._owners = owners or {}
-        self._versions = {index: self._version(index) for index in self._late}
-        self._streams = _Streams(_tensor(sources[index]) for index in self._late)
+        self._versions = {number: self._version(number) for number in self._late}
+        self._streams = _Streams(_tensor(sources[number]) for number in self._late)
 
     def take(self) -> None:
         """Copy what does not wait."""
         for layout, buffer in zip(self._layouts, self._buffers, strict=True):
             for slot in layout.slots:
-                if slot.index not in self._late:
-                    _fill(slot, self._sources[slot.index], buffer.view)
+                if slot.number not in self._late:
+                    _fill(slot, self._sources[slot.number], buffer.view)
 
     def finish(self) -> list[StagedFile]:
         """Copy the rest, with the sums of all.
@@ -113,23 +116,23 @@ class Staging:
         """
         return [self._finish_file(layout, buffer) for layout, buffer in zip(self._layouts, self._buffers, strict=True)]
 
-    def _version(self, index: MetadataIndex) -> tuple[int, int]:
+    def _version(self, number: int) -> tuple[int, int]:
         """Changes with each operation in place that torch counts: those of most optimizers' steps it does not."""
-        own = _tensor(self._sources[index])
-        return own._version, self._owners.get(index, own)._version
+        own = _tensor(self._sources[number])
+        return own._version, self._owners.get(number, own)._version
 
     def _finish_file(self, layout: FileLayout, buffer: SharedBuffer) -> StagedFile:
         sums = _Sums(buffer.view, layout.size)
         for slot in layout.slots:
-            if slot.index not in self._late:
+            if slot.number not in self._late:
                 continue
-            tensor = _tensor(self._sources[slot.index])
+            tensor = _tensor(self._sources[slot.number])
             sums.advance(slot.payload)
             if tensor.device.type == "cpu":
                 sums.copy(_bytes_of(tensor), slot.payload)
             else:
                 self._streams.copy(tensor, _room_of(slot, buffer.view))
-            if self._version(slot.index) != self._versions[slot.index]:
+            if self._version(slot.number) != self._versions[slot.number]:
                 raise InvalidOperationError(
                     f"{slot.index.fqn} was changed after its step had ended and before the next optimizer step, while "
                     "it was being saved: change parameters before the step ends, or set checkpoint.async: false"
@@ -137,7 +140,7 @@ class Staging:
         archives = {
             slot.index: len(source.getbuffer())
             for slot in layout.slots
-            if isinstance(source := self._sources[slot.index], io.BytesIO)
+            if isinstance(source := self._sources[slot.number], io.BytesIO)
         }
         return StagedFile(layout, Segment(buffer, 0, layout.size), sums.done(), archives)
 

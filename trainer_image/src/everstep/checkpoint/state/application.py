@@ -9,9 +9,9 @@ everstep.objects.*       tensors of other objects
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import nn
@@ -21,10 +21,8 @@ from torch.distributed.checkpoint.state_dict import get_model_state_dict, set_mo
 from everstep.checkpoint.gang import Gang
 from everstep.checkpoint.state import objects, optimizers, plain, rng
 from everstep.checkpoint.state.objects import accessors
+from everstep.checkpoint.state.walk import Walk
 from everstep.errors import CheckpointUnreadableError, InvalidOperationError
-
-T = TypeVar("T")
-S = TypeVar("S")
 
 COMMON = "everstep.common"
 RANK = "everstep.rank."
@@ -42,11 +40,14 @@ class Application:
     others: dict[str, Any] = field(default_factory=dict)
     config_digest: str | None = None
     """Of the configuration that the model was built by, for messages."""
+    walk: Walk | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         if self.optimizers and self.model is None:
             raise InvalidOperationError("an optimizer is kept together with its model: pass model= too")
         optimizers.check_kept(self.optimizers)
+        if self.model is not None:
+            self.walk = optimizers.walk(self.model, self.optimizers)
         self.others = {name: item for name, item in sorted(self.others.items()) if item is not None}
         for name, item in (("scheduler", self.scheduler), ("data", self.data), *self.others.items()):
             if item is not None:
@@ -56,35 +57,21 @@ class Application:
 # saving
 
 
-@dataclass
-class _Local:
-    """What one rank has, before the ranks have compared."""
+@dataclass(frozen=True)
+class Seen:
+    """What one rank has at a boundary: live tensors, and values as they were."""
 
     model: dict[str, Any]
     data: Any
     trees: dict[str, Any]
     buffers: dict[str, torch.Tensor]
     digests: dict[str, bytes]
+    """Of what may be the same on all ranks; none where there is only one."""
 
 
-def capture(
-    app: Application, gang: Gang, counters: Mapping[str, int], then: Callable[[dict[str, Any]], tuple[T, S]]
-) -> tuple[T, list[S]]:
-    """Collective: all return or raise. `then` gets a nested state dict for DCP whose tensors are the live ones, not
-    copies; returned are its own first result, and by rank the second of each."""
-
-    def look() -> tuple[_Local, dict[str, bytes]]:
-        local = _look(app, gang)
-        return local, local.digests
-
-    local, digests = gang.compare(look)
-    differing = _differing(digests)
-    return gang.compare(lambda: then(_arrange(app, gang, counters, local, differing)))
-
-
-def _look(app: Application, gang: Gang) -> _Local:
-    """Without a collective: one rank may fail here."""
-    model = {} if app.model is None else dict(get_model_state_dict(app.model))
+def look(app: Application, gang: Gang) -> Seen:
+    """Not collective: one rank may fail here."""
+    model = {} if app.walk is None else app.walk.model()
     data = None if app.data is None else plain.to_plain(accessors(app.data, "data")[0](), "data")
     trees = {name: accessors(item, name)[0]() for name, item in app.others.items()}
     buffers = {} if app.model is None else objects.unsharded_buffers(app.model, model)
@@ -93,18 +80,19 @@ def _look(app: Application, gang: Gang) -> _Local:
         digests["data"] = hashlib.sha256(plain.pack(data, "data").numpy().tobytes()).digest()
         digests |= {f"objects/{name}": objects.digest(tree) for name, tree in trees.items()}
         digests |= {f"buffers/{name}": objects.digest(buffer) for name, buffer in buffers.items()}
-    return _Local(model, data, trees, buffers, digests)
+    return Seen(model, data, trees, buffers, digests)
 
 
-def _differing(digests: list[dict[str, bytes]]) -> set[str]:
+def differing(digests: Sequence[Mapping[str, bytes]]) -> frozenset[str]:
+    """`digests`: by rank. What of it each rank has its own of."""
     names = set().union(*digests)
-    return {name for name in names if len({found.get(name) for found in digests}) > 1}
+    return frozenset(name for name in names if len({found.get(name) for found in digests}) > 1)
 
 
-def _arrange(
-    app: Application, gang: Gang, counters: Mapping[str, int], local: _Local, differing: set[str]
-) -> dict[str, Any]:
-    shared = "data" not in differing
+def compose(app: Application, gang: Gang, counters: Mapping[str, int], seen: Seen, apart: Set[str]) -> dict[str, Any]:
+    """A nested state dict for DCP whose tensors are the live ones, not copies. Not collective. `apart`: what differs
+    between the ranks."""
+    shared = "data" not in apart
     own: dict[str, Any] = {"rng": rng.capture()}
     common: dict[str, Any] = {
         "format": 1,
@@ -112,16 +100,16 @@ def _arrange(
         "counters": dict(counters),
         "data_is_shared": shared,
     }
-    (common if shared else own)["data"] = local.data
+    (common if shared else own)["data"] = seen.data
     if app.scheduler is not None:
         common["scheduler"] = accessors(app.scheduler, "scheduler")[0]()
-    own["buffers"] = {name: tensor for name, tensor in local.buffers.items() if f"buffers/{name}" in differing}
+    own["buffers"] = {name: tensor for name, tensor in seen.buffers.items() if f"buffers/{name}" in apart}
     tensors: objects.Tensors = {}
     common["objects"], own["objects"] = {}, {}
-    for name, tree in local.trees.items():
-        apart = f"objects/{name}" in differing
-        (own if apart else common)["objects"][name] = objects.set_apart(tree, name, tensors, only_sharded=apart)
-    common["names"] = sorted(local.trees)
+    for name, tree in seen.trees.items():
+        differs = f"objects/{name}" in apart
+        (own if differs else common)["objects"][name] = objects.set_apart(tree, name, tensors, only_sharded=differs)
+    common["names"] = sorted(seen.trees)
     state: dict[str, Any] = {
         "everstep": {
             "rank": {str(gang.rank): plain.pack(own, "state of this rank")},
@@ -131,9 +119,9 @@ def _arrange(
     if gang.leads:
         state["everstep"]["common"] = plain.pack(common, "state")
     if app.model is not None:
-        state["model"] = plain.leaves(local.model, "model")
-    if app.model is not None and app.optimizers:
-        state["optimizer"] = plain.leaves(optimizers.capture(app.model, app.optimizers), "optimizer")
+        state["model"] = plain.leaves(seen.model, "model")
+    if app.walk is not None and app.optimizers:
+        state["optimizer"] = plain.leaves(optimizers.capture(app.walk, app.optimizers), "optimizer")
     return state
 
 

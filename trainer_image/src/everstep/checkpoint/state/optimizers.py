@@ -10,6 +10,7 @@ import contextlib
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from torch import nn
 from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict import get_model_state_dict, get_optimizer_state_dict
 
+from everstep.checkpoint.state.walk import Walk
 from everstep.errors import InvalidOperationError
 
 _STATE = "optimizer.state."
@@ -32,13 +34,17 @@ def check_kept(optimizers: Optimizers) -> None:
             raise InvalidOperationError("optimizer: LBFGS keeps no state by parameter, so it cannot be restored")
 
 
-def capture(model: nn.Module, optimizers: Optimizers) -> dict[str, Any]:
+def walk(model: nn.Module, optimizers: Optimizers) -> Walk:
+    return Walk(model, optimizers, partial(_listed, model))
+
+
+def capture(walk: Walk, optimizers: Optimizers) -> dict[str, Any]:
     """{state: {parameter: …}, param_groups: […]}. One that has not stepped has no state, and gets none by this."""
     state: dict[str, Any] = {}
     groups: list[dict[str, Any]] = []
-    for optimizer in optimizers:
+    for number, optimizer in enumerate(optimizers):
         untouched = not optimizer.state
-        found = _listed(model, optimizer)
+        found = walk.optimizer(number)
         groups += found["param_groups"]
         if untouched:
             optimizer.state.clear()

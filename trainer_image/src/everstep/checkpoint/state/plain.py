@@ -72,8 +72,11 @@ def leaves(value: Any, where: str) -> Any:
     """
     if isinstance(value, torch.Tensor):
         return value
-    if isinstance(value, Mapping):
-        return {key: leaves(item, f"{where}.{key}") for key, item in value.items()}
+    if isinstance(value, Mapping):  # most of thousands are tensors, of which no place need be told
+        return {
+            key: item if isinstance(item, torch.Tensor) else leaves(item, f"{where}.{key}")
+            for key, item in value.items()
+        }
     if isinstance(value, list):
         return [leaves(item, f"{where}.{i}") for i, item in enumerate(value)]
     if isinstance(value, np.ndarray):
