@@ -185,6 +185,45 @@ def saved_beside_training() -> None:
         assert not [name for name, value in live[step].items() if not same(found[name], value)], f"step {step}"
 
 
+def one_rank_has_something_new() -> None:
+    """Each takes it that for the others all is as it was, until it hears of what is not."""
+    root = os.environ["EVERSTEP_ROOT"] + "-new"
+    run = Run(seed=9)
+    with run.checkpointer(root=root) as checkpointer:
+
+        def save(step: int) -> int:
+            run.step()
+            checkpointer.begin(step)
+            checkpointer.save_state()
+            checkpointer.commit()
+            states = copy.deepcopy([value for optimizer in run.optimizers for value in optimizer.state.values()])
+            again = Run(seed=10)
+            again.checkpointer(root=root).load(step)
+            check_states(again, states)
+            assert again.data.at == run.data.at, step
+            assert all(same(value, again.average[name]) for name, value in run.average.items()), step
+            return checkpointer._shards.plans.made
+
+        assert [save(1), save(2)] == [1, 1]
+        run.data.at = 7  # which is each rank's own no more
+        save(3)
+        run.data.at += dist.get_rank()
+        made = save(4)
+        if dist.get_rank() == 1:
+            run.optimizers[2].state[run.model.narrow.weight]["note"] = "of this rank alone"
+        if dist.get_rank() == 0:
+            run.optimizers[2].param_groups[0]["lr"] = np.float64(0.5)
+        run.step()
+        checkpointer.begin(5)
+        checkpointer.save_state()
+        checkpointer.commit()
+        assert checkpointer._shards.plans.made == made + 1
+        rank = dist.get_rank()
+        refused(lambda: checkpointer._launch(6 + rank, 0.0), InvalidOperationError, "the ranks are at 6, 7")
+        run.optimizers[2].state[run.model.narrow.weight].pop("note", None)
+        assert save(8) == made + 2
+
+
 def check_states(run: Run, wanted: list[dict[str, Any]]) -> None:
     found = [value for optimizer in run.optimizers for value in optimizer.state.values()]
     assert len(found) == len(wanted)
@@ -295,6 +334,7 @@ def main() -> None:
     one_rank_reads_other_bytes()
     one_rank_has_no_room_for_weights()
     saved_beside_training()
+    one_rank_has_something_new()
     print("all ranks agree", flush=True)
     dist.barrier()
     dist.destroy_process_group()
