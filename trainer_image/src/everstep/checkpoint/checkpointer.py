@@ -244,13 +244,13 @@ class Checkpointer(Transactions):
         wanted = last or agreed.terminate or agreed.due or (interval.steps is not None and step % interval.steps == 0)
         publishing = self._publishing.wanted(step, last, agreed.publish)
         locally = not last and not agreed.terminate and self._local.wanted(step, agreed.local)
-        self._local.hear(self._tell)
+        self._local.hear()
         self._vote(wanted, publishing, locally)
         saved = False
         if locally:
             self._settle()  # as below
             counters, wait = self._progress.counters(), not self._policy.asynchronous
-            self._local.save(step, counters, self.progress, wait, self._tell)
+            self._local.save(step, counters, self.progress, wait)
         if wanted:
             if self._heartbeat is not None:
                 self._heartbeat.saves(step)

@@ -107,7 +107,7 @@ class Transactions:
         self._saves = Saves(self._session, self._shards, kept)
         self._publishing = Publishing(store, model, self._policy.weights, kept)
         self._beside = Beside(self._saves, self._gang, several)
-        self._local = LocalTier(self._policy.local, self._session, self._shards.plans, several)
+        self._local = LocalTier(self._policy.local, self._session, self._shards.plans, several, self._tell)
         self._saves_failed = 0
         self._resume_step = resume_step
         self._config_digest = None if config is None else digest_of(config)
@@ -301,10 +301,10 @@ class Transactions:
     def load(self, step: int) -> Committed:
         """Load a committed step, e.g. for evaluation. To train on from it, pass `resume_step=` instead."""
         self._land()
-        self._local.land(self._tell)
+        self._local.land()
         loaded = self._session.load_entry(self._gang.lead(lambda: entry_of(self.store, step)))
         self._tried_to_load = True
-        self._local.leave(self._tell)
+        self._local.leave()
         self._take_over(loaded)
         return _committed(loaded)
 
@@ -320,7 +320,7 @@ class Transactions:
         if model is None:
             raise InvalidOperationError("load_weights: this Checkpointer has no model")
         self._land()
-        self._local.land(self._tell)
+        self._local.land()
         store = self.store
         if isinstance(source, str):
             root, point = self._gang.lead(lambda: find(source))
