@@ -1,13 +1,9 @@
-"""What names a run's requests, and what makes tables and a plot of results."""
+"""What names a run's requests, and what makes tables of results."""
 
 from __future__ import annotations
 
-import xml.etree.ElementTree as ElementTree
 from typing import Any
 
-import pytest
-
-from benchmarks.guards.plot import Line, nice, plot
 from benchmarks.survival.report import KINDS, kind_of, tables
 from tests.survival import matrix
 from tests.survival.everstep_engine import Requests
@@ -70,15 +66,3 @@ def test_the_tables_count_what_passed_and_say_what_was_wrong() -> None:
     assert "| cases of the matrix that were tried | 2 of 3 | 2 of 3 |" in text
     assert "| runs that storage alone ended | 0 of 1 | 1 of 1, 1 of them by hanging |" in text
     assert "| peer | manifest | kill rank 0 | step 4 is torn / badly |" in text
-
-
-@pytest.mark.parametrize(("rough", "found"), [(0.03, 0.05), (1, 1), (1.2, 2), (30, 50), (60, 100), (100, 100)])
-def test_steps_of_an_axis_are_round(rough: float, found: float) -> None:
-    assert nice(rough) == pytest.approx(found)
-
-
-def test_the_plot_is_an_image_with_a_line_for_each() -> None:
-    drawn = ElementTree.fromstring(plot([Line("a & b", [1, 2, 3]), Line("c", [3, 2.5, 2])], "saves", "MiB"))
-    lines = [element for element in drawn if element.tag.endswith("polyline")]
-    assert [len(line.attrib["points"].split()) for line in lines] == [3, 3]
-    assert "a & b" in [element.text for element in drawn]
