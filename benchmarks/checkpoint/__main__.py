@@ -31,6 +31,7 @@ PLOT = REPOSITORY / "docs" / "checkpoint-performance.svg"
 NEEDS = {"DCP": "s3torchconnector", "torch-checkpointing": "torch_checkpointing"}
 PEERS = {
     "everstep": ("sink", "shaped", "server"),
+    "everstep, local tier": ("node",),
     "DCP sync, s3torchconnector": ("sink", "shaped", "server"),
     "DCP async, default": ("sink",),
     "DCP async, tuned": ("sink", "shaped", "server"),
@@ -38,7 +39,7 @@ PEERS = {
 }
 RESTORES = ("everstep", "DCP sync, s3torchconnector")
 """DCP's asynchronous saves are loaded as the synchronous ones are."""
-SETTINGS = ("sink", "shaped", "server")
+SETTINGS = ("sink", "shaped", "server", "node")
 console = Console(highlight=False)
 
 
@@ -85,7 +86,7 @@ def measure(repeats: int, only: list[str], settings: list[Setting], path: Path) 
                 for peer in (each for each in peers if setting.name in PEERS[each]):
                     began = time.monotonic()
                     told = {"repeat": repeat, "setting": setting.name, "peer": peer}
-                    if setting.name == "server":
+                    if setting.name in ("server", "node"):
                         told["server"] = setting.server
                     try:
                         for row in Turn(setting, peer, peer in RESTORES, repeat).run():

@@ -129,6 +129,13 @@ class Everstep(Peer):
             self._checkpointer.close()
 
 
+class EverstepLocal(Everstep):
+    """With a local tier in the place's folder, which saves what is committed too."""
+
+    def _open(self, **where: Any) -> Checkpointer:
+        return super()._open(local=self.place.folder, local_steps=self.every, **where)
+
+
 class DcpSync(Peer):
     """`dcp.save` and `dcp.load` with s3torchconnector's writer and reader."""
 
@@ -283,6 +290,7 @@ def _config() -> Any:
 
 PEERS: dict[str, type[Peer]] = {
     "everstep": Everstep,
+    "everstep, local tier": EverstepLocal,
     "DCP sync, s3torchconnector": DcpSync,
     "DCP async, default": DcpAsync,
     "DCP async, tuned": DcpTuned,

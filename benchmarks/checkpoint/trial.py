@@ -19,12 +19,16 @@ from benchmarks.checkpoint.servers import SERVERS, sink
 
 Json = dict[str, Any]
 RANKS = 2
+MEMORY = "/dev/shm"  # noqa: S108 - the folder below it is made for each turn
+REGISTER = 1 << 20
+"""Bytes over the link from which on more than registers must have come by it."""
 
 
 @dataclass(frozen=True)
 class Setting:
     """`sink`: saves into a server that keeps no shards, and training beside them. `shaped`: saves into the same by a
     link of 1 Gbit/s and 30 ms. `server`: saves to a real server on loopback, restores from it directly and by the link.
+    `node`: restores from the node's memory and by the link, of the same state; the register is beyond the link in both.
     """
 
     name: str
@@ -50,9 +54,10 @@ class Turn:
         """Rows; `setting` in a row is where it belongs."""
         name = self._setting.name
         with ExitStack() as stack:
-            endpoint = stack.enter_context(SERVERS[self._setting.server]() if name == "server" else sink())
+            real = name in ("server", "node")
+            endpoint = stack.enter_context(SERVERS[self._setting.server]() if real else sink())
             link = None if name == "sink" else stack.enter_context(linked(endpoint.url))
-            folder = stack.enter_context(tempfile.TemporaryDirectory())
+            folder = stack.enter_context(tempfile.TemporaryDirectory(dir=MEMORY if name == "node" else None))
             bucket = endpoint.make_bucket("checkpoints")
 
             def place(part: str, url: str) -> Place:
@@ -62,6 +67,8 @@ class Turn:
                 yield from self._saves(place("two", endpoint.url), "sink", None, windows=True)
             elif link is not None and name == "shaped":
                 yield from self._saves(place("two", link.url), "shaped", link)
+            elif link is not None and name == "node":
+                yield from self._from_node(place("two", endpoint.url), link)
             elif link is not None:
                 yield from self._round_trips(place, endpoint.url, link)
 
@@ -103,6 +110,21 @@ class Turn:
             for _ in range(self._setting.times):
                 yield self._restored(gang, saved, place("one", url), None) | {"from": 1, "to": RANKS}
             yield self._restored(gang, saved, place("one", link.url), link) | {"from": 1, "to": RANKS}
+
+    def _from_node(self, place: Place, link: Link) -> Iterator[Json]:
+        """One save is on the node, and committed too: to those who look into an empty folder it comes by the link."""
+        with self._gang(RANKS, place) as gang:
+            gang.call("warm")
+            gang.call("first_save")
+            saved = gang.call("fingerprint")[0]
+            there = replace(place, endpoint=replace(place.endpoint, url=link.url))
+            for _ in range(self._setting.times):
+                local = self._restored(gang, saved, there, link) | {"setting": "node's memory"}
+                if local["received"] > REGISTER:
+                    raise GangError(f"{local['received']} bytes came by the link: not from the node's memory")
+                yield local | {"from": RANKS, "to": RANKS}
+                empty = replace(there, folder=f"{place.folder}-empty")
+                yield self._restored(gang, saved, empty, link) | {"from": RANKS, "to": RANKS}
 
     def _windows(self, gang: Gang, late: bool) -> Json:
         """A window of training with a save at its beginning, and one without: which is first changes."""
