@@ -27,7 +27,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("at", ["manifest", "swap"])
 def test_a_rank_of_an_older_attempt_is_fenced(shooting_range: Range, reference: Path, at: str) -> None:
     """Its pod is torn away while it is stopped between manifest and swap; it goes on when its successor trains."""
@@ -50,8 +50,8 @@ def test_a_rank_of_an_older_attempt_is_fenced(shooting_range: Range, reference: 
         with site.followers(job) as followers:
             uid = shooting_range.apply(job)
             gate.watcher = freezer
-            followers.until("the freeze", freezer.frozen.is_set, 120)
-            followers.until("a step of attempt 2", lambda: has_trained(followers, 2), 120)
+            followers.until("the freeze", freezer.frozen.is_set, 300)
+            followers.until("a step of attempt 2", lambda: has_trained(followers, 2), 300)
             followers.until("the held request", freezer.delivered.is_set, 30)
             (zombie,) = strays
             zombie.wake()
@@ -90,7 +90,7 @@ def local_gate(s3_server: S3Endpoint) -> Iterator[Gate]:
         yield gate
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("at", ["manifest", "swap"])
 def test_an_orphan_of_the_same_attempt_is_fenced(
     s3_server: S3Endpoint, local_gate: Gate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str
@@ -123,7 +123,7 @@ def test_an_orphan_of_the_same_attempt_is_fenced(
     local_gate.watcher = freezer = Freezer(10, at, freeze, second_reigns)
     orphan = gang.start(tmp_path / "first", command, job.store.uri, environment=environment)
     try:
-        assert freezer.frozen.wait(120), orphan.log
+        assert freezer.frozen.wait(240), orphan.log
         second = gang.start(tmp_path / "second", command, job.store.uri, environment=environment)
         try:
             second.wait_for('{"step": 6')
