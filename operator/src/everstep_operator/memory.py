@@ -52,6 +52,8 @@ class JobMemory:
     """As it was read or written last, for metrics and logs."""
     counted: int | None = None
     """The register's sequence up to which commits are counted in metrics; None: not looked at yet."""
+    told: bool = False
+    """The events of the status as this process found it are there."""
     written: str = ""
     """resourceVersion of our own last write of the job: its echo in the watch is no news."""
     registers: Registers = field(default_factory=Registers)

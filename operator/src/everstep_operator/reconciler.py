@@ -20,6 +20,7 @@ from everstep_operator.observe import Observer, Seen
 from everstep_operator.observe.registers import stored as stored_view
 from everstep_operator.queue import Outcome
 from everstep_operator.reconcile.decide import decide
+from everstep_operator.reconcile.events import untold
 from everstep_operator.reconcile.observation import PodView, Results
 from everstep_operator.reconcile.plan import LEAVES_PODS, Plan
 from everstep_operator.storage import Storages
@@ -153,6 +154,10 @@ class Reconciler:
             if chain.fenced is not None:
                 stored = stored_view(memory, self._clock(), fenced=chain.fenced)
             observation = await self._observer.observe(seen, memory, stored, chain.results, pods)
+            if not memory.told:
+                meta, status = seen.job.metadata, seen.job.status
+                await self._events.emit(meta, status.attempt, untold(status, observation.now), anew=True)
+                memory.told = True
             plan = decide(observation)
             log.debug("%s, then %s", _names(plan), "again" if plan.again else f"in {plan.requeue_after} s")
             await self._record(seen, plan)

@@ -44,6 +44,8 @@ KINDS = {
 }
 """Kinds of writes, and which ones of a run, the most telling first."""
 ALL = bool(os.environ.get("EVERSTEP_ALL_CRASHES"))
+TOLD = {"GangFailed": 1, "Succeeded": 1}
+"""Events of a run, whoever died before or after it told of them."""
 WRITES = [(kind, nth) for kind, numbers in KINDS.items() for nth in (numbers if ALL else numbers[:1])]
 
 
@@ -138,6 +140,8 @@ def test_a_kill_at_a_write_loses_nothing(
     assert max(each.ended for each in first) < min(each.began for each in second), "two gangs at once"
     assert {each.environment["EVERSTEP_RESUME_STEP"] for each in second} == {"20"}
     assert rig.kubelet.container("job-2-0").run.state == chain(60)
+    told = Counter(rig.reasons())
+    assert {reason: told[reason] for reason in TOLD} == TOLD
 
 
 def settled(rig: Rig) -> None:

@@ -113,7 +113,7 @@ class World(Observer):
         self.body = {**self.body, "status": {**self.body.get("status", {}), **body["status"]}}
         return self.body
 
-    async def emit(self, *_: Any) -> None:
+    async def emit(self, *_: Any, **__: Any) -> None:
         return None
 
     async def run(self, chain: Chain, actions: Sequence[Action]) -> Problem | None:

@@ -30,12 +30,16 @@ class Events:
         self._kube = kube
         self._instance = instance[:128]
 
-    async def emit(self, meta: Metadata, attempt: int, events: Iterable[Event]) -> None:
-        """Create those that do not exist yet. They are for people: a failure here must not hold up a recovery."""
+    async def emit(self, meta: Metadata, attempt: int, events: Iterable[Event], anew: bool = False) -> None:
+        """Create those that do not exist yet. They are for people: a failure here must not hold up a recovery. `anew`:
+        another process has most likely created, and logged, them all."""
         for event in events:
-            log.log(logging.WARNING if event.type == "Warning" else logging.INFO, "%s: %s", event.reason, event.message)
+            if not anew:
+                _log(event)
             try:
                 await self._create(meta, attempt, event)
+                if anew:
+                    _log(event)
             except ApiError as error:
                 if not error.already_exists:
                     log.warning("the event %s could not be written: %s", event.reason, error)
@@ -68,6 +72,10 @@ class Events:
                 "reportingInstance": self._instance,
             },
         )
+
+
+def _log(event: Event) -> None:
+    log.log(logging.WARNING if event.type == "Warning" else logging.INFO, "%s: %s", event.reason, event.message)
 
 
 def event_name(meta: Metadata, attempt: int, event: Event) -> str:

@@ -4,11 +4,36 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import datetime, timedelta
 
 from everstep_operator.api import Condition, ConditionType, Phase, TrainingJobStatus
 from everstep_operator.reconcile import conditions
 from everstep_operator.reconcile.history import COMPLETED, EDITED, REQUESTED, SUSPENDED
 from everstep_operator.reconcile.plan import Event
+
+RECENT = timedelta(minutes=5)
+"""A process that died was replaced within this time. What is older it has told, and the API server may have forgotten.
+"""
+
+
+def untold(status: TrainingJobStatus, now: datetime) -> tuple[Event, ...]:
+    """What whoever wrote this status may have had no time to tell. The names of events keep what was told from being
+    told twice; they hold the attempt of the status, so only of that one anything is told again."""
+
+    def recent(moment: datetime | None) -> bool:
+        return moment is not None and now - moment < RECENT
+
+    gang, last = status.gang, status.history[-1] if status.history else None
+    before: dict[str, object] = {
+        "conditions": [each for each in status.conditions if not recent(each.last_transition_time)]
+    }
+    if last is not None and last.attempt == status.attempt and recent(last.ended):
+        before["history"] = status.history[:-1]
+    if recent(status.completion_time) or (gang is not None and recent(gang.running)):
+        before["phase"] = None
+    if gang is not None and recent(gang.started):
+        before |= {"attempt": status.attempt - 1, "last_checkpoint": None}
+    return derive(status.model_copy(update=before), status)
 
 
 def derive(before: TrainingJobStatus, after: TrainingJobStatus) -> tuple[Event, ...]:

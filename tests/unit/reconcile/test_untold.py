@@ -1,0 +1,68 @@
+"""A process that died between its status and its events: the next one tells what the status says."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from everstep_operator.reconcile import decide
+from everstep_operator.reconcile.events import RECENT, untold
+from everstep_operator.reconcile.observation import ContainerView, Observation
+from tests.support.observations import (
+    at,
+    committed,
+    crashed,
+    ended,
+    fenced,
+    job,
+    observe,
+    pod,
+    running,
+    succeeded,
+)
+from tests.unit.reconcile.test_starting import NO_IMAGE
+
+CREATED = tuple(pod(index, created=at(0), container=ContainerView()) for index in (0, 1))
+RUNNING = tuple(pod(index, container=ContainerView(running_since=at(-1))) for index in (0, 1))
+STARTING: dict[str, Any] = {"phase": "Starting", "gang": {"nodes": 2, "started": at(-3).isoformat()}}
+
+WRITES = [
+    pytest.param(observe(job(), *CREATED, catalog=fenced()), ["GangCreated"], id="created"),
+    pytest.param(
+        observe(job(ended()), *(replace(each, attempt=2) for each in CREATED), catalog=fenced(2, fenced())),
+        ["GangCreated"],
+        id="created again",
+    ),
+    pytest.param(
+        observe(job(running(STARTING)), CREATED[0], NO_IMAGE, catalog=fenced()), ["ImagePullBackOff"], id="waits"
+    ),
+    pytest.param(observe(job(running(STARTING)), *RUNNING, catalog=fenced()), ["Running"], id="runs"),
+    pytest.param(observe(job(running()), pod(0), crashed(1), catalog=committed(30)), ["GangFailed"], id="failed"),
+    pytest.param(
+        observe(job(running(), failurePolicy__maxRestarts=0), pod(0), crashed(1), catalog=committed(30)),
+        ["GangFailed", "Failed"],
+        id="failed for good",
+    ),
+    pytest.param(observe(job(running()), succeeded(0), succeeded(1), catalog=committed(30)), ["Succeeded"], id="done"),
+    pytest.param(
+        observe(job(running(), suspend=True), pod(0), pod(1), catalog=committed(30)), ["Suspended"], id="rests"
+    ),
+]
+
+
+@pytest.mark.parametrize(("seen", "reasons"), WRITES)
+def test_what_a_write_would_have_told_is_told_by_the_next_process(seen: Observation, reasons: list[str]) -> None:
+    plan = decide(seen)
+    assert set(reasons) <= {event.reason for event in plan.events}
+    again = {(event.reason, event.key, event.message) for event in untold(plan.status, at(200))}
+    assert {(event.reason, event.key, event.message) for event in plan.events if event.reason in reasons} <= again
+    assert untold(plan.status, at(1) + RECENT) == (), "it was told, and may be forgotten by now"
+
+
+def test_of_a_former_attempt_nothing_is_told_again() -> None:
+    """Its events have other names: they would stand there twice."""
+    failed = decide(observe(job(running()), pod(0), crashed(1), catalog=committed(30))).status
+    went_on = failed.model_copy(update={"attempt": 2})
+    assert "GangFailed" not in {event.reason for event in untold(went_on, at(5))}
