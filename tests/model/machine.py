@@ -31,10 +31,14 @@ class CatalogMachine(RuleBasedStateMachine):
 
     @precondition(lambda self: self._room() and self.sim.launched)
     @rule(
-        late=st.booleans(), index=INDEX, saves=st.integers(1, 5), corrupt=st.sampled_from([False, False, False, True])
+        late=st.booleans(),
+        index=INDEX,
+        saves=st.integers(1, 5),
+        corrupt=st.sampled_from([False, False, False, True]),
+        local=st.sampled_from([False, False, True]),
     )
-    def work(self, late: bool, index: int, saves: int, corrupt: bool) -> None:
-        self.sim.work(index if late else len(self.sim.launched) - 1, saves, corrupt)
+    def work(self, late: bool, index: int, saves: int, corrupt: bool, local: bool) -> None:
+        self.sim.work(index if late else len(self.sim.launched) - 1, saves, corrupt, local)
 
     @precondition(lambda self: self._room() and self.sim.world.history)
     @rule(policy=INDEX)

@@ -15,12 +15,13 @@ import greenlet
 
 from everstep.catalog import transitions
 from everstep.catalog.documents import Catalog, Entry, Owner
-from everstep.catalog.job import JobCatalog
-from everstep.catalog.keys import CATALOG, CHECKPOINTS, MANIFEST
+from everstep.catalog.job import Claimed, JobCatalog
+from everstep.catalog.keys import CATALOG, CHECKPOINTS, MANIFEST, Location
 from everstep.catalog.manifest import File, Manifest, Progress
 from everstep.catalog.register import Backoff, Register
 from everstep.catalog.retention import Best, Retention
 from everstep.catalog.transitions import AUTO, Resume, ResumePoint, resume_point
+from everstep.checkpoint.local.offers import Offer, choose
 from everstep.errors import CatalogMissingError, CheckpointError, FencedError, InvalidOperationError, StorageError
 from tests.model.store import Request, SimulatedStore, World
 
@@ -31,6 +32,8 @@ POLICIES = (
     Retention(),
 )
 SHARDS = ("__0_0.distcp", "__1_0.distcp")
+NODE = "node"
+"""All groups are on it."""
 
 
 class Violation(AssertionError):
@@ -54,6 +57,16 @@ class Launched:
 
 
 @dataclass
+class Trained:
+    """A worker group that has begun to train: from a local save, or (None) from what its claim names."""
+
+    claim: str
+    epoch: int
+    uid: str
+    local: str | None
+
+
+@dataclass
 class Simulation:
     world: World = field(default_factory=World)
     actors: list[Actor] = field(default_factory=list)
@@ -64,6 +77,9 @@ class Simulation:
     refused: set[str] = field(default_factory=set)
     """Locations whose writer was told that they are not committed."""
     acknowledged: dict[str, Entry] = field(default_factory=dict)
+    node: dict[str, str] = field(default_factory=dict)
+    """What the one node's memory has: local saves, and whose claim each carries."""
+    trained: list[Trained] = field(default_factory=list)
     checked: int = 0
     lost: bytes | None = None
     """The register, while somebody has deleted it."""
@@ -179,26 +195,35 @@ class Simulation:
             until = self.world.clock() + timedelta(seconds=seconds)
             self.spawn("hold", lambda: self.job().hold(location, "fork", until))
 
-    def work(self, index: int, saves: int, corrupt: bool = False) -> None:
-        """A worker group of a launched attempt: the first, one more in place, or one that comes much too late."""
+    def work(self, index: int, saves: int, corrupt: bool = False, local: bool = True) -> None:
+        """A worker group of a launched attempt: the first, one more in place, or one that comes much too late.
+        `local`: it has a local tier, and saves each step there before it commits some of them."""
         told = self.launched[index % len(self.launched)]
-        self.spawn(f"worker-{told.attempt}", lambda: self._work(told, saves, corrupt))
+        self.spawn(f"worker-{told.attempt}", lambda: self._work(told, saves, corrupt, local))
 
-    def _work(self, told: Launched, saves: int, corrupt: bool) -> None:
+    def _work(self, told: Launched, saves: int, corrupt: bool, local: bool) -> None:
         job = self.job()
-        claimed = job.claim(told.attempt, told.uid)
+        claimed = job.claim(told.attempt, told.uid, local=local)
         self._check_resumed(claimed.id, claimed.resume)
         point = claimed.resume
         if corrupt and point is not None:
             point = claimed.quarantine(point.location, "a block has another CRC32C")
-        step = point.step if point else 0
-        if point is not None:
+        kept = self._resume_local(claimed, told, point) if local else None
+        step = kept.step if kept else point.step if point else 0
+        if point is not None and kept is None:
             manifest = job.manifest(point)
             for file in manifest.files:
                 job.store.get(f"{point.location}/{file.name}")
-        for _ in range(saves):
+        if local:
+            claimed.begin(None if kept is None else str(kept))
+        self.trained.append(Trained(claimed.id, claimed.epoch, told.uid, None if kept is None else str(kept)))
+        for number in range(saves):
             step += 1
             location = claimed.new_location(step)
+            if local:
+                self.node[str(claimed.new_location(step))] = claimed.id
+                if number % 2:
+                    continue
             for shard in SHARDS:
                 job.store.put(location.key(shard), str(location).encode())
             manifest = Manifest(
@@ -220,7 +245,35 @@ class Simulation:
                     self._refuse(str(location))
                 raise
 
+    def _resume_local(self, claimed: Claimed, told: Launched, point: ResumePoint | None) -> Location | None:
+        """By what the register said when it was claimed, as the library does it."""
+        offers = {Offer(location, 0, 1, claim) for location, claim in self.node.items()}
+        choice = choose({NODE: offers}, claimed.catalog.begun, point, [NODE])
+        self._check_local(claimed, told, point, None if choice is None else choice.location)
+        return None if choice is None else choice.location
+
     # rules
+
+    def _check_local(
+        self, claimed: Claimed, told: Launched, point: ResumePoint | None, chosen: Location | None
+    ) -> None:
+        """Whose local saves count, told by who has trained and not by the register: those of the group that did so
+        last, and the one that it began from itself."""
+        before = [group for group in self.trained if group.epoch < claimed.epoch]
+        last = max(before, key=lambda group: group.epoch, default=None)
+        if chosen is not None:
+            if last is None or last.uid != told.uid:
+                raise Violation(f"{chosen} is resumed, but this job has not trained before")
+            if self.node[str(chosen)] != last.claim and str(chosen) != last.local:
+                raise Violation(f"{chosen} is resumed, and the group that trained last ({last.claim}) never had it")
+            if point is not None and chosen.step < point.step:
+                raise Violation(f"{chosen} is resumed although step {point.step} is committed")
+        begun = claimed.catalog.begun
+        if last is not None and begun is not None and begun.claim == last.claim:
+            own = [Location.parse(location).step for location, claim in self.node.items() if claim == last.claim]
+            least = max(own, default=0)
+            if least > (point.step if point else 0) and (chosen is None or chosen.step < least):
+                raise Violation(f"step {least}, the last local save, is lost: {chosen} is resumed")
 
     def _refuse(self, location: str) -> None:
         """From now on. It may have been committed, in silence, and removed again before its writer could look."""
@@ -263,6 +316,7 @@ class Simulation:
         if after.attempt != before.attempt and after.claim is not None:
             raise Violation("a fence leaves a claim standing")
         self._check_owner(before, after)
+        self._check_begun(before, after)
         for entry in after.checkpoints:
             if before.find(entry.location) is None:
                 self._check_commit(before, entry)
@@ -287,6 +341,18 @@ class Simulation:
         earlier = {c.owner.uid for c in self.world.history[: self.checked] if c.owner}
         if now is None or now in earlier:
             raise Violation(f"uid {now} takes the root back from {was}")
+
+    def _check_begun(self, before: Catalog, after: Catalog) -> None:
+        """Who holds the claim says so, once, and no other change but the end of the line touches it."""
+        if after.begun == before.begun:
+            if before.begun is not None and before.owner != after.owner:
+                raise Violation(f"{before.begun} outlives its job {before.owner}")
+            return
+        if after.begun is None:
+            if after.epoch == before.epoch:
+                raise Violation(f"{before.begun} ends without a fence or a claim")
+        elif after.claim is None or after.claim != before.claim or after.begun.claim != after.claim.id:
+            raise Violation(f"{after.begun} begins under the claim {after.claim}")
 
     def _check_commit(self, before: Catalog, entry: Entry) -> None:
         claim = before.claim

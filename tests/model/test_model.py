@@ -59,9 +59,11 @@ def resume_before_the_fence(monkeypatch: pytest.MonkeyPatch) -> None:
     """The resume point is read first, then older writers are shut out."""
     real = JobCatalog.claim
 
-    def claim(self: JobCatalog, attempt: int | None = None, uid: str | None = None, resume: Resume = AUTO) -> Claimed:
+    def claim(
+        self: JobCatalog, attempt: int | None = None, uid: str | None = None, resume: Resume = AUTO, local: bool = False
+    ) -> Claimed:
         early = self.read()
-        claimed = real(self, attempt, uid, resume)
+        claimed = real(self, attempt, uid, resume, local)
         claimed.resume = None if early is None else resume_point(early)
         return claimed
 
@@ -157,6 +159,18 @@ def holds_are_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(job_module, "safeguarded", safeguarded)
 
 
+def no_group_without_a_tier_ends_the_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What nodes had before a group without a local tier has trained counts again after it."""
+    real = transitions.claim
+
+    def claim(
+        catalog: Catalog, claim_id: str, now: datetime, attempt: int, uid: str, resume: Resume, local: bool
+    ) -> Catalog:
+        return real(catalog, claim_id, now, attempt, uid, resume, local=True)
+
+    monkeypatch.setattr(transitions, "claim", claim)
+
+
 MUTATIONS = [
     no_claim_check,
     resume_before_the_fence,
@@ -168,6 +182,7 @@ MUTATIONS = [
     the_displaced_come_back,
     delete_all_that_is_listed,
     holds_are_ignored,
+    no_group_without_a_tier_ends_the_line,
 ]
 
 
