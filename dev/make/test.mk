@@ -11,15 +11,15 @@ test: lint cluster-build images-build  ## run every tier, in lanes side by side;
 
 # A tier spends much of its time waiting for processes that start: three lanes keep two cores busy.
 lane-nodes: IN_ORDER := test-e2e test-faults
-lane-operator: IN_ORDER := test-operator test-storage
-lane-library: IN_ORDER := test-unit test-model test-trainer test-dev
+lane-operator: IN_ORDER := test-operator test-storage test-dev
+lane-library: IN_ORDER := test-unit test-model test-trainer
 $(LANES): env
 	@log=$$(mktemp); trap 'rm -f $$log' EXIT; for tier in $(IN_ORDER); do \
 		echo "== $$tier begins"; MAKEFLAGS= make --no-print-directory $$tier >$$log 2>&1; code=$$?; \
 		cat $$log; [ $$code -eq 0 ] || exit $$code; done
 
 lint: env  ## formatting, lint, types, import contracts
-	$(call TIER,$(RUN) ruff format --check . && $(RUN) ruff check . && $(RUN) mypy && $(RUN) mypy dev tests && $(RUN) lint-imports)
+	$(call TIER,$(RUN) ruff format --check . && $(RUN) ruff check . && $(RUN) mypy && $(RUN) lint-imports)
 
 test-unit: env  ## under a minute, no cluster, no servers
 	$(call TIER,$(PYTEST) -m "not slow" tests/unit)

@@ -27,7 +27,7 @@ from tests.trainers.lite import SHARD, chain
 
 CHOSEN = os.environ.get("EVERSTEP_MIXED_SEED")
 ALL = bool(os.environ.get("EVERSTEP_ALL_TRIALS"))
-TRIALS = int(os.environ.get("EVERSTEP_MIXED_TRIALS", "100" if ALL else "9"))
+TRIALS = int(os.environ.get("EVERSTEP_MIXED_TRIALS", "100" if ALL else "6"))
 TORCH_TRIALS = int(os.environ.get("EVERSTEP_MIXED_TORCH_TRIALS", "20" if ALL else "1"))
 ABREAST = 4
 """Jobs of the torch-free trainer at the same time."""
