@@ -8,7 +8,7 @@ rank compares those with the last save's; one rank that finds a difference makes
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,26 +62,25 @@ def flatten(state: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Path]]:
     """As `flatten_state_dict` of DCP does it: leaves by their names, and the keys on the way to each."""
     flat: dict[str, Any] = {}
     paths: dict[str, Path] = {}
-
-    def visit(value: Mapping[Any, Any], prefix: str, path: Path) -> None:
-        for key, item in value.items():
-            part = str(key)
-            if isinstance(item, Mapping):
-                visit(item, f"{prefix}{part}.", (*path, part))
-            elif isinstance(item, torch.Tensor):
-                put(prefix + part, (*path, part), item)
-            else:
-                leaves, below = flatten_state_dict({part: item})
-                for name, leaf in leaves.items():
-                    put(prefix + name, (*path, *below[name]), leaf)
-
-    def put(name: str, path: Path, item: Any) -> None:
+    for path, item in _leaves(state, ()):
+        name = ".".join(map(str, path))
         if name in flat:
             raise InvalidOperationError(f"two items of the state are named {name}: rename one of them")
         flat[name], paths[name] = item, path
-
-    visit(state, "", ())
     return flat, paths
+
+
+def _leaves(state: Mapping[Any, Any], path: Path) -> Iterator[tuple[Path, Any]]:
+    for key, item in state.items():
+        part = str(key)
+        if isinstance(item, torch.Tensor):
+            yield (*path, part), item
+        elif isinstance(item, Mapping):
+            yield from _leaves(item, (*path, part))
+        else:
+            leaves, below = flatten_state_dict({part: item})
+            for name, leaf in leaves.items():
+                yield (*path, *below[name]), leaf
 
 
 def _shape(value: Any) -> tuple[Any, ...]:
