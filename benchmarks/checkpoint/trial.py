@@ -118,12 +118,13 @@ class Turn:
             gang.call("first_save")
             saved = gang.call("fingerprint")[0]
             there = replace(place, endpoint=replace(place.endpoint, url=link.url))
+            empty = replace(there, folder=f"{place.folder}-empty")
+            gang.call("restore", empty)  # then the server has it in its memory, as it has for the other settings
             for _ in range(self._setting.times):
                 local = self._restored(gang, saved, there, link) | {"setting": "node's memory"}
                 if local["received"] > REGISTER:
                     raise GangError(f"{local['received']} bytes came by the link: not from the node's memory")
                 yield local | {"from": RANKS, "to": RANKS}
-                empty = replace(there, folder=f"{place.folder}-empty")
                 yield self._restored(gang, saved, empty, link) | {"from": RANKS, "to": RANKS}
 
     def _windows(self, gang: Gang, late: bool) -> Json:
