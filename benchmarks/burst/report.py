@@ -31,7 +31,7 @@ def tables(run: Json) -> str:
             [
                 [f"jobs, of {about['nodes']} pods each", f"{about['jobs']}"],
                 ["the last job created after", f"{run['created']:.1f} s"],
-                ["all sound jobs fenced after", f"{run['fenced']:.1f} s"],
+                ["the fence of each in its status after", f"{run['fenced']:.1f} s"],
                 ["all their gangs created after", f"**{run['gangs']:.1f} s**"],
                 ["a job's creation to its gang, median, 99 %", f"{run['median']:.1f} s, {run['p99']:.1f} s"],
                 ["operator, resident memory, peak", f"**{cost['operator_peak_mib']:.0f} MiB**"],

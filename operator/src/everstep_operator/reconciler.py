@@ -75,6 +75,7 @@ class Reconciler:
             result = "ok"
         except StaleError as error:
             log.debug("observing anew: %s", error)
+            result = "stale"
             return Outcome(again_after=self._pause_when_stale(key))
         finally:
             self._health.passes.pop(key, None)

@@ -42,11 +42,10 @@ class Observer:
         return last
 
 
-def reconciler(observer: Observer, memories: Memories) -> Reconciler:
+def reconciler(observer: Observer, memories: Memories, metrics: Metrics | None = None) -> Reconciler:
     parts: Any = cast(Any, None)
-    return Reconciler(
-        parts, cast(Any, observer), parts, parts, parts, memories, Metrics(), Health(leading=lambda: True)
-    )
+    metrics = metrics or Metrics()
+    return Reconciler(parts, cast(Any, observer), parts, parts, parts, memories, metrics, Health(leading=lambda: True))
 
 
 def remembered() -> Memories:
@@ -74,11 +73,14 @@ async def test_a_change_is_looked_at_though_the_first_look_at_it_came_to_nothing
 async def test_what_is_stale_again_and_again_waits_longer_each_time() -> None:
     memories = remembered()
     memories.stir(KEY)
-    handle = reconciler(Observer(StaleError("changed")), memories)
+    metrics = Metrics()
+    handle = reconciler(Observer(StaleError("changed")), memories, metrics)
     pauses = [(await handle(KEY)).again_after or 0.0 for _ in range(20)]
     assert pauses[:3] == [0.0, 0.0, 0.0]
     assert sorted(pauses) == pauses
     assert (pauses[3] > 0, pauses[-1]) == (True, LONGEST_PAUSE)
+    counted = metrics.registry.get_sample_value("everstep_reconcile_seconds_count", {"result": "stale"})
+    assert counted == 20, "a conflict is no error"
 
 
 class World(Observer):
