@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Sequence
 
 from everstep_operator.act.refusals import cluster_problem, pod_problem
+from everstep_operator.act.status import StaleError
 from everstep_operator.api import CONTROLLER
 from everstep_operator.build import names
 from everstep_operator.kube import ApiError, Json, Kube, core_path
@@ -108,6 +109,8 @@ class Pods:
                 return foreign
             made = await self._apply(path, _as_seen(action.manifest, standing))
         except ApiError as error:
+            if error.conflict:
+                raise StaleError(str(error)) from error  # another one of its name, or none, by now
             return pod_problem(error)
         seen.service, memory.applied = made, made["metadata"].get("resourceVersion")
         if made["spec"].get("clusterIP") in (None, "", "None"):
