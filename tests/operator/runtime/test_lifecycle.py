@@ -117,9 +117,9 @@ def test_a_key_that_a_webhook_adds_to_the_selector_is_left_where_it_is(rig: Rig)
         wait_for("our own part is back", lambda: service(rig).spec.selector["everstep.dev/index"] == "0", 15)
         until_committed(rig)
         rig.operator.kill()
-        rig.operator.start()
         step = rig.status()["lastCheckpoint"]["step"]
-        wait_for("the gang is looked at", lambda: rig.status()["lastCheckpoint"]["step"] > step + 100)
+        rig.operator.start()
+        wait_for("the gang is looked at", lambda: rig.status()["lastCheckpoint"]["step"] > step, 90)
         writes = rig.cluster.audit.writes(position, agent="everstep-operator")
     applied = [each for each in writes if (each.namespace, each.resource) == (rig.namespace, "services")]
     assert 2 <= len(applied) <= 4, "one apply for the attempt, one for the hand's change, one for each process"
