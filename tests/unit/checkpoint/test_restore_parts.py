@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+import threading
+from collections.abc import Callable
 from itertools import pairwise
-from typing import cast
+from pathlib import Path
+from typing import Any, cast
 
 import pytest
 import torch
@@ -12,11 +16,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from everstep.catalog.manifest import BLOCK
+from everstep.catalog.store.posix import PosixStore
 from everstep.checkpoint.gang import Gang
-from everstep.checkpoint.restoring.dividing import Needs, Piece, blocks, divide
-from everstep.checkpoint.restoring.loading import Fetching, Wanted, _share, check_complete, joined
+from everstep.checkpoint.restoring.dividing import PIECE, Needs, Piece, blocks, divide
+from everstep.checkpoint.restoring.loading import (
+    Fetching,
+    Wanted,
+    _share,
+    batches,
+    check_complete,
+    joined,
+)
 from everstep.checkpoint.restoring.targets import FileTargets, Range, Rows, Whole
 from everstep.errors import CheckpointCorruptError
+
+from .conftest import Job
 
 
 @st.composite
@@ -93,7 +107,7 @@ def test_who_cannot_take_a_piece_waits_with_its_error_until_all_is_handed_round(
     monkeypatch.setattr("everstep.checkpoint.restoring.loading.hand_round", lambda data, *_: data.zero_())
     targets = {0: FileTargets([Whole(0, 10, refuse)])}
     failures: list[Exception] = []
-    _share(Piece(0, 0, 10, 1, (0, 1)), cast(Fetching, None), targets[0], Gang(), failures)
+    _share([Piece(0, 0, 10, 1, (0, 1))], cast(Fetching, None), targets, Gang(), failures)
     with pytest.raises(CheckpointCorruptError, match="no tensor"):
         check_complete(Wanted({}, targets), failures)
 
@@ -166,6 +180,36 @@ def test_slices_of_small_tensors_are_fetched_many_at_a_time() -> None:
     assert shares == [160 * BLOCK, 160 * BLOCK]
 
 
+def test_a_block_at_which_two_shards_meet_costs_no_request_and_no_broadcast_of_its_own() -> None:
+    """Of each of ten tensors, 33 blocks and a half long, two ranks need a half, and both the block in the middle."""
+    size = 33 * BLOCK + BLOCK // 2
+    middle = [at * size + size // 2 for at in range(10)]
+    halves = ([(m - size // 2, m) for m in middle], [(m, m + size // 2) for m in middle])
+    needs: list[Needs] = [{0: blocks(each, 10 * size)} for each in halves]
+    divisions = [divide(needs, rank) for rank in range(2)]
+    (shared,) = divisions[0].rounds
+    assert len(shared) > 10
+    assert len(list(batches(shared))) == 2, "one a rank that reads"
+    for rank, division in enumerate(divisions):
+        mine = [piece for piece in shared if piece.reader == rank]
+        assert len(joined([*mine, *division.own])) == 10
+
+
+@given(st.lists(st.tuples(st.integers(1, 30), st.integers(0, 2), st.sampled_from([(0,), (0, 1), (0, 1, 2)]))))
+def test_all_that_is_shared_is_handed_on_once(sizes: list[tuple[int, int, tuple[int, ...]]]) -> None:
+    shared = [
+        Piece(0, number * PIECE, number * PIECE + blocks * BLOCK, reader, tuple(sorted({*members, reader})))
+        for number, (blocks, reader, members) in enumerate(sizes)
+    ]
+    found = list(batches(shared))
+    assert sorted(piece.start for batch in found for piece in batch) == [
+        piece.start for piece in shared if len(piece.members) > 1
+    ]
+    for batch in found:
+        assert len({(piece.reader, piece.members) for piece in batch}) == 1
+        assert len(batch) == 1 or sum(piece.end - piece.start for piece in batch) <= PIECE
+
+
 def test_what_all_need_is_shared_out_evenly() -> None:
     division = divide([{0: [(0, 64 * BLOCK)]}] * 4, 0, 2 * BLOCK)
     shares = [sum(p.end - p.start for p in division.rounds[0] if p.reader == rank) for rank in range(4)]
@@ -182,3 +226,32 @@ def test_scalars_and_nothing(shape: tuple[int, ...]) -> None:
         assert memory is not None
         memory.copy_(torch.tensor([2.5]).view(torch.uint8))
         assert into.sum() == 2.5
+
+
+def test_what_is_read_before_the_first_tensor_is_asked_for_at_once(
+    job: Callable[..., Job], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The manifest beside `.metadata`, and what all ranks share beside what one has of its own."""
+    job().run(tmp_path, 2)
+    get, read_into = PosixStore.get, PosixStore.read_into
+    described, values = threading.Barrier(2), threading.Barrier(2)
+    reads = itertools.count()
+
+    def slow_get(self: PosixStore, key: str, *more: Any) -> bytes:
+        if key.endswith("/manifest.json"):
+            described.wait(10)
+        return get(self, key, *more)
+
+    def slow_read(self: PosixStore, key: str, start: int, into: memoryview) -> int:
+        if key.endswith("/.metadata"):
+            described.wait(10)
+        elif next(reads) < 2:
+            values.wait(10)
+        return read_into(self, key, start, into)
+
+    monkeypatch.setattr(PosixStore, "get", slow_get)
+    monkeypatch.setattr(PosixStore, "read_into", slow_read)
+    with job().checkpointer(tmp_path) as checkpointer:
+        loaded = checkpointer.load_latest()
+    assert loaded is not None
+    assert loaded.step == 2

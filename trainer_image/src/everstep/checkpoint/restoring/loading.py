@@ -39,6 +39,8 @@ STRAIGHT = 16 << 20
 """From so many bytes on, a request of its own saves more than it costs: they are not copied any more. A request costs a
 millisecond of processor time, and copying 16 MiB three."""
 
+COPIED = 8 << 20
+"""Up to so many bytes, a request that is spared is worth a copy: to the server it is work as well."""
 NOTHING = FileTargets(())
 """Of a file that a rank only reads for others."""
 
@@ -74,9 +76,9 @@ def load_state(state: dict[str, Any], saved: SavedShards, gang: Gang) -> int:
         todo = [*mine, *(own if number == 0 else ())]
         with Fetching(saved, wanted.targets) as fetching:
             fetched += gang.everywhere(partial(fetching.run, todo))
-            for piece in shared:
-                if gang.rank in piece.members and len(piece.members) > 1:
-                    _share(piece, fetching, wanted.targets.get(piece.file, NOTHING), gang, failures)
+            for batch in batches(shared):
+                if gang.rank in batch[0].members:
+                    _share(batch, fetching, wanted.targets, gang, failures)
     gang.everywhere(lambda: check_complete(wanted, failures))
     return fetched
 
@@ -149,14 +151,35 @@ def _pieces(run: Piece, start: int, end: int) -> Iterator[Piece]:
         yield Piece(run.file, at, min(at + PIECE, end), run.reader, run.members)
 
 
+def batches(shared: Sequence[Piece]) -> Iterator[list[Piece]]:
+    """What is handed on at a time, in the same order on all ranks: a piece, or small ones that the same rank has for
+    the same ranks."""
+    together: dict[tuple[int, tuple[int, ...]], list[Piece]] = {}
+    for piece in shared:
+        size = piece.end - piece.start
+        if len(piece.members) < 2:
+            continue
+        if size >= SMALL:
+            yield [piece]
+            continue
+        batch = together.setdefault((piece.reader, piece.members), [])
+        if sum(each.end - each.start for each in batch) + size > PIECE:
+            yield batch
+            batch = together[piece.reader, piece.members] = []
+        batch.append(piece)
+    yield from together.values()
+
+
 def joined(pieces: Sequence[Piece]) -> list[list[Piece]]:
-    """What is fetched with one request: a piece, or small ones side by side."""
+    """What is fetched with one request: a piece, or small ones side by side, or a small one beside one that is not much
+    to copy."""
     found: list[list[Piece]] = []
-    for piece in pieces:
+    for piece in sorted(pieces, key=lambda each: (each.file, each.start)):
         last = found[-1] if found else [piece]
         sizes = (last[-1].end - last[-1].start, piece.end - piece.start)
-        beside = (last[-1].file, last[-1].end) == (piece.file, piece.start) and piece.end - last[0].start <= PIECE
-        if beside and max(sizes) < SMALL:
+        total = piece.end - last[0].start
+        beside = (last[-1].file, last[-1].end) == (piece.file, piece.start) and total <= PIECE
+        if beside and (max(sizes) < SMALL or (min(sizes) < SMALL and total <= COPIED)):
             last.append(piece)
         else:
             found.append([piece])
@@ -210,7 +233,7 @@ class Fetching:
         self._targets.get(file, NOTHING).take(first, data)
         for piece in pieces:
             if len(piece.members) > 1:
-                self._held[piece] = data[piece.start - first : piece.end - first]
+                self._held[piece] = data[piece.start - first : piece.end - first].clone()  # a view would keep it all
         return fetched
 
     def _fetch_one(self, piece: Piece) -> int:
@@ -234,18 +257,26 @@ class Fetching:
         return scratch[:size]
 
 
-def _share(piece: Piece, fetching: Fetching, targets: FileTargets, gang: Gang, failures: list[Exception]) -> None:
+def _share(
+    batch: Sequence[Piece], fetching: Fetching, wanted: dict[int, FileTargets], gang: Gang, failures: list[Exception]
+) -> None:
     """A piece that cannot be taken is still handed on: who waits for it must not wait for ever."""
-    if piece.reader == gang.rank:
-        hand_round(fetching.held(piece), piece.members, piece.reader, gang.rank, gang.group)
+    first, *more = batch
+    if first.reader == gang.rank:
+        held = [fetching.held(piece) for piece in batch]
+        hand_round(torch.cat(held) if more else held[0], first.members, first.reader, gang.rank, gang.group)
         return
-    found = targets.memory(piece.start, piece.end)
-    data = found[0] if found else torch.empty(piece.end - piece.start, dtype=torch.uint8)
-    hand_round(data, piece.members, piece.reader, gang.rank, gang.group)
-    try:
-        targets.take(piece.start, data, found[1] if found else None)
-    except Exception as error:  # noqa: BLE001 - all ranks hear of it when all is handed round
-        failures.append(error)
+    found = None if more else wanted.get(first.file, NOTHING).memory(first.start, first.end)
+    data = found[0] if found else torch.empty(sum(each.end - each.start for each in batch), dtype=torch.uint8)
+    hand_round(data, first.members, first.reader, gang.rank, gang.group)
+    at = 0
+    for piece in batch:
+        part = data[at : at + piece.end - piece.start]
+        at += len(part)
+        try:
+            wanted.get(piece.file, NOTHING).take(piece.start, part, found[1] if found else None)
+        except Exception as error:  # noqa: BLE001 - all ranks hear of it when all is handed round
+            failures.append(error)
 
 
 def check_complete(wanted: Wanted, failures: Sequence[Exception] = ()) -> None:

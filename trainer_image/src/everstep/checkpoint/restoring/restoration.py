@@ -11,7 +11,10 @@ from typing import Any
 
 from torch.distributed.checkpoint._nested_dict import flatten_state_dict
 
-from everstep.catalog import JobCatalog, Manifest, ResumePoint, Store, open_store
+from everstep.catalog import JobCatalog, Location, Manifest, ResumePoint, Store, open_store
+from everstep.catalog.keys import METADATA
+from everstep.catalog.store.threads import begin
+from everstep.catalog.sums import block_sums
 from everstep.checkpoint.blocks import patiently
 from everstep.checkpoint.gang import Gang
 from everstep.checkpoint.restoring.loading import load_state
@@ -31,6 +34,9 @@ from everstep.checkpoint.state.application import (
 from everstep.errors import CheckpointCorruptError, CheckpointNotFoundError, CheckpointUnreadableError
 
 log = logging.getLogger("everstep")
+
+EARLY = 4 << 20
+"""Bytes of `.metadata` that are asked for before its size is known."""
 
 
 @dataclass(frozen=True)
@@ -65,8 +71,9 @@ class Restoration:
             return self._load(saved, started)
 
     def _load(self, saved: SavedShards, started: float) -> Loaded:
+        reading = begin(lambda: self._own(saved), "everstep-own")  # beside rank 0: each would be a round trip
         common = self.gang.lead(lambda: _common(saved))
-        own = self.gang.everywhere(lambda: self._own(saved, common))
+        own = self.gang.everywhere(reading.result)
         state = self.gang.everywhere(lambda: self._template(saved, common, own))
         self._check_groups(saved)
         self.touched = True
@@ -75,9 +82,9 @@ class Restoration:
         restored = self.gang.everywhere(lambda: apply(self.app, state, common, own, step, self.gang))
         return Loaded(saved.manifest, restored, time.monotonic() - started, fetched)
 
-    def _own(self, saved: SavedShards, common: Any) -> Any:
+    def _own(self, saved: SavedShards) -> Any:
         """What this rank had of its own, if there were as many ranks: to others it is of no use."""
-        if common["world_size"] != self.gang.world_size:
+        if saved.manifest.world_size != self.gang.world_size:
             return None
         own = saved.read_tensor(f"{RANK}{self.gang.rank}")
         return None if own is None else plain.unpack(own)
@@ -117,12 +124,25 @@ class Restoration:
 
 def open_saved(store: Store, point: ResumePoint, gang: Gang) -> SavedShards:
     """Collective. Rank 0 reads the manifest and `.metadata`, verified, for all."""
-    manifest = gang.lead(lambda: committed_manifest(JobCatalog(store), point))
+    manifest, body = gang.lead(lambda: _read_both(store, point))
     saved = SavedShards(store, manifest)
-    body = gang.lead(saved.read_metadata)
     with told_with_versions(manifest):
         gang.everywhere(lambda: saved.use_metadata(body))
     return saved
+
+
+def _read_both(store: Store, point: ResumePoint) -> tuple[Manifest, bytes]:
+    """At once, for each would be a round trip: what `.metadata` must be is known when both are there."""
+    memory = memoryview(bytearray(EARLY))
+    early = begin(lambda: store.read_into(Location.parse(point.location).key(METADATA), 0, memory), "everstep-metadata")
+    manifest = committed_manifest(JobCatalog(store), point)
+    saved = SavedShards(store, manifest)
+    file = saved.file(METADATA)
+    with contextlib.suppress(Exception):  # it is asked for again, with more patience
+        body = memory[: early.result()]
+        if len(body) == file.size and tuple(block_sums(body)) == file.blocks:
+            return manifest, bytes(body)
+    return manifest, saved.read_metadata()
 
 
 @contextlib.contextmanager
