@@ -14,6 +14,11 @@ from email.utils import parsedate_to_datetime
 
 WHOLE_SECOND = 1.0
 """What the Date of an answer leaves out."""
+STEP = 5.0
+"""Seconds by which no clock drifts between two answers."""
+DOUBT = 30.0
+"""Seconds for which all answers have to tell of a step until it is believed. One API server of several whose clock is
+off, or a proxy with a clock of its own, must not end a job by its deadline."""
 
 
 class ServerClock:
@@ -22,6 +27,9 @@ class ServerClock:
     def __init__(self, wall: Callable[[], float] = time.time, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._ahead = wall() - clock()
+        self._open = float("inf")
+        """Seconds by which the best answer so far leaves the server's clock open."""
+        self._doubted: float | None = None
 
     def now(self) -> datetime:
         """Aware, UTC."""
@@ -40,4 +48,15 @@ class ServerClock:
             return
         # It was made at some moment between `asked` and now, within the second that it names.
         least, most = second - self._clock(), second + WHOLE_SECOND - asked
-        self._ahead = min(max(self._ahead, least), most)
+        ahead = min(max(self._ahead, least), most)
+        step = abs(ahead - self._ahead) > self._open + STEP
+        if step and not self._insists():
+            return
+        self._open = most - least if step else min(self._open, most - least)
+        self._ahead, self._doubted = ahead, None
+
+    def _insists(self) -> bool:
+        now = self._clock()
+        if self._doubted is None:
+            self._doubted = now
+        return now - self._doubted >= DOUBT

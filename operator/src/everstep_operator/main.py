@@ -113,7 +113,11 @@ class Operator:
         metrics.leader.set_function(lambda: float(leadership.held))
         guarded = kube.guarded(leadership.check)
         storages = Storages(
-            ProfilesFile(settings.profiles_file), lanes, settings.store_timeout_seconds, metrics.asked_storage
+            ProfilesFile(settings.profiles_file),
+            lanes,
+            settings.store_timeout_seconds,
+            metrics.asked_storage,
+            kube.clock.now,
         )
         observer = Observer(
             guarded, storages, poll_seconds=self._poll_seconds, progress_seconds=settings.progress_seconds

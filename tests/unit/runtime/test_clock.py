@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from everstep_operator.clock import ServerClock
+from everstep_operator.clock import DOUBT, ServerClock
 
 TRUE = datetime(2026, 1, 1, 12, 0, 0, tzinfo=UTC)
 """What the server's clock says when the monotonic one says 0."""
@@ -61,6 +61,26 @@ def test_it_is_never_further_off_than_the_answer_leaves_open(
         machine.ask(there, back)
         bound = min(bound, there + back + 1.0)
         assert abs(machine.error) <= bound + 1e-3
+
+
+def test_one_server_of_several_whose_clock_is_off_changes_nothing() -> None:
+    right = Machine(0.0)
+    for _ in range(200):
+        right.seconds += 1
+        right.ask()
+        right.clock.told(format_datetime(TRUE + timedelta(hours=1, seconds=right.seconds), usegmt=True), right.seconds)
+        assert abs(right.error) <= 1.0
+
+
+def test_a_step_that_all_answers_tell_of_is_believed_in_the_end() -> None:
+    machine = Machine(0.0)
+    machine.ask()
+    machine.clock._ahead += 3600
+    for _ in range(int(DOUBT) + 1):
+        machine.ask()
+        machine.seconds += 1
+    machine.ask()
+    assert abs(machine.error) <= 1.1
 
 
 def test_what_is_no_date_tells_nothing() -> None:

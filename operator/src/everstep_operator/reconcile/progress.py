@@ -15,6 +15,8 @@ from everstep_operator.reconcile.observation import Observation
 _UNTOLD = ("starting", "restoring")
 _MOST_METRICS = 32
 _FAR = timedelta(days=3650)
+_SLACK = 5.0
+"""Seconds by which API servers may differ."""
 
 
 def describe(observation: Observation, attempt: Attempt, status: TrainingJobStatus) -> TrainingJobStatus:
@@ -78,5 +80,5 @@ def held_back(observation: Observation, status: TrainingJobStatus) -> tuple[Trai
     if status.model_copy(update=slow) != before:
         return status, None
     left = observation.progress_seconds - (observation.now - before.progress.updated).total_seconds()
-    # More than the whole pause is left where a clock was set back: that would hold it for as long.
-    return (before, left) if 0 < left <= observation.progress_seconds else (status, None)
+    # Far more than the whole pause is left where a clock was set back: that would hold it for as long.
+    return (before, left) if 0 < left <= observation.progress_seconds + _SLACK else (status, None)

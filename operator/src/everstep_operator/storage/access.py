@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import TypeVar
 
 from everstep.catalog import JobCatalog, S3Access, Store, open_store
@@ -20,6 +21,10 @@ def _unheard(_kind: str, _result: str, _seconds: float) -> None:
     return None
 
 
+def _own_time() -> datetime:
+    return datetime.now(UTC)
+
+
 @dataclass(slots=True)
 class JobStorage:
     """One job's root in object storage. `call` runs a blocking function of it in the endpoint's lane."""
@@ -29,10 +34,12 @@ class JobStorage:
     lane: Lane
     timeout: float
     told: Told = _unheard
+    now: Callable[[], datetime] = _own_time
+    """The clock of decisions: a hold that is over for them and not for the catalog would be tried for ever."""
     catalog: JobCatalog = field(init=False)
 
     def __post_init__(self) -> None:
-        self.catalog = JobCatalog(MeasuredStore(open_store(self.root, self.access), self.told))
+        self.catalog = JobCatalog(MeasuredStore(open_store(self.root, self.access), self.told), clock=self.now)
 
     @property
     def store(self) -> Store:
@@ -46,12 +53,18 @@ class Storages:
     """The storage of every job, opened once as long as profile and credentials stay the same."""
 
     def __init__(
-        self, profiles: ProfilesFile, lanes: Lanes, request_timeout: float = 15.0, told: Told = _unheard
+        self,
+        profiles: ProfilesFile,
+        lanes: Lanes,
+        request_timeout: float = 15.0,
+        told: Told = _unheard,
+        now: Callable[[], datetime] = _own_time,
     ) -> None:
         self._profiles = profiles
         self._lanes = lanes
         self._request_timeout = request_timeout
         self._told = told
+        self._now = now
         self._open: dict[str, JobStorage] = {}
         self._opening = asyncio.Lock()
 
@@ -66,7 +79,7 @@ class Storages:
         lane = self._lanes.lane(granted.endpoint)
         limit = self._request_timeout * 2
         async with self._opening:  # stores of one access share a client, which costs 100 ms and 20 MB: make it once
-            opened = await asyncio.to_thread(JobStorage, root, access, lane, limit, self._told)
+            opened = await asyncio.to_thread(JobStorage, root, access, lane, limit, self._told, self._now)
         self._open[job.metadata.uid] = opened
         return opened
 
