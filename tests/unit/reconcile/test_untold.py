@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from everstep_operator.api.status import Condition, ConditionType
 from everstep_operator.reconcile import decide
 from everstep_operator.reconcile.events import RECENT, untold
 from everstep_operator.reconcile.observation import ContainerView, Observation
@@ -66,3 +67,19 @@ def test_of_a_former_attempt_nothing_is_told_again() -> None:
     failed = decide(observe(job(running()), pod(0), crashed(1), catalog=committed(30))).status
     went_on = failed.model_copy(update={"attempt": 2})
     assert "GangFailed" not in {event.reason for event in untold(went_on, at(5))}
+
+
+def test_a_condition_of_a_former_attempt_is_not_told_under_the_name_of_the_present_one() -> None:
+    status = decide(observe(job(running()), pod(0), pod(1), catalog=committed(30))).status
+    refusal = Condition(
+        type=ConditionType.STORAGE_READY,
+        status="False",
+        reason="AccessDenied",
+        message="no",
+        last_transition_time=at(3),
+    )
+    assert status.gang is not None
+    told = status.model_copy(update={"conditions": [refusal]})
+    assert "AccessDenied" in {event.reason for event in untold(told, at(5))}
+    anew = told.model_copy(update={"gang": status.gang.model_copy(update={"started": at(4)})})
+    assert "AccessDenied" not in {event.reason for event in untold(anew, at(5))}

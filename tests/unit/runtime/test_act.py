@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any, cast
 
 import pytest
@@ -265,3 +266,8 @@ async def test_labels_that_a_webhook_takes_away_again_are_a_refusal() -> None:
     problem = await Pods(cast(Kube, meddler)).mark(seen, JobMemory(UID), mark)
     assert problem is not None
     assert (problem.kind, problem.reason) == (ProblemKind.POD_REFUSED, "PodLabelsTaken")
+    assert await Pods(cast(Kube, Meddler())).mark(seen, JobMemory(UID), replace(mark, owner=True)) is None
+    disowned = Meddler(metadata={"resourceVersion": "7", "labels": labels, "ownerReferences": []})
+    problem = await Pods(cast(Kube, disowned)).mark(seen, JobMemory(UID), replace(mark, owner=True))
+    assert problem is not None
+    assert (problem.reason, "takes the owner away" in problem.message) == ("PodLabelsTaken", True)

@@ -74,9 +74,14 @@ class Pods:
             memory.version = 0
             return None if error.conflict or error.not_found else pod_problem(error)
         _wrote(memory, marked)
-        if action.labels.items() <= (marked["metadata"].get("labels") or {}).items():
+        meta = marked["metadata"]
+        owned = not action.owner or any(
+            ref.get("uid") == seen.job.metadata.uid for ref in meta.get("ownerReferences") or []
+        )
+        if owned and action.labels.items() <= (meta.get("labels") or {}).items():
             return None
-        message = f"an admission webhook takes labels under everstep.dev/ away from the pod {action.name}"
+        taken = "labels under everstep.dev/" if owned else "the owner"
+        message = f"an admission webhook takes {taken} away from the pod {action.name}"
         return Problem(ProblemKind.POD_REFUSED, "PodLabelsTaken", message)
 
     async def delete(self, seen: Seen, memory: JobMemory, actions: Sequence[DeletePod]) -> Problem | None:
@@ -109,7 +114,7 @@ class Pods:
                 return foreign
             made = await self._apply(path, _as_seen(action.manifest, standing))
         except ApiError as error:
-            if error.conflict:
+            if error.conflict and standing is not None:
                 raise StaleError(str(error)) from error  # another one of its name, or none, by now
             return pod_problem(error)
         seen.service, memory.applied = made, made["metadata"].get("resourceVersion")

@@ -24,8 +24,13 @@ def untold(status: TrainingJobStatus, now: datetime) -> tuple[Event, ...]:
         return moment is not None and now - moment < RECENT
 
     gang, last = status.gang, status.history[-1] if status.history else None
+    begun = gang.started if gang is not None else None
     before: dict[str, object] = {
-        "conditions": [each for each in status.conditions if not recent(each.last_transition_time)]
+        "conditions": [
+            each
+            for each in status.conditions
+            if not recent(each.last_transition_time) or (begun is not None and each.last_transition_time < begun)
+        ]
     }
     if last is not None and last.attempt == status.attempt and recent(last.ended):
         before["history"] = status.history[:-1]
