@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from everstep.checkpoint.termination import describe, looks_like_lost_peer, read_record, write_record
+from everstep.errors import StorageUnavailableError
 from everstep.failure import MAX_BYTES, FailureRecord, encode
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
@@ -88,6 +89,13 @@ def run(tmp_path: Path, *arguments: str) -> tuple[int, FailureRecord | None, str
         text=True,
     )
     return done.returncode, read_record(path), done.stderr
+
+
+def test_a_server_that_refuses_is_no_lost_peer() -> None:
+    lost = describe(raised(RuntimeError("[gloo] Connection reset by peer")), 1)
+    refused = describe(raised(ConnectionRefusedError(111, "Connection refused")), 1)
+    away = describe(raised(StorageUnavailableError("PUT: connection reset")), 1)
+    assert [each.peer_lost for each in (lost, refused, away)] == [True, False, False]
 
 
 def test_a_script_that_dies_in_its_first_import_leaves_a_record(tmp_path: Path) -> None:

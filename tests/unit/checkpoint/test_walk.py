@@ -26,7 +26,7 @@ from everstep import Checkpointer
 from everstep.checkpoint.environment import JobEnvironment
 from everstep.checkpoint.saving.planning import flatten, outline
 from everstep.checkpoint.state import plain, rng
-from everstep.checkpoint.state.optimizers import walk
+from everstep.checkpoint.state.optimizers import capture, walk
 from everstep.errors import InvalidOperationError
 
 pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
@@ -434,3 +434,16 @@ def test_nothing_of_a_state_outlives_its_outline() -> None:
         assert seen() is None
     finally:
         gc.enable()
+
+
+def test_an_optimizer_without_state_takes_no_step_for_a_save() -> None:
+    model = nn.Linear(3, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    optimizer.register_step_pre_hook(lambda *_: pytest.fail("no step of the run's own"))
+    versions = [each._version for each in model.parameters()]
+    for _ in range(3):
+        found = capture(walk(model, [optimizer]), [optimizer])
+        assert found["state"] == {}
+        assert [group["params"] for group in found["param_groups"]] == [["weight", "bias"]]
+    assert [each._version for each in model.parameters()] == versions
+    assert not optimizer.state

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 
+from everstep.errors import StorageError
 from everstep.failure import MAX_BYTES, FailureRecord, decode, encode
 
 DEFAULT_PATH = Path("/dev/termination-log")
@@ -48,7 +49,7 @@ def describe(error: BaseException, exit_code: int, step: int | None = None) -> F
         step=step,
         time=datetime.now(UTC),
         restart=_int_variable("TORCHELASTIC_RESTART_COUNT") or 0,
-        peer_lost=looks_like_lost_peer(message),
+        peer_lost=looks_like_lost_peer(message) and not isinstance(error, OSError | StorageError),
     )
 
 

@@ -86,7 +86,8 @@ def _leaves(state: Mapping[Any, Any], path: Path) -> Iterator[tuple[Path, Any]]:
 def _shape(value: Any) -> tuple[Any, ...]:
     if isinstance(value, DTensor):
         spec = value._spec
-        return value.dtype, value.size(), value._local_tensor.size(), spec.mesh, spec.placements, spec.shard_order
+        order = getattr(spec, "shard_order", None)  # since torch 2.10
+        return value.dtype, value.size(), value._local_tensor.size(), spec.mesh, spec.placements, order
     return (value.dtype, value.size(), value.layout) if isinstance(value, torch.Tensor) else ()
 
 

@@ -39,18 +39,31 @@ def walk(model: nn.Module, optimizers: Optimizers) -> Walk:
 
 
 def capture(walk: Walk, optimizers: Optimizers) -> dict[str, Any]:
-    """{state: {parameter: …}, param_groups: […]}. One that has not stepped has no state, and gets none by this."""
+    """{state: {parameter: …}, param_groups: […]}. One that has no state, as it never has any or has not stepped, gets
+    none by this, and takes no step."""
     state: dict[str, Any] = {}
     groups: list[dict[str, Any]] = []
     for number, optimizer in enumerate(optimizers):
-        untouched = not optimizer.state
-        found = walk.optimizer(number)
+        with _begun_already(optimizer) as untouched:
+            found = walk.optimizer(number)
         groups += found["param_groups"]
-        if untouched:
-            optimizer.state.clear()
-        else:
+        if not untouched:
             state |= found["state"]
     return {"state": state, "param_groups": groups}
+
+
+@contextlib.contextmanager
+def _begun_already(optimizer: torch.optim.Optimizer) -> Iterator[bool]:
+    """Whether it has no state. torch would begin it by a step, which goes past the hooks on which a copy that is still
+    under way relies, and is none of the run's own."""
+    untouched = not optimizer.state
+    if untouched:
+        optimizer.state.update({parameter: {} for parameter in _parameters(optimizer)[:1]})
+    try:
+        yield untouched
+    finally:
+        if untouched:
+            optimizer.state.clear()
 
 
 def template(model: nn.Module, optimizers: Optimizers, metadata: Metadata) -> dict[str, Any]:
