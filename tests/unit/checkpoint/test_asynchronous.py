@@ -53,8 +53,10 @@ class Storage:
             self.most = max(self.most, self.storing)
             self.arrived.release()
             assert self.opened.wait(60)
-            self.storing -= 1
-            return put(store, key, *content)
+            try:
+                return put(store, key, *content)
+            finally:
+                self.storing -= 1
 
         monkeypatch.setattr(PosixStore, "put", slow)
 
