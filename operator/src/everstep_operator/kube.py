@@ -254,6 +254,8 @@ def asked(method: str, path: str) -> tuple[str, str]:
     """Verb and resource (`pods`, `pods/log`) of a request, in RBAC's words."""
     parts = path.strip("/").split("/")
     parts = parts[2 if parts[0] == "api" else 3 :]
+    if not parts:
+        return "get", "discovery"
     if parts[0] == "namespaces" and len(parts) > 2:
         parts = parts[2:]
     resource = "/".join(parts[::2])

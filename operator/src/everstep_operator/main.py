@@ -23,6 +23,7 @@ from everstep_operator.act.removal import Removals
 from everstep_operator.api import PLURAL
 from everstep_operator.config.profiles import ProfilesFile
 from everstep_operator.config.settings import Settings, SettingsError, read
+from everstep_operator.discovery import until_listed
 from everstep_operator.job_metrics import JobSeries
 from everstep_operator.kube import JOBS, ApiError, Kube, NoClusterError
 from everstep_operator.lease import Elector, Leadership, Timing
@@ -175,6 +176,7 @@ class Operator:
         await asyncio.Event().wait()  # closed on purpose: the process ends by itself
 
     async def _watch(self, watching: asyncio.Event) -> None:
+        await until_listed(self._kube)
         namespaces = self._settings.watch_namespaces
         scope: dict[str, Any] = {"namespaces": namespaces} if namespaces else {"clusterwide": True}
         await kopf.operator(

@@ -57,6 +57,11 @@ def refused(reason: str) -> PodView:
         ),
         pytest.param(refused("Evicted"), False, id="evicted for what it used itself"),
         pytest.param(
+            replace(refused("Evicted"), message="Pod was rejected: The node had condition: [DiskPressure]. "),
+            True,
+            id="turned away by a node under pressure",
+        ),
+        pytest.param(
             pod(
                 1,
                 phase="Failed",

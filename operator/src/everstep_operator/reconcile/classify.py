@@ -25,6 +25,9 @@ STOPPED = "Stopped"
 """Reason of a process that SIGTERM has ended."""
 UNKNOWN = "Unknown"
 """Reason of a container whose end its runtime did not see, as of all that ran on a node that was restarted quickly."""
+REJECTED = "Rejected"
+"""Reason of a pod that never ran: its node had no disk or memory to spare. Kubelets say Evicted here as well."""
+_REJECTED = "Pod was rejected: "
 POD, ROOT, UNEXPLAINED, CONSEQUENCE = range(4)
 """How much a cause explains, the most first."""
 
@@ -97,6 +100,8 @@ def node_lost(pods: Iterable[PodView], node: NodeView) -> Cause:
 def _of_pod(pod: PodView) -> Cause | None:
     where = _where(pod)
     disruption = pod.condition("DisruptionTarget")
+    if pod.reason == "Evicted" and (pod.message or "").startswith(_REJECTED):
+        return Cause(REJECTED, f"{where} was turned away by its node{_because((pod.message or '')[len(_REJECTED) :])}")
     if pod.reason == "Evicted":
         return Cause("Evicted", f"{where} was evicted{_because(pod.message)}")
     if disruption is not None and disruption.status == "True":

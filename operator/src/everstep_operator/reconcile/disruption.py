@@ -21,6 +21,7 @@ REASONS = frozenset(
         STOPPED,
         "Terminated",
         "UnexpectedAdmissionError",
+        classify.REJECTED,
         classify.UNKNOWN,
         starting.REASON,
     }
