@@ -83,6 +83,7 @@ def stored(folder: Path, like: dict[str, torch.Tensor]) -> dict[str, torch.Tenso
     return state
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("copied_last")
 @pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
 def test_each_checkpoint_is_the_state_at_its_step(tmp_path: Path) -> None:

@@ -111,6 +111,7 @@ def fetched(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return sizes
 
 
+@pytest.mark.slow
 def test_hardly_a_byte_more_than_needed_is_fetched_in_few_requests(
     job: Jobs, tmp_path: Path, fetched: list[int]
 ) -> None:

@@ -210,6 +210,7 @@ def test_the_manifest_tells_the_whole_story(job: Jobs, tmp_path: Path) -> None:
     assert manifest.metrics["loss"] > 0
 
 
+@pytest.mark.slow
 def test_retention_of_the_library_alone(job: Jobs, tmp_path: Path) -> None:
     policy = Policy.model_validate({"keepLast": 2, "keepBest": {"metric": "loss"}, "keepEvery": 4})
     environment = JobEnvironment(root=str(tmp_path), policy=policy)

@@ -23,6 +23,7 @@ from everstep.errors import ArchitectureMismatchError, InvalidOperationError, St
 from .conftest import Job, flip
 
 Jobs = Callable[..., Job]
+pytestmark = pytest.mark.slow  # each is a run or several
 
 
 class Place:
