@@ -2,12 +2,15 @@
 PYTEST := $(RUN) pytest -q --durations=5
 TIER = @start=$$(date +%s); echo "== $@"; $(1); code=$$?; echo "== $@: $$(( $$(date +%s) - start )) s"; [ $$code -eq 0 ]
 
+BEGAN := $(shell date +%s)
+
 LANES := lane-nodes lane-operator lane-library
 TIERS := test-unit test-model test-storage test-trainer test-operator test-dev test-e2e test-faults
 
 .PHONY: test lint $(LANES) $(TIERS)
 test: lint cluster-build images-build  ## run every tier, in lanes side by side; a tier's output comes when it ends
 	@$(MAKE) --no-print-directory --jobs=3 $(LANES)
+	@echo "== test: $$(( $$(date +%s) - $(BEGAN) )) s in all"
 
 # A tier spends much of its time waiting for processes that start: three lanes keep two cores busy.
 lane-nodes: IN_ORDER := test-e2e test-faults
