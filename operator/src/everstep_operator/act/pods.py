@@ -75,9 +75,7 @@ class Pods:
             return None if error.conflict or error.not_found else pod_problem(error)
         _wrote(memory, marked)
         meta = marked["metadata"]
-        owned = not action.owner or any(
-            ref.get("uid") == seen.job.metadata.uid for ref in meta.get("ownerReferences") or []
-        )
+        owned = not action.owner or names.is_owned(meta, seen.job.metadata.uid)
         if owned and action.labels.items() <= (meta.get("labels") or {}).items():
             return None
         taken = "labels under everstep.dev/" if owned else "the owner"
@@ -167,11 +165,13 @@ def _as_seen(manifest: Json, standing: Json | None) -> Json:
 
 def _altered(action: EnsureService, made: Json) -> Problem | None:
     """What somebody adds is theirs; where our own part does not stand, no rank would find the other."""
-    wanted = {f"labels.{key}": value for key, value in action.manifest["metadata"]["labels"].items()}
-    wanted |= {f"selector.{key}": value for key, value in action.manifest["spec"]["selector"].items()}
-    stands = {f"labels.{key}": value for key, value in (made["metadata"].get("labels") or {}).items()}
-    stands |= {f"selector.{key}": value for key, value in (made["spec"].get("selector") or {}).items()}
-    lost = sorted(key for key, value in wanted.items() if stands.get(key) != value)
+    parts = (
+        ("labels", action.manifest["metadata"]["labels"], made["metadata"].get("labels") or {}),
+        ("selector", action.manifest["spec"]["selector"], made["spec"].get("selector") or {}),
+    )
+    lost = sorted(
+        f"{part}.{key}" for part, wanted, stands in parts for key, value in wanted.items() if stands.get(key) != value
+    )
     if not lost:
         return None
     message = f"an admission webhook changes what is applied to the service {action.name}: {', '.join(lost)}"

@@ -68,8 +68,12 @@ def service_selector(uid: str, attempt: int) -> dict[str, str]:
 
 def belongs(meta: Mapping[str, Any], uid: str) -> bool:
     """Whether a pod or service is the job's: by its label, or by its owner where somebody took the label away."""
-    owners = meta.get("ownerReferences") or []
-    return (meta.get("labels") or {}).get(JOB_UID) == uid or any(each.get("uid") == uid for each in owners)
+    return (meta.get("labels") or {}).get(JOB_UID) == uid or is_owned(meta, uid)
+
+
+def is_owned(meta: Mapping[str, Any], uid: str) -> bool:
+    """Whether it goes when the job goes."""
+    return any(each.get("uid") == uid for each in meta.get("ownerReferences") or [])
 
 
 def selector(uid: str) -> str:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TypeVar
 
 from everstep.catalog import JobCatalog, S3Access, Store, open_store
+from everstep.catalog.ledger import utc_now
 from everstep_operator.api import TrainingJob
 from everstep_operator.config.profiles import ProfilesFile, StorageAccess
 from everstep_operator.storage.lanes import Lane, Lanes, Pace
@@ -21,10 +22,6 @@ def _unheard(_kind: str, _result: str, _seconds: float) -> None:
     return None
 
 
-def _own_time() -> datetime:
-    return datetime.now(UTC)
-
-
 @dataclass(slots=True)
 class JobStorage:
     """One job's root in object storage. `call` runs a blocking function of it in the endpoint's lane."""
@@ -34,7 +31,7 @@ class JobStorage:
     lane: Lane
     timeout: float
     told: Told = _unheard
-    now: Callable[[], datetime] = _own_time
+    now: Callable[[], datetime] = utc_now
     """The clock of decisions: a hold that is over for them and not for the catalog would be tried for ever."""
     catalog: JobCatalog = field(init=False)
 
@@ -58,7 +55,7 @@ class Storages:
         lanes: Lanes,
         request_timeout: float = 15.0,
         told: Told = _unheard,
-        now: Callable[[], datetime] = _own_time,
+        now: Callable[[], datetime] = utc_now,
     ) -> None:
         self._profiles = profiles
         self._lanes = lanes
