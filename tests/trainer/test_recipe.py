@@ -14,7 +14,7 @@ from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict_loader import load
 
-from everstep.catalog import JobCatalog, open_store, read_heartbeat
+from everstep.catalog import Best, Catalog, JobCatalog, Retention, WeightSets, open_store, read_heartbeat
 
 from . import gang
 from .conftest import Root
@@ -153,6 +153,31 @@ def test_text_of_ones_own_from_object_storage(s3_root: Root, tmp_path: Path) -> 
     command += ["--data.text_field", "body"]
     ended = gang.run(tmp_path, command, str(tmp_path / "root"), ranks=1, environment=s3_root.environment)
     assert sorted(ended.losses()) == [1, 2, 3]
+
+
+def test_flags_say_what_is_saved_kept_and_resumed(tmp_path: Path) -> None:
+    tiny = ["-m", "everstep.train", "--data.max_bytes", "300000", "--model.layers", "1", "--model.hidden", "16"]
+    tiny += ["--data.sequence", "32", "--evaluation.samples", "4", "--evaluation.every", "5", "--save_steps", "5"]
+
+    def catalog(name: str) -> Catalog:
+        return JobCatalog(open_store(str(tmp_path / name))).require()
+
+    kept = ["--keep_last", "2", "--keep_best", "1", "--weights_steps", "10", "--save_async", "false"]
+    first = gang.run(tmp_path / "1", [*tiny, "--steps", "20", *kept], str(tmp_path / "a"), ranks=1)
+    assert [entry.step for entry in catalog("a").live()] == [15, 20]
+    assert catalog("a").retention == Retention(last=2, best=Best(count=1))
+    weights = WeightSets(open_store(str(tmp_path / "a"))).read()
+    assert weights is not None
+    assert [entry.step for entry in weights.live()] == [10, 20]
+    longer = [*tiny, "--steps", "25", "--resume_step", "15"]
+    again = gang.run(tmp_path / "2", longer, str(tmp_path / "a"), ranks=1)
+    assert sorted(again.losses()) == list(range(16, 26))
+    assert [entry.step for entry in catalog("a").live()] == [15, 20, 25]
+    forked = [*tiny, "--steps", "30", "--resume", str(tmp_path / "a")]
+    assert min(gang.run(tmp_path / "3", forked, str(tmp_path / "b"), ranks=1).losses()) == 26
+    tuned = [*tiny, "--steps", "1", "--seed", "9", "--model.weights", str(tmp_path / "a")]
+    lower = gang.run(tmp_path / "4", tuned, str(tmp_path / "c"), ranks=1).lines()[0]["loss"]
+    assert lower < first.lines()[0]["loss"] - 0.05
 
 
 def test_bad_configuration_is_refused_before_anything_starts(tmp_path: Path) -> None:

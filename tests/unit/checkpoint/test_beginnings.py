@@ -74,6 +74,20 @@ def test_a_path_forks_another_job_once(job: Jobs, tmp_path: Path) -> None:
     assert begin(job(), child) == 6
 
 
+def test_a_relative_path_means_the_same_place_to_the_next_process(
+    job: Jobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    job().run(tmp_path / "run", 4, every=1)
+    location = JobCatalog(open_store("run")).require().live()[1].location
+    assert begin(job(), Path("run"), resume=f"run/{location}") == 2
+    assert entries(tmp_path / "run") == [(1, "live"), (2, "live"), (3, "abandoned"), (4, "abandoned")], "no fork"
+    assert begin(job(), Path("child"), resume="./run") == 2
+    source = JobCatalog(open_store("child")).require().source
+    assert source is not None
+    assert source.root == f"{tmp_path}/run"
+
+
 def test_a_path_that_is_not_there(job: Jobs, tmp_path: Path) -> None:
     job().run(tmp_path / "source", 2)
     absent = f"{tmp_path}/source/checkpoints/step_000000000009-000001-abcdefabcdef"

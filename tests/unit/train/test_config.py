@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from everstep.errors import InvalidOperationError
-from everstep.train.config import read_config
+from everstep.train.config import OUTSIDE, TrainConfig, read_config
 
 
 def test_flags_beat_variables_beat_the_file_beats_defaults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -58,3 +58,7 @@ def test_a_mistyped_variable_is_named(monkeypatch: pytest.MonkeyPatch, name: str
     monkeypatch.setenv(f"EVERSTEP_TRAIN_{name}", "7")
     with pytest.raises(InvalidOperationError, match=f"EVERSTEP_TRAIN_{name}: there is no field .*did you mean"):
         read_config([])
+
+
+def test_what_a_run_does_not_depend_on_are_fields() -> None:
+    assert OUTSIDE <= TrainConfig.model_fields.keys()

@@ -35,7 +35,8 @@ def resolve(path: str, own_root: str, open_root: Callable[[str], Store], held_by
             f"resume.path: {path} is not committed; committed there: {_offers(catalog.live())}"
         )
     job.check_manifest(entry)
-    if root.rstrip("/") == own_root.rstrip("/"):
+    root = job.store.uri  # one spelling of it: a relative path means another place to the next process
+    if root == own_root.rstrip("/"):
         return Resume(location=entry.location)
     if entry.state == "live":  # what is set aside is removed by nobody but a user
         job.hold(entry.location, held_by, datetime.now(UTC) + HOLD)

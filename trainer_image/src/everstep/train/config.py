@@ -26,6 +26,14 @@ from everstep.errors import InvalidOperationError
 
 ENVIRONMENT_PREFIX = "EVERSTEP_TRAIN_"
 
+OUTSIDE = frozenset(
+    {
+        *("config", "root", "loss_log", "save_steps", "save_seconds", "save_async", "weights_steps"),
+        *("keep_last", "keep_best", "keep_every", "resume", "resume_step"),
+    }
+)
+"""Fields that do not change what is learnt: where a run is kept, how often, and where it begins."""
+
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
@@ -37,6 +45,8 @@ class ModelConfig(_Section):
     path: Path | None = None
     """A folder with a model of `transformers` (config.json, safetensors): its architecture and its weights to begin
     with, in place of the fields below."""
+    weights: str | None = None
+    """A checkpoint of everstep, or a job's root for its latest, whose weights a fresh start begins with."""
     family: Literal["llama", "gpt2"] = "llama"
     """Which architecture."""
     layers: int = Field(default=4, ge=1)
@@ -138,7 +148,24 @@ class TrainConfig(BaseSettings):
     root: str | None = None
     """Where checkpoints go, when no operator says so: an s3:// URI or a path. Default: EVERSTEP_ROOT."""
     save_steps: int | None = Field(default=None, ge=1)
-    """Steps between saves, in place of the job's policy."""
+    """Steps between saves; with `save_seconds` in place of the job's policy."""
+    save_seconds: float | None = Field(default=None, gt=0)
+    """Seconds between saves."""
+    save_async: bool | None = None
+    """Whether training goes on while a step is saved, in place of the job's policy."""
+    keep_last: int | None = Field(default=None, ge=1)
+    """How many of the newest checkpoints to keep; with none of these three all. An operator's policy goes before."""
+    keep_best: int | None = Field(default=None, ge=1)
+    """How many with the lowest evaluation loss to keep besides."""
+    keep_every: int | None = Field(default=None, ge=1)
+    """Keep each step that is a multiple of this besides."""
+    resume: str = "auto"
+    """`auto` (the latest committed step), `disable`, or the path of a checkpoint or a job's root. An operator's
+    `spec.resume` goes before this and `resume_step`."""
+    resume_step: int | None = Field(default=None, ge=0)
+    """Train on from this committed step; later ones are set aside."""
+    weights_steps: int | None = Field(default=None, ge=1)
+    """Publish the weights alone each so many steps, for consumers; in place of the job's policy."""
     loss_log: Path | None = None
     """A local file that gets the step lines too."""
     model: ModelConfig = ModelConfig()

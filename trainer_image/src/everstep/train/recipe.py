@@ -20,7 +20,7 @@ from everstep.data.share import Share
 from everstep.errors import InvalidOperationError
 from everstep.train import model as models
 from everstep.train.board import Board
-from everstep.train.config import DataConfig, TrainConfig
+from everstep.train.config import OUTSIDE, DataConfig, TrainConfig
 from everstep.train.data import VOCABULARY, Encode, TextDataset, Tokens, encode_bytes
 from everstep.train.ranks import Ranks, start
 from everstep.train.schedule import factor
@@ -65,9 +65,15 @@ def train(config: TrainConfig, ranks: Ranks) -> None:
         data=data,
         root=config.root,
         interval_steps=config.save_steps,
-        config=config.model_dump(mode="json", exclude={"config", "root", "loss_log"}),
+        interval_seconds=config.save_seconds,
+        asynchronous=config.save_async,
+        weights_steps=config.weights_steps,
+        resume=config.resume,
+        resume_step=config.resume_step,
+        config=config.model_dump(mode="json", exclude=set(OUTSIDE)),
         assets={} if config.data.tokenizer == "bytes" else tokenizer_files(Path(config.data.tokenizer)),
     ) as checkpointer:
+        begin(checkpointer, config)
         board = Board(checkpointer.store) if ranks.leads else None
         if board is not None:
             checkpointer.on_commit(board.committed)
@@ -96,6 +102,20 @@ def train(config: TrainConfig, ranks: Ranks) -> None:
         data.close()
         if board is not None:
             board.close()
+
+
+def begin(checkpointer: Checkpointer, config: TrainConfig) -> None:
+    """What is kept, and the state that the first step starts from."""
+    keep = (
+        (checkpointer.keep_last, config.keep_last),
+        (checkpointer.keep_best, config.keep_best),
+        (checkpointer.keep_every, config.keep_every),
+    )
+    for policy, count in keep:
+        if count is not None:
+            policy(count)
+    if config.model.weights is not None and checkpointer.load_latest() is None:
+        checkpointer.load_weights(config.model.weights)
 
 
 def optimize(

@@ -36,7 +36,7 @@ def choose(mode: str, step: int | None, store: Store, again: bool) -> Resume:
     if mode == "disable":
         return Resume(fresh=True)
     if "/" not in mode:
-        raise InvalidOperationError(f"resume={mode!r}: auto, disable, or the path of a checkpoint")
+        raise InvalidOperationError(f"resume={mode!r}: auto, disable, or the path of a checkpoint: ./{mode}")
     choice = resolve(mode, store.uri, open_store, held_by=store.uri)
     begun = JobCatalog(store).read()
     same = begun is not None and choice.source is not None and begun.source == choice.source
