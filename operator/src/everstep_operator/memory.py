@@ -68,6 +68,8 @@ class JobMemory:
     """resourceVersion of the job's service as our own apply left it: what else is in it then, a webhook put there."""
     stale: int = 0
     """Passes in a row that were dropped, because the job or its register had changed since they looked."""
+    hindered_at: float | None = None
+    """Since when the cluster has refused something in each pass (monotonic seconds)."""
     last: Observation | None = None
     """What the last whole look saw, for looks at the registers alone."""
     looked: float = 0.0

@@ -23,6 +23,7 @@ from everstep_operator.reconcile.decide import decide
 from everstep_operator.reconcile.events import untold
 from everstep_operator.reconcile.observation import PodView, Results
 from everstep_operator.reconcile.plan import LEAVES_PODS, Plan
+from everstep_operator.reconcile.storage import is_storage
 from everstep_operator.storage import Storages
 
 log = logging.getLogger(__name__)
@@ -149,7 +150,7 @@ class Reconciler:
             deletion=memory.removal_problem,
         )
         chain = Chain(seen, memory, storage, await self._observer.cluster(), known)
-        told = False
+        told = hindered = False
         pods: tuple[PodView, ...] | None = None
         for _ in range(LONGEST_CHAIN):
             if chain.fenced is not None:
@@ -167,6 +168,8 @@ class Reconciler:
             if problem is not None:
                 log.info("%s: %s", problem.reason, problem.message)
                 memory.version = 0  # a write may have come through although its answer did not
+                if not is_storage(problem):
+                    hindered, memory.hindered_at = True, memory.hindered_at or self._clock()
             chain.results = replace(chain.results, problem=problem)
             quiet = problem is None and not self._memories.is_stirred(seen.key)
             seen.service_known &= quiet
@@ -175,6 +178,7 @@ class Reconciler:
                 return Outcome(AFTER_PROBLEM if plan.requeue_after is None else plan.requeue_after)
             told = problem is not None
             if not plan.again and not told:
+                memory.hindered_at = memory.hindered_at if hindered else None
                 memory.last = None if plan.actions else replace(observation, job=seen.job)
                 return Outcome(plan.requeue_after)
         log.error("a pass came to no end after %d decisions", LONGEST_CHAIN)

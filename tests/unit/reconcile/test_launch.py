@@ -253,6 +253,18 @@ def test_tries_get_rarer(later: float, seconds: float) -> None:
     assert again.status == first.status, "trying again is no news"
 
 
+@pytest.mark.parametrize(("hindered", "seconds"), [(0, 2), (10, 10), (3600, 60)])
+def test_a_recovery_that_the_cluster_refuses_once_does_not_wait_as_long_as_it_has_taken(
+    hindered: float, seconds: float
+) -> None:
+    """A quota counts pods a moment after they are gone, and two API servers that count at once refuse one pod."""
+    since = {"lastTransitionTime": at(-50).isoformat(), "reason": "Restarting"}
+    status = ended(conditions=[{"type": "Running", "status": "False", **since}])
+    refused = Results(problem=Problem(ProblemKind.POD_REFUSED, "QuotaExceeded", "exceeded quota"))
+    seen = observe(job(status), catalog=fenced(2), results=refused, hindered=hindered)
+    assert decide(seen).requeue_after == seconds
+
+
 @pytest.mark.parametrize("kind", [ProblemKind.POD_REFUSED, ProblemKind.UNAVAILABLE])
 def test_a_try_that_fails_again_writes_nothing(kind: ProblemKind) -> None:
     problem = Results(problem=Problem(kind, "Why", "words"))

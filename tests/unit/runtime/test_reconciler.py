@@ -18,7 +18,7 @@ from everstep_operator.metrics import Metrics
 from everstep_operator.observe import Seen
 from everstep_operator.queue import Outcome
 from everstep_operator.reconcile import decide
-from everstep_operator.reconcile.observation import Observation, Problem, Results, Stored
+from everstep_operator.reconcile.observation import Observation, Problem, ProblemKind, Results, Stored
 from everstep_operator.reconcile.plan import Action, CreatePod, DryRunPod, Fence, Probe
 from everstep_operator.reconciler import LONGEST_PAUSE, Reconciler
 from tests.support.observations import CLUSTER, UID, beat, committed, fenced, job, observe, pod, running
@@ -145,6 +145,35 @@ async def started(news_after: str | None = None) -> World:
     assert world.actions[:3] == ["Probe", "DryRunPod", "Fence"]
     assert world.actions[-1] == "CreatePod"
     return cast(World, world)
+
+
+class Refusing(World):
+    """Its cluster refuses what is asked of it, as long as `refuses`."""
+
+    refuses = True
+
+    async def run(self, chain: Chain, actions: Sequence[Action]) -> Problem | None:
+        refused = Problem(ProblemKind.POD_REFUSED, "QuotaExceeded", "no")
+        return refused if self.refuses and actions else None
+
+    async def registers(self, *_: Any) -> Stored:
+        return Stored(problem=None if self.refuses else Problem(ProblemKind.UNAVAILABLE, "StorageUnavailable", "no"))
+
+
+async def test_since_when_the_cluster_refuses_is_known_until_a_pass_meets_no_refusal() -> None:
+    memories, now = Memories(), [100.0]
+    world: Any = Refusing(memories)
+    parts: Any = cast(Any, None)
+    health = Health(leading=lambda: True)
+    handle = Reconciler(world, world, world, world, parts, memories, Metrics(), health, lambda: now[0])
+    for now[0] in (100.0, 130.0):
+        memories.stir(KEY)
+        await handle(KEY)
+        assert memories.of(KEY, UID).hindered_at == 100.0
+    world.refuses = False
+    memories.stir(KEY)
+    await handle(KEY)
+    assert memories.of(KEY, UID).hindered_at is None
 
 
 async def test_pods_are_not_listed_again_after_what_leaves_them_alone() -> None:

@@ -39,7 +39,7 @@ def plan(observation: Observation, attempt: Attempt) -> Plan:
     if found is not None:
         message = f"{found.message}; the job is kept until its checkpoints are deleted, or deletionPolicy is Retain"
         status = conditions.put(observation, status, ConditionType.STORAGE_READY, False, found.reason, message)
-        wait = storage.retry_after(observation, status)
+        wait = storage.retry_after(observation, status, found)
         # Where deleting failed, the actor's own pauses say when it is tried again.
         more = (DeleteCheckpoints(),) if found is observation.results.deletion else ()
         return Plan(status, actions=(*deletes, *more), requeue_after=wait)

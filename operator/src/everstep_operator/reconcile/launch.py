@@ -52,7 +52,7 @@ def plan(observation: Observation, attempt: Attempt, status: TrainingJobStatus) 
     deletes = teardown.deletions(status, old)
     if found is not None:
         status = _describe(observation, status, found.reason, found.message)
-        return Plan(status, actions=deletes, requeue_after=storage.retry_after(observation, status))
+        return Plan(status, actions=deletes, requeue_after=storage.retry_after(observation, status, found))
     if attempt.abandoned:
         return _complete(observation, attempt, status, old, deletes)
     saving = teardown.in_the_way(observation, attempt.pods) if _has_saved(attempt) else ()

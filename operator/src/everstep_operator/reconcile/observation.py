@@ -220,6 +220,8 @@ class Observation:
     """How soon a running job's registers are to be looked at again, as load permits."""
     progress_seconds: float = 15.0
     """Shortest time between two status writes for the sake of progress alone."""
+    hindered: float = 0.0
+    """Seconds for which the cluster has refused something in each pass, as far as this process knows."""
 
     def written(self, status: TrainingJobStatus) -> Observation:
         """As it is once this status is written: what follows in the same plan may rely on it."""

@@ -61,8 +61,13 @@ def ready(observation: Observation, attempt: Attempt, status: TrainingJobStatus)
     return conditions.put(observation, status, kind, True, "CatalogReady", message)
 
 
-def retry_after(observation: Observation, status: TrainingJobStatus) -> float:
-    """Seconds: as long as it has lasted so far, within bounds, so that tries get rarer by themselves."""
+def retry_after(observation: Observation, status: TrainingJobStatus, found: Problem | None = None) -> float:
+    """Seconds: as long as it has lasted so far, within bounds, so that tries get rarer by themselves.
+
+    Of what the cluster refuses the status does not tell since when: a gang has not run since its failure, and a quota
+    that is counted a moment late must not cost the recovery as long again."""
+    if found is not None and not is_storage(found):
+        return min(_LONGEST, max(_SHORTEST, observation.hindered))
     kinds = (ConditionType.STORAGE_READY, ConditionType.RUNNING)
     since = [c.last_transition_time for kind in kinds if (c := status.condition(kind)) and c.status == "False"]
     lasted = (observation.now - max(since)).total_seconds() if since else 0.0
