@@ -20,7 +20,7 @@ from everstep_operator.reconcile.observation import (
     Results,
     Stored,
 )
-from everstep_operator.reconcile.plan import DeletePod, EnsureService, MarkPod, Plan
+from everstep_operator.reconcile.plan import AddFinalizer, DeletePod, EnsureService, MarkPod, Plan
 from tests.support.observations import (
     at,
     beat,
@@ -336,3 +336,33 @@ def test_an_attempt_does_not_end_before_all_of_its_pods_can_be_found(of: dict[st
     plan = decide(replace(seen, results=Results(problem=refused)))
     assert len(plan.status.history) == 1, "it does not wait for what is never granted"
     assert "job-1-0" in [action.name for action in plan.actions if isinstance(action, DeletePod)]
+
+
+@pytest.mark.parametrize("other", [pod(1), crashed(1)])
+def test_labels_that_the_cluster_does_not_take_are_told(other: PodView) -> None:
+    seen = observe(job(running()), replace(pod(0), labelled=False), other, catalog=committed(30), heartbeat=beat(36))
+    away = Results(problem=Problem(ProblemKind.CLUSTER, "ApiServerUnavailable", "no answer"))
+    plan = decide(replace(seen, results=away))
+    condition = plan.status.condition("Running")
+    assert condition is not None
+    assert condition.reason == "ApiServerUnavailable"
+    assert all(word in condition.message for word in ("job-1-0", "no answer"))
+    assert plan.status.last_checkpoint is not None, "what is seen meanwhile is told, too"
+    assert (plan.again, plan.requeue_after) == (True, 2)
+    tried = replace(seen, job=job(plan.status.dump()))
+    for again in (tried, replace(tried, results=away, now=at(5))):
+        assert decide(again).status == plan.status, "trying again is no news"
+
+
+def test_a_finalizer_that_the_cluster_does_not_take_is_told_and_holds_no_recovery_up() -> None:
+    status, _ = settled(catalog=committed(30), heartbeat=beat(36))
+    of = job(status, deletionPolicy="Delete")
+    away = Results(problem=Problem(ProblemKind.CLUSTER, "ApiServerUnavailable", "no answer"))
+    plan = decide(observe(of, *PODS, catalog=committed(30), heartbeat=beat(36), results=away))
+    condition = plan.status.condition("Running")
+    assert condition is not None
+    assert (condition.status, condition.message) == ("True", "all pods run; no answer")
+    assert plan.actions == (AddFinalizer(names.FINALIZER),)
+    failed = decide(observe(of, pod(0), crashed(1), catalog=committed(30), heartbeat=beat(36)))
+    assert [type(action).__name__ for action in failed.actions][0] == "Fence"
+    assert failed.actions[-1] == AddFinalizer(names.FINALIZER)

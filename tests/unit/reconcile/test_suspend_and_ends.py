@@ -220,6 +220,11 @@ def test_time_to_live(ttl: int | None, wait: float | None, deletes: bool) -> Non
     assert (plan.requeue_after, DeleteJob("uid-1") in plan.actions) == (wait, deletes)
 
 
+def test_a_job_whose_checkpoints_go_with_it_is_not_deleted_without_them() -> None:
+    plan = decide(observe(job(running(), ttlSecondsAfterFinished=0, deletionPolicy="Delete"), *DONE, catalog=committed()))
+    assert plan.actions == (AddFinalizer(FINALIZER), DeleteJob("uid-1"))
+
+
 def test_the_deadline() -> None:
     plan = decide(observe(job(running(), activeDeadlineSeconds=3600), *PODS, catalog=committed(30)))
     condition = plan.status.condition("Failed")

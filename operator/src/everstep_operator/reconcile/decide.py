@@ -36,7 +36,7 @@ from everstep_operator.reconcile import (
 from everstep_operator.reconcile.attempt import Attempt, current
 from everstep_operator.reconcile.classify import Cause
 from everstep_operator.reconcile.observation import Observation, ProblemKind
-from everstep_operator.reconcile.plan import Plan, ReadLogs
+from everstep_operator.reconcile.plan import MarkPod, Plan, ReadLogs
 
 
 def decide(observation: Observation) -> Plan:
@@ -48,8 +48,11 @@ def decide(observation: Observation) -> Plan:
     if job.is_deleted:
         return _stamped(observation, deletion.plan(observation, attempt))
     plan = _choose(observation, attempt)
+    # Before anything is written to storage, and before a finished job is deleted; but no recovery waits for it.
     finalizer = deletion.finalizer(observation)
-    return _stamped(observation, replace(plan, actions=(*finalizer, *plan.actions)))
+    over = plan.status.phase is not None and plan.status.phase.finished
+    actions = (*plan.actions, *finalizer) if attempt.number and not over else (*finalizer, *plan.actions)
+    return _stamped(observation, replace(plan, actions=actions))
 
 
 def _choose(observation: Observation, attempt: Attempt) -> Plan:
@@ -60,7 +63,7 @@ def _choose(observation: Observation, attempt: Attempt) -> Plan:
     if attempt.number and not attempt.ended:
         marks = gang.marks(observation, attempt)
         if marks and _worth_marking(observation):
-            return Plan(stored, actions=marks, again=True)
+            return _marking(observation, attempt, marks)
         if completion.succeeded(observation, attempt):
             return ends.succeed(observation, attempt, _survey(observation, attempt))
         cause = failure.find(observation, attempt)
@@ -93,6 +96,20 @@ def _worth_marking(observation: Observation) -> bool:
     would be nobody's. Where they are refused the attempt must not wait for them."""
     found = observation.results.problem
     return found is None or found.kind is ProblemKind.CLUSTER
+
+
+def _marking(observation: Observation, attempt: Attempt, marks: tuple[MarkPod, ...]) -> Plan:
+    """Nothing else is decided before; where the cluster does not take them, the status says what is waited for."""
+    found, status = observation.results.problem, observation.job.status
+    if found is None:
+        return Plan(status, actions=marks, again=True)
+    status = _survey(observation, attempt)
+    names = ", ".join(mark.name for mark in marks)
+    message = f"nothing is decided before {names} can be found by its labels again: {found.message}"
+    holds = status.is_true(ConditionType.RUNNING)
+    status = conditions.put(observation, status, ConditionType.RUNNING, holds, found.reason, message)
+    wait = storage.retry_after(observation, status, found)
+    return Plan(status, actions=marks, requeue_after=wait, again=True)
 
 
 def _survey(observation: Observation, attempt: Attempt) -> TrainingJobStatus:
@@ -136,7 +153,7 @@ def _steady(observation: Observation, attempt: Attempt, status: TrainingJobStatu
     repair = () if launch.has_service(observation, attempt) else (launch.service(observation, attempt),)
     mends = (*gang.marks(observation, attempt), *repair)
     if runs:
-        message = _all_run(observation, attempt, bool(mends))
+        message = _all_run(observation, attempt, bool(mends) or bool(deletion.finalizer(observation)))
         status = conditions.put(observation, status, ConditionType.RUNNING, True, "GangRunning", message)
         status = conditions.clear(observation, status, ConditionType.RESTARTING, "GangRunning", message)
         status = conditions.clear(observation, status, ConditionType.STALLED, "GangRunning", message)
@@ -156,7 +173,8 @@ def _steady(observation: Observation, attempt: Attempt, status: TrainingJobStatu
 
 
 def _all_run(observation: Observation, attempt: Attempt, mends: bool) -> str:
-    """With what keeps the gang's service or a pod's labels from being put right; to try that again is no news."""
+    """With what keeps the gang's service, a pod's labels or the job's finalizer from being put right; to try that again
+    is no news."""
     found, before = observation.results.problem, observation.job.status.condition(ConditionType.RUNNING)
     if mends and found is None and before is not None and before.status == "True":
         return before.message
