@@ -20,6 +20,7 @@ from everstep.catalog import JobCatalog, Progress, open_store, read_heartbeat
 from everstep.catalog.keys import METADATA
 from everstep.catalog.store.posix import PosixStore
 from everstep.checkpoint import metadata as metadata_format
+from everstep.checkpoint import signals
 from everstep.checkpoint.environment import JobEnvironment, Policy
 from everstep.errors import (
     ArchitectureMismatchError,
@@ -145,6 +146,55 @@ def test_sigterm_saves_this_step_and_ends(job: Jobs, tmp_path: Path, monkeypatch
     assert steps_of(tmp_path / "root") == [8]
     assert '"SIGTERM"' in record.read_text()
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_ctrl_c_saves_as_sigterm_does(job: Jobs, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    mine = job()
+    before = signal.getsignal(signal.SIGINT)
+
+    def train() -> None:
+        with mine.checkpointer(tmp_path / "root", interval_steps=100) as checkpointer:
+            for step in checkpointer.steps(50):
+                mine.step()
+                if step == 7:
+                    os.kill(os.getpid(), signal.SIGINT)
+                    os.kill(os.getpid(), signal.SIGINT)  # from the terminal, and from the launcher
+
+    with pytest.raises(SystemExit) as end:
+        train()
+    assert end.value.code == 143
+    assert steps_of(tmp_path / "root") == [8]
+    assert "Ctrl+C again stops at once" in capfd.readouterr().err
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_the_second_ctrl_c_ends_at_once(job: Jobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(signals, "AGAIN", 0.0)
+    mine = job()
+
+    def train() -> None:
+        with mine.checkpointer(tmp_path / "root", interval_steps=100) as checkpointer:
+            for _ in checkpointer.steps(50):
+                os.kill(os.getpid(), signal.SIGINT)
+                os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        train()
+    assert steps_of(tmp_path / "root") == []
+
+
+def test_a_script_s_own_handler_of_ctrl_c_stays(job: Jobs, tmp_path: Path) -> None:
+    heard: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _: heard.append(number))
+    mine = job()
+    try:
+        with mine.checkpointer(tmp_path / "root", interval_steps=100) as checkpointer:
+            for _ in checkpointer.steps(3):
+                os.kill(os.getpid(), signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert heard == [signal.SIGINT] * 3
+    assert steps_of(tmp_path / "root") == [3]
 
 
 def test_seconds_make_a_save_due(job: Jobs, tmp_path: Path) -> None:

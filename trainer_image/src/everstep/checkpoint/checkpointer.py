@@ -96,7 +96,7 @@ class Checkpointer(Transactions):
             print(f"fenced: {error}", file=sys.stderr, flush=True)
         if code == exits.TERMINATED:
             termination.write_record(
-                termination.describe_sigterm(self.step, f"SIGTERM: stopped after step {self.step}")
+                termination.describe_sigterm(self.step, f"{self._termination.name}: stopped after step {self.step}")
             )
         elif error is not None and code != 0:
             termination.write_record(termination.describe(error, code, self.step))
@@ -172,8 +172,8 @@ class Checkpointer(Transactions):
     def steps(self, total_steps: int) -> Iterator[int]:
         """Step numbers from the one after the resumed step to `total_steps`; saves between them and at the end.
 
-        Ends the process with code 143 where SIGTERM has come: all ranks have then saved the same step. Before the first
-        step there is nothing to save, and SIGTERM ends the process as it would end any.
+        Ends the process with code 143 where SIGTERM or Ctrl+C has come: all ranks have then saved the same step. Before
+        the first step there is nothing to save, and a signal ends the process as it would end any.
         """
         self.load_latest()
         if self._session.identity is None:
@@ -206,9 +206,10 @@ class Checkpointer(Transactions):
         self._finish = True
 
     def stopping(self) -> bool:
-        """For a loop of your own, once a step: whether some rank has got SIGTERM; the same on all ranks.
+        """For a loop of your own, once a step: whether some rank has got SIGTERM or Ctrl+C; the same on all ranks.
 
-        Then save and `raise SystemExit(143)`. From the first call on, SIGTERM does not end the process by itself.
+        Then save and `raise SystemExit(143)`. From the first call on, neither ends the process by itself; a second
+        Ctrl+C does.
         """
         self._termination.install()
         return self._gang.start_sum([int(self._termination.raised)]).wait()[0] > 0
@@ -331,7 +332,8 @@ class Checkpointer(Transactions):
         return False
 
     def _end_by_sigterm(self, step: int, saved: bool) -> None:
-        message = f"SIGTERM: stopped after step {step}, which was {'saved' if saved else 'not saved'}"
+        outcome = "saved" if saved else "not saved"
+        message = f"{self._termination.name}: stopped after step {step}, which was {outcome}"
         if self._gang.leads:
             log.warning("%s", message)
         termination.write_record(termination.describe_sigterm(step, message))
