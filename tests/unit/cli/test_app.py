@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -245,9 +246,71 @@ def test_prune_keeps_the_union(root: str) -> None:
         run("prune", root, "--keep-within", "soon")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("prune", "ROOT"), "say what to remove"),
+        (("prune", "ROOT", "--keep-within", "5"), "'5' is no time"),
+        (("export", "ROOT", "--to", "new", "--max-file-size", "five"), "'five' is no size"),
+        (("verify", "ROOT", "--all", "--step", "10"), "--all is every checkpoint"),
+        (("show", "ROOT/CHECKPOINT", "--step", "10"), "is one checkpoint already"),
+    ],
+)
+def test_a_wrong_call_is_told_from_a_refusal(root: str, arguments: tuple[str, ...], message: str) -> None:
+    location = JobCatalog(open_store(root)).require().live()[0].location
+    given = [argument.replace("ROOT", root).replace("CHECKPOINT", location) for argument in arguments]
+    with pytest.raises(CheckpointError, match=message) as raised:
+        run(*given)
+    assert app_module.code_of(raised.value) == 2
+
+
+def test_a_place_that_is_no_run_is_named_with_the_way_out(root: str, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"has no catalog\.json: `everstep ls` finds"):
+        run("show", str(tmp_path / "runs"))
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageRefusedError, match="Not a directory"):  # another try would say the same
+        run("ls", str(tmp_path / "file"))
+    for uri in ("", "s3:/bucket/run", "s3://"):
+        with pytest.raises(InvalidOperationError, match="s3://bucket/prefix"):
+            run("ls", uri)
+
+
+def test_a_rebuild_of_nothing_is_refused_unasked(tmp_path: Path) -> None:
+    with pytest.raises(InvalidOperationError, match="nothing to rebuild from"):
+        run("rebuild", str(tmp_path / "typo"))
+    assert not (tmp_path / "typo").exists()
+
+
+def test_what_goes_to_a_pipe_has_no_traces_of_a_progress_bar(root: str) -> None:
+    result = runner.invoke(app_module.app, ["verify", root, "-o", "json"], catch_exceptions=False)
+    assert result.stderr == ""
+
+
+def test_the_version() -> None:
+    assert run("--version") == f"everstep {version('everstep')}\n"
+
+
+@pytest.mark.parametrize(
+    ("missing", "code"), [("torch", 1), ("typer_of_a_bug", None)], ids=["of the trainer", "a mistake"]
+)
+def test_a_missing_package_of_the_trainer_is_named(
+    missing: str, code: int | None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def app() -> None:
+        raise ModuleNotFoundError(f"No module named {missing!r}", name=missing)
+
+    monkeypatch.setattr(app_module, "app", app)
+    with pytest.raises(ModuleNotFoundError if code is None else SystemExit) as raised:
+        app_module.main()
+    if code is not None:
+        assert raised.value.args == (code,)
+        assert "needs torch, which the extra `everstep[trainer]` installs" in capsys.readouterr().err
+
+
 CODES = (
     (("ls", "."), 1, "no catalog.json"),
     (("ls",), 2, "Missing argument"),
+    (("prune", "run"), 2, "say what to remove"),
     (("verify", "run"), 3, ""),
     (("ls", "s3://bucket/run", "--endpoint", "http://127.0.0.1:9"), 5, "everstep: "),
 )

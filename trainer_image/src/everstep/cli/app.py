@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from importlib.metadata import version
+from typing import Annotated
 
 import typer
 
@@ -35,15 +37,39 @@ app.command()(upkeep.unpin)
 app.command()(upkeep.rebuild)
 
 
+WITH_THE_TRAINER = ("torch", "numpy", "safetensors")
+"""Packages that only some commands need."""
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"everstep {version('everstep')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    _: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="print it and exit")] = False,
+) -> None:
+    pass
+
+
 def main() -> None:
     try:
         app()
     except CheckpointError as error:
         complain(f"everstep: {error}")
         sys.exit(code_of(error))
+    except ModuleNotFoundError as error:
+        if error.name not in WITH_THE_TRAINER:
+            raise
+        complain(f"everstep: this command needs {error.name}, which the extra `everstep[trainer]` installs")
+        sys.exit(common.REFUSED)
 
 
 def code_of(error: CheckpointError) -> int:
+    if isinstance(error, common.WrongCallError):
+        return common.WRONG_CALL
     if isinstance(error, CheckpointCorruptError | CatalogUnreadableError):
         return common.DAMAGED
     return common.UNAVAILABLE if isinstance(error, StorageUnavailableError) else common.REFUSED

@@ -29,7 +29,9 @@ def verify(
 ) -> None:
     """Read every byte of a checkpoint and compare it with the sums that were committed. Exit code 3: damage."""
     target = common.open_target(uri, endpoint, region)
-    catalog = target.job.require()
+    if everything and (step is not None or target.location is not None):
+        raise common.WrongCallError("--all is every checkpoint of a run: leave --step out, and name the run")
+    catalog = target.catalog()
     entries = catalog.live() if everything else [target.pick(catalog, step)]
     with common.progress_bar() as progress:
         results = []

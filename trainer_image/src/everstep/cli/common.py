@@ -13,20 +13,26 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, Trans
 from everstep.catalog import Catalog, Entry, JobCatalog, S3Access, open_store
 from everstep.catalog.keys import split_root
 from everstep.cli.output import Output, complain, errors
-from everstep.errors import CheckpointNotFoundError, InvalidOperationError
+from everstep.errors import CatalogMissingError, CheckpointNotFoundError, InvalidOperationError
 
-REFUSED, DAMAGED, DIFFERENT, UNAVAILABLE = 1, 3, 4, 5
+REFUSED, WRONG_CALL, DAMAGED, DIFFERENT, UNAVAILABLE = 1, 2, 3, 4, 5
 EXIT_CODES = (
     "Exit codes: 0 done; 1 refused, the message says why; 2 a wrong call; 3 something stored is damaged; "
     "4 the two that were compared differ; 5 storage does not answer."
 )
 
 Place = Annotated[str, typer.Argument(metavar="URI", help="s3://bucket/prefix, a path, or a checkpoint inside a run")]
-Endpoint = Annotated[str | None, typer.Option(envvar="AWS_ENDPOINT_URL", help="the S3 server, where it is not AWS")]
-Region = Annotated[str | None, typer.Option(envvar="AWS_REGION", help="the S3 region")]
+Endpoint = Annotated[
+    str | None, typer.Option(metavar="URL", help="the S3 server; else AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL, or AWS")
+]
+Region = Annotated[str | None, typer.Option(help="the S3 region; else AWS_REGION, or boto3's own way to it")]
 Form = Annotated[Output, typer.Option("--output", "-o", help="how to print")]
 Step = Annotated[int | None, typer.Option(help="the step; without it the latest committed one")]
 Yes = Annotated[bool, typer.Option("--yes", help="do not ask")]
+
+
+class WrongCallError(InvalidOperationError):
+    """Options that have no meaning, or none together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +42,23 @@ class Target:
     job: JobCatalog
     location: str | None
 
+    def catalog(self) -> Catalog:
+        """Raises CatalogMissingError."""
+        catalog = self.job.read()
+        if catalog is None:
+            raise CatalogMissingError(
+                f"{self.job.store.uri} has no catalog.json: `everstep ls` finds the runs below it, and says so of one "
+                "whose register is lost"
+            )
+        return catalog
+
     def pick(self, catalog: Catalog, step: int | None) -> Entry:
         """The checkpoint of the URI, else of the step (the live one, where several are of that step), else the latest.
 
-        Raises CheckpointNotFoundError.
+        Raises CheckpointNotFoundError, WrongCallError where URI and step both name one.
         """
+        if self.location is not None and step is not None:
+            raise WrongCallError(f"{self.location} is one checkpoint already: leave --step out, or name its run")
         if self.location is not None:
             found = catalog.find(self.location)
         elif step is not None:
@@ -83,5 +101,5 @@ def open_target(uri: str, endpoint: str | None, region: str | None) -> Target:
 def progress_bar() -> Iterator[Progress]:
     """On stderr, so that what a program reads stays clean."""
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(binary_units=True), TransferSpeedColumn())
-    with Progress(*columns, console=errors, transient=True) as progress:
+    with Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal) as progress:
         yield progress

@@ -59,7 +59,7 @@ def _open(uri: str, step: int | None, only: str, endpoint: str | None, region: s
     from everstep.export.saved import SavedTensors
 
     target = common.open_target(uri, endpoint, region)
-    entry = target.pick(target.job.require(), step)
+    entry = target.pick(target.catalog(), step)
     if entry.state != "live":
         complain(f"step {entry.step} of {target.job.store.uri} is {entry.state}: {entry.reason}")
     manifest: Manifest = target.job.manifest(entry)

@@ -31,12 +31,13 @@ def export(
     """Write a checkpoint's model as Hugging Face safetensors that from_pretrained loads. Every byte is verified."""
     from everstep.export import export as write
 
+    largest = written.bytes_of(max_file_size)
     target = common.open_target(uri, endpoint, region)
-    entry = target.pick_good(target.job.require(), step)
+    entry = target.pick_good(target.catalog(), step)
     store = open_store(to, S3Access(endpoint=endpoint, region=region))
     with common.progress_bar() as progress:
         task = progress.add_task(f"step {entry.step}", total=None)
-        exported = write(target.job, entry, store, written.bytes_of(max_file_size), partial(progress.advance, task))
+        exported = write(target.job, entry, store, largest, partial(progress.advance, task))
     emit(output, {"to": store.uri, **asdict(exported)}, _lines(store.uri, exported))
     if "config.json" not in exported.assets:
         complain("the run kept no config.json: put the model's own beside the weights before you load them")

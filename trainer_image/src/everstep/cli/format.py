@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from datetime import datetime
 
-from everstep.errors import InvalidOperationError
+from everstep.cli.common import WrongCallError
 
 UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 SPANS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
@@ -22,10 +22,10 @@ def size(count: int) -> str:
 
 
 def bytes_of(size: str) -> int:
-    """500MB, 2GiB or a number of bytes. Raises InvalidOperationError."""
+    """500MB, 2GiB or a number of bytes. Raises WrongCallError."""
     match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) ?([kKMGT]?)(i?)B?", size)
     if match is None or not float(match[1]):
-        raise InvalidOperationError(f"{size!r} is no size: such as 500MB or 2GiB")
+        raise WrongCallError(f"{size!r} is no size: such as 500MB or 2GiB")
     return int(float(match[1]) * (1024 if match[3] else 1000) ** " KMGT".index(match[2].upper() or " "))
 
 
@@ -39,8 +39,8 @@ def count(number: int, noun: str) -> str:
 
 
 def seconds_of(span: str) -> float:
-    """90s, 45m, 36h, 7d, 2w in seconds. Raises InvalidOperationError."""
+    """90s, 45m, 36h, 7d, 2w in seconds. Raises WrongCallError."""
     number, unit = span[:-1], span[-1:]
     if unit not in SPANS or not number.replace(".", "", 1).isdigit():
-        raise InvalidOperationError(f"{span!r} is no time: a number with s, m, h, d or w, such as 36h")
+        raise WrongCallError(f"{span!r} is no time: a number with s, m, h, d or w, such as 36h")
     return float(number) * SPANS[unit]

@@ -84,7 +84,7 @@ def show(
 ) -> None:
     """Show one checkpoint: what its manifest says, and its files."""
     target = common.open_target(uri, endpoint, region)
-    entry = target.pick(target.job.require(), step)
+    entry = target.pick(target.catalog(), step)
     manifest = target.job.manifest(entry)
     emit(output, _as_dict(entry, manifest), _details(target.job, entry, manifest))
 

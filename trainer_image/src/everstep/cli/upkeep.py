@@ -44,7 +44,7 @@ def unpin(
 
 def _pin(target: common.Target, step: int | None, pinned: bool, output: Output) -> None:
     pick = target.pick_good if pinned else target.pick
-    entry = pick(target.job.require(), step)
+    entry = pick(target.catalog(), step)
     target.job.pin(entry.location, pinned)
     data = {"step": entry.step, "location": entry.location, "pinned": pinned}
     emit(output, data, [f"step {entry.step} ({entry.location}) is {'' if pinned else 'no longer '}pinned"])
@@ -70,7 +70,7 @@ def prune(
     The two newest, and what is pinned, held or being resumed from, always stay.
     """
     target = common.open_target(uri, endpoint, region)
-    catalog = target.job.require()
+    catalog = target.catalog()
     best = None if keep_best is None else Best(count=keep_best, mode="max" if highest else "min")
     within = None if keep_within is None else written.seconds_of(keep_within)
     policy = Retention(last=keep_last, best=best, every=keep_every, within=within)
@@ -95,9 +95,9 @@ def prune(
 
 
 def _chosen(target: common.Target, catalog: Catalog, steps: list[int], set_aside: bool, policy: Retention) -> set[str]:
-    """Locations that the options name. Raises CheckpointNotFoundError for a step that is not there."""
+    """Locations that the options name. Raises CheckpointNotFoundError for a step that is not there, WrongCallError."""
     if target.location is None and not steps and not set_aside and policy.keeps_everything:
-        raise InvalidOperationError("say what to remove: --step, --set-aside, --keep-… or a checkpoint's own path")
+        raise common.WrongCallError("say what to remove: --step, --set-aside, --keep-… or a checkpoint's own path")
     named = {common.Target(target.job, None).pick(catalog, step).location for step in steps}
     if target.location is not None:
         named.add(target.pick(catalog, None).location)
@@ -136,7 +136,7 @@ def rebuild(
     with common.progress_bar() as progress:
         task = progress.add_task("verifying", total=None)
         rebuilt = survey(job, partial(progress.advance, task))
-    if not dry_run and not yes:
+    if not dry_run and not yes and rebuilt.catalog.checkpoints:  # else it is refused below, whatever is answered
         typer.echo("\n".join(_findings(rebuilt)), err=True)
         typer.confirm("Is the job suspended or gone, and is this what its catalog shall hold?", abort=True, err=True)
     catalog = rebuilt.catalog if dry_run else rebuild_register(job, rebuilt)

@@ -12,6 +12,10 @@ from everstep.errors import InvalidOperationError
 def open_store(uri: str, access: S3Access | None = None) -> Store:
     """Raises InvalidOperationError for a URI that no store understands."""
     scheme, mark, rest = uri.partition("://")
+    if not uri:
+        raise InvalidOperationError("the URI is empty: expected s3://bucket/prefix or a path")
+    if not mark and uri.startswith("s3:"):
+        raise InvalidOperationError(f"{uri!r} is neither s3://bucket/prefix nor a path")
     if mark and scheme == "s3":
         from everstep.catalog.store.s3 import S3Store
 

@@ -299,5 +299,6 @@ def _sync_directory(path: Path) -> None:
 
 
 def _storage_error(error: OSError, path: Path) -> StorageUnavailableError | StorageRefusedError:
-    kind = StorageRefusedError if isinstance(error, PermissionError) else StorageUnavailableError
+    stays = isinstance(error, PermissionError | NotADirectoryError)
+    kind = StorageRefusedError if stays else StorageUnavailableError
     return kind(f"{path}: {error.strerror or error}")

@@ -135,7 +135,7 @@ class S3Store:
         request: Callable[..., dict[str, Any]] = getattr(self._client, operation)
         options |= {"Bucket": self._bucket.name, "Prefix": self._bucket.key(prefix)}
         while True:
-            page = self._bucket.call(f"list {prefix}", lambda: request(**options))
+            page = self._bucket.call(f"list {prefix}".rstrip(), lambda: request(**options))
             yield page
             if not page.get("IsTruncated"):
                 return

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any, cast
 
 import boto3
 from botocore.config import Config
+from botocore.exceptions import BotoCoreError
 from botocore.utils import get_environ_proxies
 
 from everstep.catalog.store.access import S3Access
 from everstep.catalog.store.threads import DaemonPool
 from everstep.catalog.store.wire import Limits, Wire, tls_context
+from everstep.errors import InvalidOperationError, StorageRefusedError
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -39,7 +41,7 @@ class S3Clients:
             aws_access_key_id=access.access_key,
             aws_secret_access_key=access.secret_key,
             aws_session_token=access.session_token,
-            region_name=access.region,
+            region_name=access.region or os.environ.get("AWS_REGION"),  # boto3 itself reads AWS_DEFAULT_REGION alone
         )
         self._lock = threading.Lock()
         self._data: DataPath | None = None
@@ -102,5 +104,14 @@ def _clients(access: S3Access, process: int) -> S3Clients:
 
 
 def clients_for(access: S3Access) -> S3Clients:
-    """One for all stores of an access: a client costs 10 MB and 100 ms. A fork gets its own: sockets are not shared."""
-    return _clients(access, os.getpid())
+    """One for all stores of an access: a client costs 10 MB and 100 ms. A fork gets its own: sockets are not shared.
+
+    Raises InvalidOperationError for an endpoint that is no URL, StorageRefusedError for other settings of which no
+    client can be made.
+    """
+    try:
+        return _clients(access, os.getpid())
+    except BotoCoreError as error:
+        raise StorageRefusedError(f"S3: with {access.whose}: {error}") from error
+    except ValueError as error:  # botocore's way to refuse an endpoint
+        raise InvalidOperationError(f"S3: {error}: expected a URL such as http://host:8333 or https://host") from error
