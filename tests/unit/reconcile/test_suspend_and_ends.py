@@ -221,7 +221,9 @@ def test_time_to_live(ttl: int | None, wait: float | None, deletes: bool) -> Non
 
 
 def test_a_job_whose_checkpoints_go_with_it_is_not_deleted_without_them() -> None:
-    plan = decide(observe(job(running(), ttlSecondsAfterFinished=0, deletionPolicy="Delete"), *DONE, catalog=committed()))
+    plan = decide(
+        observe(job(running(), ttlSecondsAfterFinished=0, deletionPolicy="Delete"), *DONE, catalog=committed())
+    )
     assert plan.actions == (AddFinalizer(FINALIZER), DeleteJob("uid-1"))
 
 

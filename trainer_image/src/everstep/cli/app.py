@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from everstep.cli import checking, common, comparing, exporting, listing, upkeep
+from everstep.cli import checking, common, comparing, copying, exporting, listing, upkeep
 from everstep.cli.output import complain
 from everstep.errors import (
     CatalogUnreadableError,
@@ -31,6 +31,7 @@ app.command()(listing.show)
 app.command()(checking.verify)
 app.command("diff")(comparing.compare)
 app.command()(exporting.export)
+app.command()(copying.copy)
 app.command()(upkeep.prune)
 app.command()(upkeep.pin)
 app.command()(upkeep.unpin)

@@ -6,28 +6,20 @@ that a folder whose export was cut short is not taken for a model.
 
 from __future__ import annotations
 
-import contextlib
-import logging
-import os
-import platform
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 
 import torch
 
 from everstep.catalog import Entry, JobCatalog, Store
+from everstep.catalog.holding import held
 from everstep.catalog.sums import block_sums
-from everstep.errors import CheckpointError, InvalidOperationError
+from everstep.errors import InvalidOperationError
 from everstep.export.saved import MODEL, SavedTensors
 from everstep.weights.assets import ASSETS, CONFIG
 from everstep.weights.layout import INDEX, Layout, Spec, file_name, index_of
 
-log = logging.getLogger("everstep")
-
 MAX_FILE_BYTES = 1 << 30
-HOLD = timedelta(hours=24)
-"""For how long an export that dies keeps its checkpoint from being removed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +47,7 @@ def export(
     """
     if next(iter(to.list("")), None) is not None:
         raise InvalidOperationError(f"{to.uri} is not empty: nothing is overwritten; name a new place")
-    with _held(job, entry):
+    with held(job, entry, "export"):
         saved = SavedTensors(job.store, job.manifest(entry), MODEL)
         specs = saved.specs()
         if not specs:
@@ -96,21 +88,3 @@ def _assemble(saved: SavedTensors, specs: Sequence[Spec], on_bytes: Callable[[in
     layout.write_header(buffer)
     saved.read_into({spec.name: layout.place(buffer, spec.name) for spec in specs}, on_bytes)
     return buffer.numpy().data
-
-
-@contextlib.contextmanager
-def _held(job: JobCatalog, entry: Entry) -> Iterator[None]:
-    """Retention keeps its hands off. Who may only read, or finds the register full, goes without, and is told if the
-    checkpoint vanishes."""
-    by = f"export by process {os.getpid()} on {platform.node()}"
-    try:
-        job.hold(entry.location, by, datetime.now(UTC) + HOLD)
-    except CheckpointError as error:
-        log.warning("the checkpoint is not held while it is exported: %s", error)
-        yield
-        return
-    try:
-        yield
-    finally:
-        with contextlib.suppress(CheckpointError):
-            job.release(entry.location, by)
