@@ -364,5 +364,5 @@ def test_a_finalizer_that_the_cluster_does_not_take_is_told_and_holds_no_recover
     assert (condition.status, condition.message) == ("True", "all pods run; no answer")
     assert plan.actions == (AddFinalizer(names.FINALIZER),)
     failed = decide(observe(of, pod(0), crashed(1), catalog=committed(30), heartbeat=beat(36)))
-    assert [type(action).__name__ for action in failed.actions][0] == "Fence"
+    assert type(failed.actions[0]).__name__ == "Fence"
     assert failed.actions[-1] == AddFinalizer(names.FINALIZER)
