@@ -183,6 +183,21 @@ def test_pods_on_a_lost_node_are_not_waited_for() -> None:
     assert [type(action).__name__ for action in second.actions] == ["CreatePod", "CreatePod"]
 
 
+def test_a_pod_that_no_kill_ends_does_not_hold_the_job_for_ever() -> None:
+    """A process that hangs in a driver stays, on a node that is well."""
+    first = decide(observe(job(running()), pod(0), crashed(1), catalog=committed(30)))
+    catalog = fenced(2, committed(30))
+    for late, starts in ((300, False), (301, True)):
+        hangs = pod(0, deleting=True, deletion_grace=1, stop_by=at(-late))
+        second = decide(observe(job(first.status.dump()), hangs, catalog=catalog))
+        assert ("CreatePod" in {type(action).__name__ for action in second.actions}) is starts
+    again = decide(observe(job(first.status.dump()), hangs, pod(0, 2), pod(1, 2), catalog=catalog))
+    condition = again.status.condition("Running")
+    assert condition is not None
+    assert (condition.status, condition.message) == ("True", "all pods run; job-1-0 on node-a did not stop")
+    assert decide(observe(job(again.status.dump()), hangs, pod(0, 2), pod(1, 2), catalog=catalog)).actions == ()
+
+
 def test_history_has_a_bound() -> None:
     past = [{"attempt": n, "reason": "Error"} for n in range(1, 11)]
     status = running({"history": past}, 11)

@@ -76,6 +76,14 @@ def test_a_sidecar_that_a_webhook_puts_first_is_not_taken_for_the_trainer() -> N
     assert view.container.exit_code is None
 
 
+def test_by_when_a_pod_is_to_have_stopped() -> None:
+    meta = {**POD["metadata"], "deletionTimestamp": "2026-01-02T03:04:35Z", "deletionGracePeriodSeconds": 30}
+    view = pod_view({**POD, "metadata": meta}, "j", "u")
+    assert view is not None
+    assert (view.deleting, view.deletion_grace) == (True, 30)
+    assert view.stop_by == datetime(2026, 1, 2, 3, 4, 35, tzinfo=UTC)
+
+
 def test_a_copy_of_a_pod_is_not_of_the_gang() -> None:
     for name in ("j-2-1-debug", "k-2-1", "j-02-1", "j-2", "2-1", "j--1", "j-²-1"):
         assert pod_view({**POD, "metadata": {**POD["metadata"], "name": name}}, "j", "u") is None, name

@@ -47,6 +47,7 @@ def pod_view(pod: Json, job: str, uid: str) -> PodView | None:
         resource_version=meta.get("resourceVersion", ""),
         deleting=bool(meta.get("deletionTimestamp")),
         deletion_grace=meta.get("deletionGracePeriodSeconds") if meta.get("deletionTimestamp") else None,
+        stop_by=moment(meta.get("deletionTimestamp")),
         node=pod.get("spec", {}).get("nodeName"),
         created=moment(meta.get("creationTimestamp")),
         reason=status.get("reason"),

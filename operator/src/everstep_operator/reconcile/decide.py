@@ -179,7 +179,9 @@ def _all_run(observation: Observation, attempt: Attempt, mends: bool) -> str:
     if mends and found is None and before is not None and before.status == "True":
         return before.message
     hindrance = f"; {found.message}" if mends and found is not None and not storage.is_storage(found) else ""
-    return f"all pods run{elastic.described(observation, attempt)}{hindrance}"
+    late = teardown.overdue(observation, attempt.others)
+    left = f"; {', '.join(f'{pod.name} on {pod.node}' for pod in late)} did not stop" if late else ""
+    return f"all pods run{elastic.described(observation, attempt)}{left}{hindrance}"
 
 
 def _deadline_exceeded(observation: Observation, attempt: Attempt, status: TrainingJobStatus) -> Plan:

@@ -94,6 +94,8 @@ class PodView:
     """deletionTimestamp is set."""
     deletion_grace: int | None = None
     """deletionGracePeriodSeconds, where it is being deleted."""
+    stop_by: datetime | None = None
+    """deletionTimestamp: when its grace ends, by the API server's clock."""
     node: str | None = None
     """None: not scheduled."""
     created: datetime | None = None

@@ -7,6 +7,7 @@ more, to tell where. A planned stop gets the pods' own grace, in which they save
 from __future__ import annotations
 
 from collections.abc import Iterable
+from datetime import timedelta
 
 from everstep_operator.api import TrainingJobStatus
 from everstep_operator.reconcile import stall
@@ -17,6 +18,11 @@ from everstep_operator.reconcile.plan import DeletePod
 GRACE = 1
 STALL_GRACE = 15
 """A gang that hangs answers no SIGTERM: the image's entry point takes what its ranks are at, which needs seconds."""
+
+
+OVERDUE = timedelta(minutes=5)
+"""How long a pod is waited for beyond its grace. Its kubelet has killed it by then, and what a kill does not end, such as
+a process that hangs in a driver, may never end, while the rest of the gang's nodes stand idle."""
 
 
 def deletions(status: TrainingJobStatus, pods: Iterable[PodView], unended: int | None = GRACE) -> tuple[DeletePod, ...]:
@@ -40,8 +46,15 @@ def _grace(reason: str) -> int | None:
 
 
 def in_the_way(observation: Observation, pods: Iterable[PodView]) -> tuple[PodView, ...]:
-    """Pods that may still run: neither terminal nor on a lost node."""
-    return tuple(pod for pod in pods if not pod.terminal and not _lost(observation, pod))
+    """Pods that may still run: neither terminal nor on a lost node, nor overdue."""
+    late = overdue(observation, pods := tuple(pods))
+    return tuple(pod for pod in pods if not (pod.terminal or pod in late or _lost(observation, pod)))
+
+
+def overdue(observation: Observation, pods: Iterable[PodView]) -> tuple[PodView, ...]:
+    """Pods that should have stopped long ago. They are fenced, so they commit nothing, and their nodes keep the room
+    that they hold."""
+    return tuple(pod for pod in pods if not pod.terminal and pod.stop_by and observation.now - pod.stop_by > OVERDUE)
 
 
 def _lost(observation: Observation, pod: PodView) -> bool:
