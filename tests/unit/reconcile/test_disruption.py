@@ -158,6 +158,24 @@ def test_a_script_that_ends_with_143_by_itself_comes_to_an_end() -> None:
     assert (ends, condition.reason) == (["Restarting", "Restarting", "Failed"], "NoProgress")
 
 
+def test_a_sigterm_that_comes_again_and_again_from_nobody_counts() -> None:
+    """A liveness probe that fails at every long step: the kubelet sends SIGTERM and tells nobody why."""
+    status, counted = running(), []
+    read = Results(logs={"job-1-1": ""})
+    for number in range(6):
+        seen = observe(job(status), pod(0), failed(1, code=143), catalog=committed(10), results=read)
+        restarts = decide(seen).status.restarts
+        assert restarts is not None
+        counted.append(restarts.counted)
+        history = [{"attempt": 100 + past, "reason": "Stopped", "code": -15} for past in range(number + 1)]
+        status = running({"restarts": {"total": restarts.total, "counted": restarts.counted}, "history": history})
+    assert counted == [0, 0, 0, 1, 2, 3]
+    drained = replace(pod(0), conditions=(DRAIN,))
+    told = decide(observe(job(status), drained, failed(1, code=143), catalog=committed(10), results=read)).status
+    assert told.restarts is not None
+    assert told.restarts.counted == 3, "this one has a sender"
+
+
 @pytest.mark.parametrize("limit", [{"failurePolicy__maxRestarts": 0}, {"failurePolicy__maxRestartsWithoutProgress": 1}])
 def test_a_sigterm_that_would_end_the_job_waits_for_a_sign_of_its_sender(limit: dict[str, Any]) -> None:
     read = Results(logs={"job-1-0": "", "job-1-1": ""})

@@ -73,6 +73,16 @@ def test_a_limit_of_nought_is_none(phase: str) -> None:
     assert message(seen(beat(7, still=10**6), failurePolicy__stallTimeoutSeconds=0)) is None
 
 
+def test_a_gang_that_failed_ends_though_steps_have_no_limit() -> None:
+    """It trains no more: what hangs is its end, as of a group that waits for each other to abort."""
+    off: dict[str, Any] = {"failurePolicy__stallTimeoutSeconds": 0}
+    assert message(seen(beat(7, still=54, phase="failed"), **off)) is None
+    told = message(seen(beat(7, still=55, phase="failed"), **off))
+    assert told is not None
+    assert "have not ended for 55 s" in told
+    assert "(failurePolicy.phaseTimeoutSeconds.finished)" in told
+
+
 @pytest.mark.parametrize(
     ("since", "absent", "found"),
     [

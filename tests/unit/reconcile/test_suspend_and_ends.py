@@ -13,7 +13,7 @@ from everstep_operator.api import InvalidJobError, Phase
 from everstep_operator.api.status import Leaving
 from everstep_operator.build.names import FINALIZER
 from everstep_operator.reconcile import decide
-from everstep_operator.reconcile.observation import ContainerView, Problem, ProblemKind, Results, Stored
+from everstep_operator.reconcile.observation import ConditionView, ContainerView, Problem, ProblemKind, Results, Stored
 from everstep_operator.reconcile.plan import (
     AddFinalizer,
     DeleteCheckpoints,
@@ -200,6 +200,19 @@ def test_a_sidecar_does_not_keep_a_finished_job() -> None:
     assert (plan.actions, plan.requeue_after) == ((), 10.0), "its phase may only lag behind; its log is to stay"
     later = decide(observe(job(plan.status.dump()), *pods, catalog=committed(30), now=at(10)))
     assert later.actions == (DeletePod("job-1-1", "pod-1-1", None),)
+
+
+def test_a_sidecar_that_failed_does_not_make_a_finished_training_fail() -> None:
+    """Kubernetes calls a pod Failed where any of its containers has failed, a week ago or now."""
+    plan = decide(observe(job(running()), succeeded(0), replace(succeeded(1), phase="Failed"), catalog=committed(30)))
+    assert (plan.status.phase, plan.actions) == (Phase.SUCCEEDED, ())
+    evicted = replace(succeeded(1), phase="Failed", reason="Evicted", message="The node was low on resource: memory.")
+    drained = replace(
+        succeeded(1), phase="Failed", conditions=(ConditionView("DisruptionTarget", "True", "EvictionByEvictionAPI"),)
+    )
+    for stopped in (evicted, drained):
+        plan = decide(observe(job(running()), succeeded(0), stopped, catalog=committed(30)))
+        assert plan.status.phase is Phase.RESTARTING, "a script may end with 0 on SIGTERM"
 
 
 @pytest.mark.parametrize("phase", ["Succeeded", "Failed"])

@@ -138,7 +138,8 @@ class FailurePolicy(SpecModel):
     ] = 3
     """How many attempts in a row may end without a new commit before the job fails; those that do not count aside."""
     stall_timeout_seconds: Annotated[Seconds, Field(json_schema_extra=changes("live"))] = 600
-    """A training attempt whose heartbeat shows no new step for this long is restarted; 0 turns it off."""
+    """A training attempt whose heartbeat shows no new step for this long is restarted; 0 turns it off, and leaves those
+    of phaseTimeoutSeconds on."""
     phase_timeout_seconds: PhaseTimeouts = PhaseTimeouts()
     """The same for what is not training: an attempt that stays in one of these for longer is restarted."""
     start_timeout_seconds: Annotated[Seconds, Field(json_schema_extra=changes("live"))] = 1200

@@ -51,9 +51,23 @@ class Cause:
     """The pod's conditions as (type, status)."""
 
 
+def done(pod: PodView) -> bool:
+    """Whether the pod's trainer came to its good end, whatever its sidecars did or still do. Where it was made to stop,
+    a code of 0 only says that it heeded SIGTERM."""
+    if pod.phase == "Succeeded":
+        return True
+    stopped = pod.phase == "Failed" and (pod.reason is not None or is_disrupted(pod))
+    return pod.container.exit_code == 0 and not stopped
+
+
 def failed(pod: PodView) -> bool:
     """Whether the pod can do no more for its gang. A sidecar may keep it Running although its trainer has failed."""
-    return pod.phase == "Failed" or (pod.container.exit_code or 0) != 0
+    return (pod.phase == "Failed" and not done(pod)) or (pod.container.exit_code or 0) != 0
+
+
+def is_disrupted(pod: PodView) -> bool:
+    target = pod.condition("DisruptionTarget")
+    return target is not None and target.status == "True"
 
 
 def first(causes: Iterable[Cause]) -> Cause | None:

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from everstep_operator.reconcile import failure
+from everstep_operator.reconcile import classify, failure
 from everstep_operator.reconcile.attempt import Attempt
-from everstep_operator.reconcile.observation import Observation, PodView
+from everstep_operator.reconcile.observation import Observation
 
 
 def succeeded(observation: Observation, attempt: Attempt) -> bool:
     """Every pod's trainer ended with 0. One that is gone, or goes, counts where it was seen to succeed before, or the
     library says that the training ended."""
-    if not (attempt.launched or attempt.claimed) or not all(_done(pod) for pod in attempt.pods):
+    if not (attempt.launched or attempt.claimed) or not all(classify.done(pod) for pod in attempt.pods):
         return False
     cleared = attempt.lost or any(pod.deleting and pod.index not in attempt.succeeded for pod in attempt.pods)
     return not cleared or failure.has_finished(observation, attempt)
-
-
-def _done(pod: PodView) -> bool:
-    return pod.phase == "Succeeded" or (pod.phase != "Failed" and pod.container.exit_code == 0)

@@ -8,7 +8,7 @@ from datetime import timedelta
 from everstep_operator.reconcile import classify, rendezvous, starting
 from everstep_operator.reconcile.attempt import Attempt, committed
 from everstep_operator.reconcile.classify import STOPPED, Cause
-from everstep_operator.reconcile.observation import Observation, PodView
+from everstep_operator.reconcile.observation import Observation
 
 REASONS = frozenset(
     {
@@ -32,6 +32,9 @@ _SIGTERM = (-15, 143)
 SIGN = timedelta(seconds=60)
 """How long after a SIGTERM a sign of its sender may still come: a node that shuts down without telling anybody is
 called unready 50 s later."""
+FORGIVEN = 3
+"""SIGTERMs in a row without a sign of their sender that are forgiven. A liveness probe that fails at every long step
+looks the same, attempt after attempt: the kubelet tells nobody why it stops a container."""
 _NO_ROOM = re.compile(r"OutOf[a-z]")
 """A kubelet without room for a pod that it was given: OutOfcpu, OutOfnvidia.com/gpu; no script's OutOfMemoryError."""
 
@@ -65,17 +68,19 @@ def may_become_clear(observation: Observation, cause: Cause) -> bool:
 def may_be_asked(observation: Observation, attempt: Attempt) -> bool:
     """Whether a SIGTERM that ended the attempt can have come from outside.
 
-    A pod or a node of it is on its way out, or it had committed something, as whoever heeds SIGTERM does: a script that
-    ends with 143 by itself and at once would else be started again for ever.
+    A pod or a node of it is on its way out, or it had committed something, as whoever heeds SIGTERM does, and that is
+    not how attempt after attempt has ended: a script that ends with 143 by itself would else be started again for ever.
     """
     gang = observation.job.status.gang
     leaving = attempt.recorded and (bool(attempt.lost) or (gang is not None and gang.leaving is not None))
     nodes = {node.name for node in observation.nodes if not node.healthy}
-    if leaving or any(pod.deleting or pod.node in nodes or _is_disrupted(pod) for pod in attempt.pods):
+    if leaving or any(pod.deleting or pod.node in nodes or classify.is_disrupted(pod) for pod in attempt.pods):
         return True
-    return observation.stored.problem is not None or committed(observation, attempt.number)
+    if observation.stored.problem is not None:
+        return True
+    return committed(observation, attempt.number) and not _is_habit(observation)
 
 
-def _is_disrupted(pod: PodView) -> bool:
-    target = pod.condition("DisruptionTarget")
-    return target is not None and target.status == "True"
+def _is_habit(observation: Observation) -> bool:
+    last = observation.job.status.history[-FORGIVEN:]
+    return len(last) == FORGIVEN and all(entry.reason == STOPPED or entry.code in _SIGTERM for entry in last)

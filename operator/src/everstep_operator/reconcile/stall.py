@@ -44,12 +44,15 @@ def find(observation: Observation, attempt: Attempt, found: HeartbeatView | None
 
 
 def standstill(policy: FailurePolicy, found: HeartbeatView) -> Standstill:
-    """Of a gang that has a heartbeat. One that has failed has the time of a step for its pods to end, too."""
+    """Of a gang that has a heartbeat. One that has failed has the time of a step for its pods to end, too; where steps
+    have no limit, that of the end: it trains no more, whatever a step may take."""
     limits = policy.phase_timeout_seconds.model_dump(by_alias=True)
     phase = found.heartbeat.phase
     doing = "compiling" if phase == "training" and found.heartbeat.first_step is None else str(phase)
     if doing in limits:
         return Standstill(doing, f"phaseTimeoutSeconds.{doing}", limits[doing], found.still)
+    if doing == "failed" and not policy.stall_timeout_seconds:
+        return Standstill(doing, "phaseTimeoutSeconds.finished", limits["finished"], found.still)
     return Standstill(doing, "stallTimeoutSeconds", policy.stall_timeout_seconds, found.still)
 
 

@@ -21,8 +21,8 @@ STALL_GRACE = 15
 
 
 OVERDUE = timedelta(minutes=5)
-"""How long a pod is waited for beyond its grace. Its kubelet has killed it by then, and what a kill does not end, such as
-a process that hangs in a driver, may never end, while the rest of the gang's nodes stand idle."""
+"""How long a pod is waited for beyond its grace. Its kubelet has killed it by then, and what a kill does not end, such
+as a process that hangs in a driver, may never end, while the rest of the gang's nodes stand idle."""
 
 
 def deletions(status: TrainingJobStatus, pods: Iterable[PodView], unended: int | None = GRACE) -> tuple[DeletePod, ...]:
