@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from pathlib import Path
 from typing import Any
 
@@ -349,3 +350,77 @@ def test_a_group_that_was_several_is_refused_before_anything_is_touched(tmp_path
     with pytest.raises(InvalidOperationError, match="were in 2 groups when the checkpoint was saved"):
         checkpointer(tmp_path, model=fresh, optimizer=again).load(1)
     assert all(torch.equal(value, before[name]) for name, value in fresh.state_dict().items())
+
+
+class Kind(enum.IntEnum):
+    WORD = 7
+
+
+@pytest.mark.parametrize(
+    ("state", "kept"),
+    [
+        ({Kind.WORD: 1}, {7: 1}),
+        ({(Kind.WORD, "a"): 1}, {(7, "a"): 1}),
+        ({np.str_("a"): np.array((1, 2), dtype="i4,i4")[()]}, {"a": (1, 2)}),
+    ],
+)
+def test_keys_and_scalars_of_a_class_come_back_without_it(tmp_path: Path, state: Any, kept: Any) -> None:
+    save(tmp_path, model=net(), counts=Holder(state), data=Holder(state))
+    counts, data = Holder({}), Holder({})
+    checkpointer(tmp_path, model=net(1), counts=counts, data=data).load(1)
+    assert counts.state == data.state == kept
+
+
+@pytest.mark.parametrize("value", [np.datetime64("2026-01-01"), np.longdouble(1.5), {(1, np.longdouble(2)): 0}])
+def test_what_could_not_be_loaded_again_is_refused_when_it_is_saved(tmp_path: Path, value: Any) -> None:
+    with pytest.raises(InvalidOperationError, match="cannot be kept in a checkpoint"):
+        save(tmp_path, model=net(), counts=Holder(value))
+
+
+def test_two_optimizers_of_one_parameter_are_refused(tmp_path: Path) -> None:
+    model = net()
+    twice = [torch.optim.AdamW(model.parameters()), torch.optim.AdamW(model[0].parameters())]
+    with pytest.raises(InvalidOperationError, match=r"shape \(8, 4\) is in two optimizers \(AdamW and AdamW\)"):
+        checkpointer(tmp_path, model=model, optimizer=twice)
+
+
+def test_options_that_are_containers_come_back(tmp_path: Path) -> None:
+    def adam(model: torch.nn.Module, seen: int, beta: float) -> torch.optim.AdamW:
+        betas: Any = (torch.tensor(beta), torch.tensor(0.99))
+        optimizer = torch.optim.AdamW(model.parameters(), betas=betas, foreach=False)
+        optimizer.param_groups[0]["stats"] = {1: {"seen": seen}, "empty": {}, "pair": [torch.tensor(seen), "x"]}
+        return optimizer
+
+    model = net()
+    save(tmp_path, model=model, optimizer=adam(model, 5, 0.5))
+    fresh = net(1)
+    again = adam(fresh, 0, 0.9)
+    held = again.param_groups[0]["stats"]["pair"][0]
+    checkpointer(tmp_path, model=fresh, optimizer=again).load(1)
+    group = again.param_groups[0]
+    assert group["stats"] == {1: {"seen": 5}, "empty": {}, "pair": [torch.tensor(5), "x"]}
+    assert group["stats"]["pair"][0] is held
+    assert group["betas"] == (torch.tensor(0.5), torch.tensor(0.99))
+
+
+class Shrink(torch.optim.Optimizer):
+    """Has no state, and a step that needs no gradient to change what it trains."""
+
+    def __init__(self, parameters: Any) -> None:
+        super().__init__(parameters, {"keep": 0.5})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                parameter.mul_(group["keep"])
+
+
+def test_a_restore_takes_no_step_with_what_it_has_loaded(tmp_path: Path) -> None:
+    model = net()
+    optimizer = Shrink(model.parameters())
+    train(model, optimizer)
+    save(tmp_path, model=model, optimizer=optimizer)
+    fresh = net(1)
+    checkpointer(tmp_path, model=fresh, optimizer=Shrink(fresh.parameters())).load(1)
+    assert all(torch.equal(mine, theirs) for mine, theirs in zip(fresh.parameters(), model.parameters(), strict=True))

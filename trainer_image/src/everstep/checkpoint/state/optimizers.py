@@ -22,16 +22,25 @@ from everstep.checkpoint.state.walk import Walk
 from everstep.errors import InvalidOperationError
 
 _STATE = "optimizer.state."
-_GROUP = re.compile(r"optimizer\.param_groups\.(\d+)\.([^.]+)$")
+_GROUP = re.compile(r"optimizer\.param_groups\.(\d+)\.(.+)$")
 
 Optimizers = Sequence[torch.optim.Optimizer]
 
 
 def check_kept(optimizers: Optimizers) -> None:
-    """Raises InvalidOperationError for one whose state could be saved but never be loaded."""
+    """Raises InvalidOperationError for those whose state could be saved but never be loaded."""
+    owners: dict[int, torch.optim.Optimizer] = {}
     for optimizer in optimizers:
         if isinstance(optimizer, torch.optim.LBFGS):
             raise InvalidOperationError("optimizer: LBFGS keeps no state by parameter, so it cannot be restored")
+        for parameter in _parameters(optimizer):
+            other = owners.setdefault(id(parameter), optimizer)
+            if other is not optimizer:
+                raise InvalidOperationError(
+                    f"optimizer: a parameter of shape {tuple(parameter.shape)} is in two optimizers "
+                    f"({type(other).__name__} and {type(optimizer).__name__}); a checkpoint has one state for each "
+                    "parameter, and that of one of them would be lost"
+                )
 
 
 def walk(model: nn.Module, optimizers: Optimizers) -> Walk:
@@ -90,7 +99,7 @@ def template(model: nn.Module, optimizers: Optimizers, metadata: Metadata) -> di
 def left_out(model: nn.Module, optimizers: Optimizers, metadata: Metadata) -> list[str]:
     """Parameters that have state in the checkpoint, and no optimizer here."""
     stored = _with_prefixes(metadata.state_dict_metadata)
-    taken = {name for each in optimizers for group in _listed(model, each)["param_groups"] for name in group["params"]}
+    taken = {name for each in optimizers for group in _groups(model, each) for name in group["params"]}
     return [name for name in get_model_state_dict(model) if f"{_STATE}{name}" in stored and name not in taken]
 
 
@@ -152,16 +161,16 @@ def stored_members(metadata: Metadata) -> list[dict[str, Any]]:
 def check_groups(model: nn.Module, optimizers: Optimizers, members: Sequence[Mapping[str, Any]]) -> None:
     """`members`: what `stored_members` gave, loaded. Raises InvalidOperationError where a group was several."""
     for optimizer in optimizers:
-        for listed in _listed(model, optimizer)["param_groups"]:
+        for listed in _groups(model, optimizer):
             _stored_group(listed["params"], members)
 
 
 def apply(model: nn.Module, optimizers: Optimizers, loaded: Mapping[str, Any]) -> None:
     """Every optimizer then has the state and the options of the checkpoint, and no other."""
     for optimizer in optimizers:
-        found = _listed(model, optimizer)
+        groups = _groups(model, optimizer)
         optimizer.state.clear()
-        for group, listed in zip(optimizer.param_groups, found["param_groups"], strict=True):
+        for group, listed in zip(optimizer.param_groups, groups, strict=True):
             for parameter, name in zip(group["params"], listed["params"], strict=True):
                 if name in loaded["state"]:
                     optimizer.state[parameter] = loaded["state"][name]
@@ -171,13 +180,25 @@ def apply(model: nn.Module, optimizers: Optimizers, loaded: Mapping[str, Any]) -
 def _set_options(group: dict[str, Any], names: Sequence[str], stored: Sequence[Mapping[str, Any]]) -> None:
     """A group of which the checkpoint knows nothing, such as that of layers added since, keeps its own."""
     for key, value in _stored_group(names, stored).items():
-        live = group.get(key)
-        if key == "params":
-            continue
-        if isinstance(live, torch.Tensor) and isinstance(value, torch.Tensor):
-            live.copy_(value)  # a compiled step holds this very tensor
-        else:
-            group[key] = value
+        if key != "params":
+            group[key] = _taken(group.get(key), value)
+
+
+def _taken(live: Any, value: Any) -> Any:
+    """A stored option in place of the live one. Of containers the checkpoint has the leaves alone, by their names."""
+    if isinstance(live, torch.Tensor) and isinstance(value, torch.Tensor):
+        live.copy_(value)  # a compiled step holds this very tensor
+        return live
+    if not isinstance(value, dict):
+        return value
+    if isinstance(live, dict):
+        keys = {str(key): key for key in live}
+        stored = {keys.get(name, name): each for name, each in value.items()}
+        return {**live, **{key: _taken(live.get(key), each) for key, each in stored.items()}}
+    if value.keys() != {str(number) for number in range(len(value))}:
+        return value
+    before = live if isinstance(live, list) and len(live) == len(value) else [None] * len(value)
+    return [_taken(each, value[str(number)]) for number, each in enumerate(before)]
 
 
 def _stored_group(names: Sequence[str], stored: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
@@ -197,13 +218,23 @@ def _stored_groups(names: Mapping[str, Any]) -> list[dict[str, Any]]:
     for name, item in names.items():
         found = _GROUP.match(name)
         if found is not None:
+            *containers, last = found[2].split(".")
+            within = groups[int(found[1])]
+            for key in containers:
+                within = within.setdefault(key, {})
             tensor = isinstance(item, TensorStorageMetadata)
-            groups[int(found[1])][found[2]] = torch.empty(item.size, dtype=item.properties.dtype) if tensor else None
+            within[last] = torch.empty(item.size, dtype=item.properties.dtype) if tensor else None
     return [groups[number] for number in range(max(groups, default=-1) + 1)]
 
 
 def _parameters(optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def _groups(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
+    """Its groups by parameters' names. Takes no step, which may change parameters that were just loaded."""
+    with _begun_already(optimizer):
+        return list(_listed(model, optimizer)["param_groups"])
 
 
 def _listed(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:

@@ -25,8 +25,8 @@ _SCALARS = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torc
 
 def to_plain(value: Any, where: str) -> Any:
     """Raises InvalidOperationError for a value that could not be loaded again."""
-    if isinstance(value, np.generic):
-        return value.item()
+    if isinstance(value, np.generic) and not isinstance(found := value.item(), np.generic):
+        return to_plain(found, where)
     if type(value) in _SCALARS:
         return value
     if isinstance(value, torch.Tensor):
@@ -85,10 +85,8 @@ def leaves(value: Any, where: str) -> Any:
 
 
 def _key(key: Any, where: str) -> Any:
-    if isinstance(key, np.generic):
-        return key.item()
-    if isinstance(key, str | int | float | bool | tuple) or key is None:
-        return key
+    if isinstance(key, str | int | float | bool | tuple | np.generic) or key is None:
+        return to_plain(key, f"{where}, a key")
     raise InvalidOperationError(f"{where}: a key of type {type(key).__name__} cannot be kept in a checkpoint")
 
 
