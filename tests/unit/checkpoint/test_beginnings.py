@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -86,6 +87,26 @@ def test_a_relative_path_means_the_same_place_to_the_next_process(
     source = JobCatalog(open_store("child")).require().source
     assert source is not None
     assert source.root == f"{tmp_path}/run"
+
+
+def test_a_fork_goes_on_though_its_source_does_too_or_is_gone(job: Jobs, tmp_path: Path) -> None:
+    source, child = tmp_path / "source", tmp_path / "child"
+    job().run(source, 4)
+    job().run(child, 10, resume=str(source), stop_after=9)
+    assert entries(child) == [(6, "live"), (8, "live")]
+    job().run(source, 12)
+    assert begin(job(), child, resume=str(source)) == 8
+    shutil.rmtree(source)
+    assert begin(job(), child, resume=str(source)) == 8
+    assert entries(child) == [(6, "live"), (8, "live")]
+
+
+def test_a_fork_that_has_committed_nothing_begins_at_what_its_source_has_now(job: Jobs, tmp_path: Path) -> None:
+    source, child = tmp_path / "source", tmp_path / "child"
+    job().run(source, 4)
+    assert begin(job(), child, resume=str(source)) == 4
+    job().run(source, 6)
+    assert begin(job(), child, resume=str(source)) == 6
 
 
 def test_a_path_that_is_not_there(job: Jobs, tmp_path: Path) -> None:

@@ -4,7 +4,18 @@ from __future__ import annotations
 
 import os
 
-from everstep.catalog import AUTO, Entry, JobCatalog, Resume, ResumePoint, Store, open_store, split_root
+from everstep.catalog import (
+    AUTO,
+    Entry,
+    JobCatalog,
+    Location,
+    Resume,
+    ResumePoint,
+    Source,
+    Store,
+    open_store,
+    split_root,
+)
 from everstep.catalog.fork import resolve
 from everstep.checkpoint.gang import Gang
 from everstep.errors import CheckpointNotFoundError, InvalidOperationError
@@ -22,8 +33,9 @@ def choose(mode: str, step: int | None, store: Store, again: bool) -> Resume:
     """Where a worker group without an operator begins. `mode`: "auto", "disable", or the path of a checkpoint or of a
     job's root (its latest); `step`: a committed step of this root instead.
 
-    A group that was started `again` in place goes on from what the group before it committed, whatever the mode,
-    and so does one whose root was begun from the same path before. Raises CheckpointNotFoundError.
+    A group that was started `again` in place goes on from what the group before it committed, whatever the mode, and
+    so does one whose root was begun from the same path before, also where the other job has gone on since, or has
+    removed what it began from. Raises CheckpointNotFoundError.
     """
     if step is not None and mode != "auto":
         raise InvalidOperationError(f"resume_step={step} and resume={mode!r}: pass one of the two")
@@ -37,10 +49,21 @@ def choose(mode: str, step: int | None, store: Store, again: bool) -> Resume:
         return Resume(fresh=True)
     if "/" not in mode:
         raise InvalidOperationError(f"resume={mode!r}: auto, disable, or the path of a checkpoint: ./{mode}")
-    choice = resolve(mode, store.uri, open_store, held_by=store.uri)
     begun = JobCatalog(store).read()
-    same = begun is not None and choice.source is not None and begun.source == choice.source
-    return AUTO if same else choice
+    source = None if begun is None else begun.source
+    if begun is not None and source is not None and _is_of(source, mode) and (begun.latest() or begun.begun):
+        return AUTO
+    choice = resolve(mode, store.uri, open_store, held_by=store.uri)
+    return AUTO if choice.source is not None and choice.source == source else choice
+
+
+def _is_of(source: Source, path: str) -> bool:
+    """Whether a path to a checkpoint, or to a root, is where a fork has come from."""
+    try:
+        root, location = split_root(path)
+    except ValueError:
+        return False
+    return open_store(root).uri == open_store(source.root).uri and location in (None, Location.parse(source.location))
 
 
 def find(uri: str, step: int | None = None) -> tuple[str, ResumePoint]:
