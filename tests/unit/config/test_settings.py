@@ -113,6 +113,15 @@ def test_variables_of_a_service_are_no_settings(name: str, monkeypatch: pytest.M
     assert read([]).http_port == 8080
 
 
+def test_the_help_tells_choices_and_defaults(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        read(["--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert "--log-format json|console Log lines as JSON objects or for people. Default: json" in text
+    assert "registers. Default: 5" in text
+    assert "Undefined" not in text
+
+
 def test_flags_override_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EVERSTEP_OPERATOR_CONCURRENCY", "4")
     assert read(["--concurrency", "5"]).concurrency == 5

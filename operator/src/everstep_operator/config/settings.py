@@ -9,10 +9,11 @@ import re
 import socket
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args, get_origin
 from uuid import uuid4
 
 from pydantic import Field, FilePath, StringConstraints, ValidationError, field_validator, model_validator
+from pydantic_core import PydanticUndefined
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 PREFIX = "EVERSTEP_OPERATOR_"
@@ -127,8 +128,17 @@ def read(arguments: Sequence[str]) -> Settings:
         description=f"Runs TrainingJobs. Every flag can also be set as a variable with the prefix {PREFIX}.",
     )
     for name, field in Settings.model_fields.items():
-        about = " ".join((field.description or "").split()).replace("%", "%%")
-        parser.add_argument(f"--{name.replace('_', '-')}", dest=name, metavar="VALUE", default=None, help=about)
+        words = get_args(field.annotation) if get_origin(field.annotation) is Literal else ()
+        about = " ".join((field.description or "").split())
+        if field.default not in (None, (), PydanticUndefined):
+            about += f" Default: {field.default}"
+        parser.add_argument(
+            f"--{name.replace('_', '-')}",
+            dest=name,
+            metavar="|".join(words) or "VALUE",
+            default=None,
+            help=about.replace("%", "%%"),
+        )
     given = {name: value for name, value in vars(parser.parse_args(arguments)).items() if value is not None}
     unknown = [_unknown(name) for name in sorted(os.environ) if _is_unknown(name)]
     if unknown:
