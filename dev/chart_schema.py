@@ -13,8 +13,14 @@ from dev.paths import REPOSITORY
 
 SCHEMA = REPOSITORY / "charts/everstep/values.schema.json"
 POD_TEMPLATE = REPOSITORY / "operator/src/everstep_operator/api/pod_template.schema.json"
-POD_FIELDS = ("affinity", "tolerations", "topologySpreadConstraints")
-CONTAINER_FIELDS = {"resources": "resources", "extraEnv": "env"}
+POD_FIELDS = {
+    "affinity": "affinity",
+    "tolerations": "tolerations",
+    "topologySpreadConstraints": "topologySpreadConstraints",
+    "podSecurityContext": "securityContext",
+    "extraVolumes": "volumes",
+}
+CONTAINER_FIELDS = {"resources": "resources", "extraEnv": "env", "extraVolumeMounts": "volumeMounts"}
 KEPT = ("type", "required", "enum", "minimum", "maximum")
 
 
@@ -22,7 +28,7 @@ def definitions() -> dict[str, Any]:
     """Name of a value to its schema, without room for fields that Kubernetes does not know."""
     spec = json.loads(POD_TEMPLATE.read_text(encoding="utf-8"))["properties"]["spec"]["properties"]
     container = spec["containers"]["items"]["properties"]
-    found = {name: strict(spec[name]) for name in POD_FIELDS}
+    found = {value: strict(spec[name]) for value, name in POD_FIELDS.items()}
     return found | {value: strict(container[name]) for value, name in CONTAINER_FIELDS.items()}
 
 

@@ -43,7 +43,12 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- /* The profiles file: the values without what is secret, and with the directory that the Secret is mounted at. */ -}}
 {{- define "everstep.profiles" -}}
 {{- $profiles := list }}
+{{- $names := list }}
 {{- range .Values.storageProfiles }}
+{{- if has .name $names }}
+{{- fail (printf "storageProfiles: two of them have the name %s" .name) }}
+{{- end }}
+{{- $names = append $names .name }}
 {{- $profile := omit . "credentials" }}
 {{- if .credentials }}
 {{- $profile = set $profile "credentials" (dict "directory" (printf "profiles/%s" .name)) }}
@@ -54,7 +59,11 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- end }}
 
 {{- define "everstep.image" -}}
-{{ printf "%s:%s" .Values.image.repository (default .Chart.AppVersion .Values.image.tag) | quote }}
+{{- if .Values.image.digest }}
+{{- printf "%s@%s" .Values.image.repository .Values.image.digest | quote }}
+{{- else }}
+{{- printf "%s:%s" .Values.image.repository (default .Chart.AppVersion .Values.image.tag) | quote }}
+{{- end }}
 {{- end }}
 
 {{- define "everstep.testSelector" -}}

@@ -14,6 +14,7 @@ from everstep_operator.api.fields import changing
 from everstep_operator.api.pod_template import from_openapi, stored
 from tests.operator.api.conftest import Jobs, RefusedError
 from tests.plugins.cluster import RunningCluster
+from tests.support.pages import blocks
 from tests.support.trainingjobs import GONE, Manifest, edited, full, full_status, minimal
 
 ROOT = Path(__file__).parents[3]
@@ -181,3 +182,28 @@ def test_examples_are_accepted(crd_jobs: Jobs, path: Path) -> None:
     for document in yaml.safe_load_all(path.read_text(encoding="utf-8")):
         if document and document["kind"] == "TrainingJob":
             crd_jobs.create(document, dry_run=True)
+
+
+def _manifests_of_pages() -> list[Any]:
+    """Whole manifests, and parts of a spec put into a small one."""
+    found = []
+    for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
+        for number, block in enumerate(blocks(page, "yaml"), 1):
+            content = yaml.safe_load(block)
+            if content.get("kind") == "TrainingJob":
+                manifest = content
+            elif set(content) <= set(TrainingJobSpec.model_json_schema()["properties"]):
+                manifest = minimal()
+                storage = manifest["spec"]["checkpoint"]
+                manifest["spec"] |= content
+                manifest["spec"]["checkpoint"] = storage | content.get("checkpoint", {})
+            else:
+                continue
+            found.append(pytest.param(manifest, id=f"{page.name}-{number}"))
+    assert len(found) >= 6
+    return found
+
+
+@pytest.mark.parametrize("manifest", _manifests_of_pages())
+def test_manifests_of_the_pages_are_accepted(crd_jobs: Jobs, manifest: Manifest) -> None:
+    crd_jobs.create(_job(crd_jobs, manifest), dry_run=True)

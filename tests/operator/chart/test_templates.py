@@ -152,6 +152,25 @@ def test_where_the_operator_runs() -> None:
     assert spec["containers"][0]["resources"]["requests"]["cpu"] == "1"
 
 
+def test_a_digest_comes_before_the_tag() -> None:
+    digest = f"sha256:{'a' * 64}"
+    documents = render({"image": {"repository": "registry.test/operator", "tag": "1", "digest": digest}})
+    assert pod_spec(documents)["containers"][0]["image"] == f"registry.test/operator@{digest}"
+
+
+def test_a_private_authority_is_mounted_and_ids_can_be_the_clusters() -> None:
+    values = {
+        "extraEnv": [{"name": "AWS_CA_BUNDLE", "value": "/ca/ca.crt"}],
+        "extraVolumes": [{"name": "ca", "configMap": {"name": "s3-ca"}}],
+        "extraVolumeMounts": [{"name": "ca", "mountPath": "/ca", "readOnly": True}],
+        "podSecurityContext": {"runAsUser": None, "runAsGroup": None, "fsGroup": None},
+    }
+    spec = pod_spec(render(values))
+    assert values["extraVolumes"][0] in spec["volumes"]
+    assert values["extraVolumeMounts"][0] in spec["containers"][0]["volumeMounts"]
+    assert spec["securityContext"] == {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
+
+
 def test_workload_identity_is_the_service_accounts() -> None:
     annotations = {"eks.amazonaws.com/role-arn": "arn:aws:iam::123456789012:role/everstep"}
     values = {"serviceAccount": {"annotations": annotations}, "storageProfiles": [IDENTITY]}

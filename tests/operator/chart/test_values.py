@@ -19,7 +19,12 @@ PEERS = [
 ]
 TERM = {"labelSelector": {"matchLabels": {"a": "b"}}, "topologyKey": "kubernetes.io/hostname"}
 FULL: dict[str, Any] = {
-    "image": {"repository": "registry.test/everstep/operator", "tag": "1", "pullPolicy": "Always"},
+    "image": {
+        "repository": "registry.test/everstep/operator",
+        "tag": "1",
+        "digest": f"sha256:{'a' * 64}",
+        "pullPolicy": "Always",
+    },
     "imagePullSecrets": [{"name": "pull"}],
     "nameOverride": "named",
     "fullnameOverride": "full",
@@ -41,6 +46,9 @@ FULL: dict[str, Any] = {
     "terminationGracePeriodSeconds": 30,
     "podAnnotations": {"a": "b"},
     "podLabels": {"a": "b"},
+    "podSecurityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}},
+    "extraVolumes": [{"name": "ca", "secret": {"secretName": "ca"}}],
+    "extraVolumeMounts": [{"name": "ca", "mountPath": "/ca", "readOnly": True}],
     "nodeSelector": {"a": "b"},
     "tolerations": [{"key": "a", "operator": "Exists", "effect": "NoSchedule"}],
     "affinity": {
@@ -153,6 +161,9 @@ def test_a_list_where_one_value_belongs_is_refused_by_its_path(path: Path) -> No
         ({"storageProfiles": [{**INLINE, "credentials": {"accessKey": "AK"}}]}, "secretKey"),
         ({"storageProfiles": [{**INLINE, "endpoint": "s3.test"}]}, "endpoint"),
         ({"storageProfiles": [{**INLINE, "buckets": [{"name": "B"}]}]}, "buckets"),
+        ({"storageProfiles": [INLINE, INLINE]}, f"two of them have the name {INLINE['name']}"),
+        ({"podLabels": {"app.kubernetes.io/name": "x"}}, "podLabels"),
+        ({"image": {"digest": "sha256:1"}}, "digest"),
     ],
 )
 def test_wrong_values_are_refused_by_name(values: dict[str, Any], message: str) -> None:

@@ -13,6 +13,7 @@ from everstep_operator.reconcile.observation import HeartbeatView, Observation, 
 from everstep_operator.reconcile.plan import DeletePod, Fence
 from everstep_operator.reconcile.teardown import STALL_GRACE
 from tests.support.observations import at, beat, claimed, fenced, job, observe, pod, running
+from tests.support.troubleshooting import explains
 
 LIMITS: dict[str, Any] = {
     "starting": 10,
@@ -60,6 +61,7 @@ def test_each_phase_has_its_limit(content: dict[str, Any], limit: int, words: st
     told = message(seen(beat(7, still=limit, **content)))
     assert told is not None
     assert words in told
+    assert explains(stall.REASON, told)
     assert "without a sign of life" not in told
     frozen = message(seen(beat(7, beat_age=limit, **content)))
     assert frozen is not None
@@ -104,6 +106,7 @@ def test_workers_that_never_show_a_heartbeat(since: float, absent: float | None,
     assert (told is not None) is found
     if told is not None:
         assert told.message.startswith("all pods run, but no heartbeat has come for 10 s")
+        assert explains(stall.REASON, told.message)
 
 
 def test_pods_that_wait_for_their_image_are_not_starting_in_this_sense() -> None:
