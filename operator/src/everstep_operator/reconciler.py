@@ -11,7 +11,7 @@ from everstep_operator import logs
 from everstep_operator.act import Actor, Events, StaleError, unreadable, write_status
 from everstep_operator.act.actor import Chain
 from everstep_operator.act.status import merge_patch
-from everstep_operator.api import InvalidJobError
+from everstep_operator.api import InvalidJobError, TrainingJobStatus
 from everstep_operator.health import Health
 from everstep_operator.kube import Kube
 from everstep_operator.memory import JobMemory, Key, Memories
@@ -116,7 +116,18 @@ class Reconciler:
         logs.at_attempt(seen.job.status.attempt)
         if not seen.job.is_ours:
             return Outcome()
-        return await self._chain(seen)
+        found = seen.job.status
+        outcome = await self._chain(seen)
+        await self._catch_up(seen, found)
+        return outcome
+
+    async def _catch_up(self, seen: Seen, found: TrainingJobStatus) -> None:
+        """Tell what the process that wrote this status may have had no time to tell; no recovery waits for that."""
+        memory = self._memories.of(seen.key, seen.job.metadata.uid)
+        if not memory.told:
+            past = untold(found, self._kube.clock.now())
+            await self._events.emit(seen.job.metadata, found.attempt, past, anew=True)
+            memory.told = True
 
     async def _glance(self, key: Key, memory: JobMemory) -> Outcome | None:
         """Look at the registers alone, where the watches told of no change and the last whole look is not old.
@@ -156,10 +167,6 @@ class Reconciler:
             if chain.fenced is not None:
                 stored = stored_view(memory, self._clock(), fenced=chain.fenced)
             observation = await self._observer.observe(seen, memory, stored, chain.results, pods)
-            if not memory.told:
-                meta, status = seen.job.metadata, seen.job.status
-                await self._events.emit(meta, status.attempt, untold(status, observation.now), anew=True)
-                memory.told = True
             plan = decide(observation)
             log.debug("%s, then %s", _names(plan), "again" if plan.again else f"in {plan.requeue_after} s")
             await self._record(seen, plan)

@@ -11,6 +11,7 @@ import pytest
 from everstep_operator.act import StaleError
 from everstep_operator.act.actor import Chain
 from everstep_operator.api import TrainingJob
+from everstep_operator.clock import ServerClock
 from everstep_operator.health import Health
 from everstep_operator.kube import ApiError
 from everstep_operator.memory import JobMemory, Key, Memories
@@ -89,6 +90,7 @@ class World(Observer):
     def __init__(self, memories: Memories) -> None:
         super().__init__(ApiError(500, "", "no"))
         self.memories = memories
+        self.clock = ServerClock()
         self.known: list[bool] = []
         self.actions: list[str] = []
         self.news_after: str | None = None
@@ -174,6 +176,29 @@ async def test_since_when_the_cluster_refuses_is_known_until_a_pass_meets_no_ref
     memories.stir(KEY)
     await handle(KEY)
     assert memories.of(KEY, UID).hindered_at is None
+
+
+class Telling(Refusing):
+    """It begins attempts, and refuses their pods."""
+
+    async def run(self, chain: Chain, actions: Sequence[Action]) -> Problem | None:
+        refused = await super().run(chain, [action for action in actions if isinstance(action, CreatePod)])
+        return refused or await World.run(self, chain, [each for each in actions if not isinstance(each, CreatePod)])
+
+    async def registers(self, *_: Any) -> Stored:
+        return Stored()
+
+    async def emit(self, *_: Any, anew: bool = False, **__: Any) -> None:
+        if anew:
+            self.actions.append("tell")
+
+
+async def test_a_new_holder_of_the_lease_acts_before_it_tells_what_the_last_one_did() -> None:
+    memories = Memories()
+    world: Any = Telling(memories)
+    parts: Any = cast(Any, None)
+    await Reconciler(world, world, world, world, parts, memories, Metrics(), Health(leading=lambda: True))(KEY)
+    assert world.actions == ["Probe", "DryRunPod", "Fence", "tell"]
 
 
 async def test_pods_are_not_listed_again_after_what_leaves_them_alone() -> None:
