@@ -11,7 +11,19 @@ from everstep_operator.api import Phase
 from everstep_operator.reconcile import decide
 from everstep_operator.reconcile.observation import HeartbeatView, Observation, Problem, ProblemKind, Results, Stored
 from everstep_operator.reconcile.plan import AskForSave, DeletePod, Fence, Plan
-from tests.support.observations import at, beat, claimed, committed, ended, fenced, job, observe, pod, running
+from tests.support.observations import (
+    at,
+    beat,
+    claimed,
+    committed,
+    ended,
+    fenced,
+    job,
+    observe,
+    pod,
+    running,
+    succeeded,
+)
 
 RESTART = "everstep.dev/restart-now"
 CHECKPOINT = "everstep.dev/checkpoint-now"
@@ -71,6 +83,21 @@ def test_where_no_gang_runs_there_is_nothing_to_restart(observation: Observation
     assert acknowledged(plan) == "1"
     assert not [action for action in plan.actions if isinstance(action, DeletePod)]
     assert {entry.reason for entry in plan.status.history} <= {"Suspended"}
+
+
+@pytest.mark.parametrize(
+    ("pods", "found", "restarts"),
+    [
+        pytest.param((pod(0), pod(1)), beat(30, phase="finished", still=5), False, id="it ends just now"),
+        pytest.param((pod(0), pod(1)), beat(30, phase="finished", still=40), True, id="its end hangs"),
+        pytest.param((succeeded(0), pod(1)), beat(30), False, id="a pod has just succeeded"),
+        pytest.param((succeeded(0), pod(1)), beat(30), True, id="the other one hangs"),
+    ],
+)
+def test_a_gang_that_hangs_at_its_end_can_be_restarted(pods: Any, found: HeartbeatView, restarts: bool) -> None:
+    now = at(60) if restarts and pods[0].terminal else at(0)
+    plan = decide(observe(annotated(running()), *pods, catalog=committed(30), heartbeat=found, now=now))
+    assert [entry.reason for entry in plan.status.history] == (["RestartRequested"] if restarts else [])
 
 
 def test_it_ends_a_back_off() -> None:

@@ -44,6 +44,7 @@ from tests.support.observations import (
 
 PODS = (pod(0), pod(1))
 DONE = (succeeded(0), succeeded(1))
+DENIED = Problem(ProblemKind.REFUSED, "StorageRefused", "delete: AccessDenied")
 LONG_AGO = ContainerView(exit_code=0, reason="Completed", finished=at(-30))
 
 
@@ -231,6 +232,25 @@ def test_time_to_live(ttl: int | None, wait: float | None, deletes: bool) -> Non
     of = job(finished()) if ttl is None else job(finished(), ttlSecondsAfterFinished=ttl)
     plan = decide(observe(of, catalog=committed(30)))
     assert (plan.requeue_after, DeleteJob("uid-1") in plan.actions) == (wait, deletes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "deletes"),
+    [
+        pytest.param({}, False, id="retention has work left"),
+        pytest.param({"results": Results(deletion=DENIED)}, True, id="but cannot do it"),
+        pytest.param({"stored": Stored(committed(10, 20, 30), problem=DENIED)}, True, id="storage is not to be had"),
+    ],
+)
+def test_a_job_lives_until_what_it_does_not_keep_is_removed(changes: dict[str, Any], deletes: bool) -> None:
+    of = job(finished(), ttlSecondsAfterFinished=0, checkpoint__keepLast=2)
+    plan = decide(observe(of, **{"catalog": committed(10, 20, 30), **changes}))
+    assert (DeleteJob("uid-1") in plan.actions) is deletes
+    assert (plan.requeue_after == 5) is not deletes
+    removing = t.retire(committed(10, 20, 30), {committed(10).checkpoints[0].location}, at(0))
+    assert DeleteJob("uid-1") not in decide(observe(of, catalog=removing)).actions
+    assert DeleteJob("uid-1") in decide(observe(of, catalog=committed(20, 30))).actions
+    assert DeleteJob("uid-1") in decide(observe(of, catalog=removing, now=at(3600))).actions, "not for ever"
 
 
 def test_a_job_whose_checkpoints_go_with_it_is_not_deleted_without_them() -> None:

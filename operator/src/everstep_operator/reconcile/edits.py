@@ -23,7 +23,9 @@ QUOTA = "QuotaExceeded"
 def plan(observation: Observation, attempt: Attempt, status: TrainingJobStatus) -> Plan | None:
     """The planned end of an attempt that an edit has overtaken; None where the attempt is to go on."""
     fields = changed(observation, attempt, "restart")
-    if not fields or _refusal(observation, status) is not None or not planned.possible(observation, attempt):
+    if not fields or _refusal(observation, status) is not None or not planned.can_save(observation, attempt):
+        return None
+    if planned.has_begun_to_end(observation, attempt):
         return None
     results = observation.results
     if not results.dry_run and results.refused is None:

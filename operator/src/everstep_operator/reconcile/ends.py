@@ -25,6 +25,9 @@ from everstep_operator.reconcile.plan import DeleteJob, Plan
 SETTLING = timedelta(seconds=10)
 """How long a pod may last after its trainer: the kubelet takes a second or two, a sidecar for ever."""
 
+REMOVING = timedelta(hours=1)
+"""How long beyond its time to live a job stays for the removal of what retention has given up."""
+
 
 def succeed(observation: Observation, attempt: Attempt, status: TrainingJobStatus) -> Plan:
     status = history.ended(observation, attempt, status, Cause(history.COMPLETED, "all pods succeeded"))
@@ -62,10 +65,14 @@ def finished(observation: Observation, attempt: Attempt) -> Plan:
         status = storage.ready(observation, attempt, status)
     actions = (*teardown.deletions(status, [*attempt.others, *running]), *upkeep)
     left = _seconds_to_live(observation, status)
-    if left is not None and left <= 0:
-        return Plan(status, actions=(*actions, DeleteJob(observation.job.metadata.uid)))
     catalog = own(observation)
     more = upkeep or (catalog is not None and catalog.removing)
+    # What retention has given up would stay for ever: once the job is gone nobody removes it.
+    works = bool(more) and observation.stored.problem is None and observation.results.deletion is None
+    if left is not None and left <= 0:
+        if not works or timedelta(seconds=-left) > REMOVING:
+            return Plan(status, actions=(*actions, DeleteJob(observation.job.metadata.uid)))
+        left = None
     looks = (left, observation.poll_seconds if more else None, SETTLING.total_seconds() if settling else None)
     waits = [seconds for seconds in looks if seconds is not None]
     return Plan(status, actions=actions, requeue_after=min(waits, default=None))

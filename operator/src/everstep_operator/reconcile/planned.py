@@ -20,17 +20,21 @@ ENDING = timedelta(seconds=30)
 """For how long a gang that has come to its end may still show pods that run."""
 
 
-def possible(observation: Observation, attempt: Attempt) -> bool:
-    """Not where a save could not succeed, nor a gang that comes to its end just now: it waits, and the gang goes on."""
+def can_save(observation: Observation, attempt: Attempt) -> bool:
+    """Whether a save could succeed; else the stop waits, and the gang goes on."""
     found = storage.problem(observation, attempt)
-    if found is not None and (storage.is_storage(found) or found.kind is ProblemKind.CLUSTER):
-        return False
-    return not failure.has_finished(observation, attempt) and not any(pod.phase == "Succeeded" for pod in attempt.pods)
+    return found is None or not (storage.is_storage(found) or found.kind is ProblemKind.CLUSTER)
+
+
+def has_begun_to_end(observation: Observation, attempt: Attempt) -> bool:
+    """Whether there is nothing left to train: what the script still does, such as an export, is no edit's to stop."""
+    return failure.has_finished(observation, attempt) or any(pod.phase == "Succeeded" for pod in attempt.pods)
 
 
 def is_ending(observation: Observation, attempt: Attempt) -> bool:
     """Whether a gang has come to its end just now, and a moment later the job has succeeded. Not for longer than that:
-    who suspends a job is to have its room, even where a pod of a gang that has ended never does."""
+    who suspends a job is to have its room, and who restarts it its end, even where a pod of a gang that has ended never
+    does."""
     if not attempt.launched or attempt.ended:
         return False
     found = failure.beating(observation, attempt)

@@ -30,7 +30,9 @@ def asked(observation: Observation, annotation: str) -> str | None:
 def restart(observation: Observation, attempt: Attempt, status: TrainingJobStatus) -> Plan | None:
     """The planned end of an attempt that is to be restarted: it saves first, and nothing is counted."""
     value = _restart_wanted(observation, status)
-    if value is None or not attempt.launched or attempt.ended or not planned.possible(observation, attempt):
+    if value is None or not attempt.launched or attempt.ended or not planned.can_save(observation, attempt):
+        return None
+    if planned.is_ending(observation, attempt):
         return None
     message = f"annotation {names.RESTART_NOW}={value} asks for a restart"[:1024]
     return planned.stop(observation, attempt, _acknowledged(status, value), history.REQUESTED, message)
