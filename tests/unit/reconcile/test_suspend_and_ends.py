@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -412,12 +414,36 @@ def test_what_a_tenant_says_never_breaks_a_decision(most: int) -> None:
     assert decide(observe(job(running()), dead, pod(1), catalog=committed(30))).status.history
 
 
+@pytest.mark.parametrize("line", ["rank : {}\nexitcode : 1", "rank : 0\nexitcode : -{}", "failed (exitcode: -{})"])
+def test_no_number_of_a_tenant_breaks_a_decision(line: str) -> None:
+    log = "Root Cause (first observed failure)\n" + line.format("9" * 5000)
+    read = Results(logs={"job-1-0": log, "job-1-1": log})
+    assert decide(observe(job(running()), failed(0), pod(1), catalog=committed(30), results=read)).status.history
+    twice = claimed(1, committed(30), "again")
+    plan = decide(observe(job(running()), *PODS, catalog=twice, heartbeat=beat(31, epoch=3), results=read))
+    assert plan.status.restarts is not None
+    assert plan.status.restarts.in_place == 1
+
+
+def test_no_exit_code_breaks_a_decision() -> None:
+    read = Results(logs={"job-1-0": ""})
+    dead = failed(0, code=-(2**31), signal=2**31 - 1)
+    assert decide(observe(job(running()), dead, pod(1), catalog=committed(30), results=read)).status.history
+
+
 @pytest.mark.parametrize("time", ["0001-01-01T00:00:00Z", "9999-12-31T23:59:59Z", "0001-01-01T00:00:00+14:00"])
 def test_no_clock_of_a_tenant_breaks_a_decision(time: str) -> None:
     dead = failed(0, message=record(rank=0, exit_code=1, exception="E", message="m", time=time))
     plan = decide(observe(job(running()), dead, pod(1), catalog=committed(30), heartbeat=beat(31, time=time)))
     assert plan.status.recovery is not None
-    catalog = fenced(2, committed(30))
+    catalog = committed(30)
+    stamped = tuple(
+        entry.model_copy(update={"committed": datetime.fromisoformat(time)}) for entry in catalog.checkpoints
+    )
+    dated = catalog.model_copy(update={"checkpoints": stamped})
+    last = decide(observe(job(running()), *PODS, catalog=dated, heartbeat=beat(31))).status.dump()["lastCheckpoint"]
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", last["committed"]), "what the API server takes for a time"
+    catalog = fenced(2, catalog)
     gang = (pod(0, 2), pod(1, 2))
     for first in (time, at(-1).isoformat()):
         seen = beat(31, 2, first_step=first, time=time, phase_since=time)

@@ -88,12 +88,20 @@ class StatusModel(BaseModel):
         return self.model_dump(mode="json", by_alias=True, exclude_none=True)
 
 
+def _utc(value: datetime) -> datetime:
+    """A tenant's register may name the first moment of the calendar, in a zone where it is over already."""
+    try:
+        return value.astimezone(UTC)
+    except OverflowError:
+        return value.replace(tzinfo=UTC)
+
+
 def _to_second(value: datetime) -> datetime:
-    return value.astimezone(UTC).replace(microsecond=0)
+    return _utc(value).replace(microsecond=0)
 
 
 def _rfc3339(value: datetime) -> str:
-    return value.strftime("%Y-%m-%dT%H:%M:%SZ")
+    return value.isoformat(timespec="seconds").replace("+00:00", "Z")  # strftime gives the year 1 one digit
 
 
 Time = Annotated[AwareDatetime, AfterValidator(_to_second), PlainSerializer(_rfc3339, when_used="json")]
@@ -101,7 +109,7 @@ Time = Annotated[AwareDatetime, AfterValidator(_to_second), PlainSerializer(_rfc
 
 
 def _to_millisecond(value: datetime) -> datetime:
-    return value.astimezone(UTC).replace(microsecond=value.microsecond // 1000 * 1000)
+    return _utc(value).replace(microsecond=value.microsecond // 1000 * 1000)
 
 
 def _rfc3339_milliseconds(value: datetime) -> str:

@@ -210,8 +210,8 @@ def _of_exit_code(pod: PodView, logs: list[str]) -> Cause:
     if number is not None:
         name = signals.name(number)
         if name == "SIGTERM":
-            return Cause(STOPPED, f"{who} was stopped by SIGTERM", CONSEQUENCE, code=-number)
-        return Cause(name, f"{who} was killed by {name}{signals.hint(name)}", ROOT, code=-number)
+            return Cause(STOPPED, f"{who} was stopped by SIGTERM", CONSEQUENCE, code=_code(-number))
+        return Cause(name, f"{who} was killed by {name}{signals.hint(name)}", ROOT, code=_code(-number))
     last = next((line for text in logs if (line := torchrun.last_line(text))), None)
     return Cause("Error", f"{who} exited with code {code}{_because(last)}", UNEXPLAINED, code=_code(code))
 

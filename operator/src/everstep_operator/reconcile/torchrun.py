@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from datetime import datetime
 
 _SUMMARY = "Root Cause (first observed failure)"
-_RANK = re.compile(r"^\s*rank\s*:\s*(\d+)", re.MULTILINE)
-_EXIT = re.compile(r"^\s*exitcode\s*:\s*(-?\d+)", re.MULTILINE)
+_RANK = re.compile(r"^\s*rank\s*:\s*(\d{1,9})", re.MULTILINE)
+_EXIT = re.compile(r"^\s*exitcode\s*:\s*(-?\d{1,9})", re.MULTILINE)
 _TRACE = re.compile(r"^\s*traceback\s*:\s*(.+)", re.MULTILINE)
-_FAILED = re.compile(r"failed \(exitcode: (-?\d+)\)")
+_FAILED = re.compile(r"failed \(exitcode: (-?\d{1,9})\)")
 _STAMP = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?(?:Z|[+-]\d\d:\d\d)) ")
 _PREFIX = re.compile(r"^\[(?:rank|default)?\d+\]:\s?")
 _ERROR = re.compile(r"^(?:[A-Za-z_]\w*\.)*[A-Za-z_]\w*(?:Error|Exception|Interrupt|Exit|Warning|Group)?(?::\s.*)?$")
