@@ -59,8 +59,8 @@ class JobMemory:
     registers: Registers = field(default_factory=Registers)
     probed: str | None = None
     """The root whose store passed the probe."""
-    fencing: Future[Catalog] | None = None
-    """A fence that was not answered in time: its end is awaited before another is begun."""
+    fencing: tuple[int, Future[Catalog]] | None = None
+    """A fence that was not answered in time, and the attempt that it expects: who expects the same awaits its end."""
     version: int = 0
     """resourceVersion that a list of the job's pods must have reached: the largest that was listed or written. 0: none
     is known, so that only a consistent list will do (it waits up to 100 ms for the API server's cache)."""

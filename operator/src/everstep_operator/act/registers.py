@@ -72,16 +72,18 @@ def _holder(seen: Seen, cluster: str) -> str:
 
 
 async def fence(storage: JobStorage, memory: JobMemory, owner: Owner, action: Fence) -> Catalog | Problem:
-    """Begin an attempt. A fence whose answer did not come in time is awaited again, never doubled; one that comes too
-    late, after another operator's, begins nothing. Raises StaleError for that."""
+    """Begin an attempt. A fence whose answer did not come in time is awaited again, never doubled, unless another
+    attempt has come meanwhile; one that comes too late, after another operator's, begins nothing. Raises StaleError for
+    that."""
 
     def swap() -> Catalog:
         return storage.catalog.fence(
             owner, action.at_least, action.resume, action.adopt, action.expect_existing, action.expected
         )
 
-    future = memory.fencing or storage.lane.submit(swap)
-    memory.fencing = future
+    late = memory.fencing
+    future = late[1] if late is not None and late[0] == action.expected else storage.lane.submit(swap)
+    memory.fencing = action.expected, future
     try:
         catalog = await storage.lane.wait(future, storage.timeout)
     except FencedError as error:
