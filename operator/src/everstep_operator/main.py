@@ -9,11 +9,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import random
 import signal
 import sys
 from collections.abc import Coroutine, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import kopf
 
@@ -65,7 +66,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(f"everstep-operator: {line}", file=sys.stderr)
         raise SystemExit(2) from error
     logs.configure(settings.log_format, settings.log_level)
-    raise SystemExit(asyncio.run(run(settings)))
+    _leave(asyncio.run(run(settings)))
+
+
+def _leave(code: int) -> NoReturn:
+    """End at once: the interpreter would wait for threads that storage keeps, for minutes where a removal is under way,
+    and nobody replaces a process that acts no more and is still there."""
+    logging.shutdown()
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(code)
 
 
 async def run(settings: Settings) -> int:
