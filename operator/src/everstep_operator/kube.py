@@ -200,7 +200,11 @@ class Kube:
         kind: str = "application/json",
         limit: float | None = None,
     ) -> Json:
-        answer: Json = json.loads(await self._send(method, path, query, body, kind=kind, limit=limit))
+        content = await self._send(method, path, query, body, kind=kind, limit=limit)
+        try:
+            answer: Json = json.loads(content)
+        except ValueError as error:  # of whatever stands before the API server
+            raise ApiError(0, "Unreachable", f"{method} {path}: the answer is no JSON: {error}") from error
         return answer
 
     async def _send(

@@ -11,7 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from everstep import errors
-from everstep_operator.act import unreadable
+from everstep_operator.act import Actor, unreadable
+from everstep_operator.act.actor import Chain
 from everstep_operator.act.events import MESSAGE_LIMIT, PATIENCE, Events, _shortened, event_name
 from everstep_operator.act.pods import Pods
 from everstep_operator.act.refusals import pod_problem
@@ -23,8 +24,8 @@ from everstep_operator.config.profiles import Refusal, StorageRefusedError
 from everstep_operator.kube import ApiError, Kube
 from everstep_operator.memory import JobMemory
 from everstep_operator.observe import Seen
-from everstep_operator.reconcile.observation import ProblemKind
-from everstep_operator.reconcile.plan import EnsureService, Event, MarkPod
+from everstep_operator.reconcile.observation import Problem, ProblemKind, Results
+from everstep_operator.reconcile.plan import CreatePod, DeletePod, EnsureService, Event, MarkPod
 from everstep_operator.storage import classify, classify_resume_path
 from tests.support.observations import UID, job
 from tests.support.trainingjobs import minimal
@@ -271,3 +272,52 @@ async def test_labels_that_a_webhook_takes_away_again_are_a_refusal() -> None:
     problem = await Pods(cast(Kube, disowned)).mark(seen, JobMemory(UID), replace(mark, owner=True))
     assert problem is not None
     assert (problem.reason, "takes the owner away" in problem.message) == ("PodLabelsTaken", True)
+
+
+class Protected:
+    """An API server whose webhook lets nobody delete a pod."""
+
+    def __init__(self) -> None:
+        self.created: list[str] = []
+
+    async def create(self, _path: str, body: Any, **_: str) -> Any:
+        self.created.append(body["metadata"]["name"])
+        return body
+
+    async def delete(self, path: str, _body: Any) -> Any:
+        raise ApiError(403, "Forbidden", f"an admission webhook protects {path}")
+
+
+async def test_a_pod_that_cannot_be_deleted_keeps_no_other_from_being_created() -> None:
+    """Where it is in the way, no creation is planned."""
+    kube: Any = Protected()
+    memory, parts = JobMemory(UID), cast(Any, None)
+    chain = Chain(Seen({}, job()), memory, Problem(ProblemKind.UNAVAILABLE, "x", "x"), "cluster", Results())
+    create = CreatePod("job-2-0", {"metadata": {"name": "job-2-0"}})
+    problem = await Actor(kube, parts, parts, parts).run(chain, [DeletePod("job-1-0", "u"), create])
+    assert (problem.reason if problem else None, kube.created) == ("Forbidden", ["job-2-0"])
+
+
+async def test_a_pod_that_a_former_job_left_behind_for_good_is_named() -> None:
+    """Somebody deleted that job and orphaned its pods: they never go by themselves."""
+    labels = {names.JOB: "job", names.JOB_UID: "former"}
+    standing: dict[str, Any] = {"name": "job-1-0", "labels": labels, "resourceVersion": "5"}
+
+    class Taken(Meddler):
+        async def create(self, _path: str, _body: Any, **_: str) -> Any:
+            raise ApiError(409, "AlreadyExists", "exists")
+
+        async def find(self, _path: str) -> Any:
+            return {"metadata": standing}
+
+    manifest = {"metadata": {"labels": names.pod_labels("job", UID, 1, 0)}}
+    owners = [{"kind": "TrainingJob", "uid": "former"}]
+    for more, reason in (
+        ({"ownerReferences": owners}, "FormerJobLeaving"),
+        ({"deletionTimestamp": "2026-01-01T00:00:00Z"}, "FormerJobLeaving"),
+        ({}, "PodNameTaken"),
+    ):
+        standing = {"name": "job-1-0", "labels": labels, "resourceVersion": "5", **more}
+        pods = Pods(cast(Kube, Taken()))
+        problem = await pods.create(Seen({}, job()), JobMemory(UID), [CreatePod("job-1-0", manifest)])
+        assert (problem.reason if problem else None) == reason

@@ -1,4 +1,5 @@
-"""A plan's actions, one after another; the first that fails ends the row. Each is safe to repeat."""
+"""A plan's actions, one after another; the first that fails ends the row, but for deletions of pods: whatever has to
+wait for those is planned when they are gone. Each is safe to repeat."""
 
 from __future__ import annotations
 
@@ -64,15 +65,18 @@ class Actor:
 
     async def run(self, chain: Chain, actions: Sequence[Action]) -> Problem | None:
         """Carry them out; returns what stopped them. What they gave is in `chain.results`."""
+        undeleted: Problem | None = None
         for kind, group in groupby(actions, key=_family):
             row = list(group)
             try:
                 problem = await self._row(chain, kind, row)
             except ApiError as error:
                 problem = cluster_problem(error)
-            if problem is not None:
+            if problem is not None and kind is DeletePod:
+                undeleted = undeleted or problem
+            elif problem is not None:
                 return problem
-        return None
+        return undeleted
 
     async def _row(self, chain: Chain, kind: type, row: list[Action]) -> Problem | None:
         seen = chain.seen

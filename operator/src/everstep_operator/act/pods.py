@@ -180,11 +180,12 @@ def _altered(action: EnsureService, made: Json) -> Problem | None:
 
 def _foreign(seen: Seen, kind: str, standing: Json) -> Problem | None:
     """None for what is this job's; a problem for what a former job of the name has left, or what is somebody else's."""
-    meta = seen.job.metadata
-    name, labels = standing["metadata"]["name"], standing["metadata"].get("labels") or {}
-    if names.belongs(standing["metadata"], meta.uid):
+    meta, theirs = seen.job.metadata, standing["metadata"]
+    name, labels = theirs["name"], theirs.get("labels") or {}
+    if names.belongs(theirs, meta.uid):
         return None
-    if labels.get(names.JOB) == meta.name:
+    leaves = theirs.get("deletionTimestamp") or theirs.get("ownerReferences")  # what was orphaned stays
+    if leaves and labels.get(names.JOB) == meta.name:
         message = f"the {kind} {name} of a former job of this name is still being removed"
         return Problem(ProblemKind.CLUSTER, "FormerJobLeaving", message)
     message = f"a {kind} named {name} exists in {meta.namespace} and is not this job's: delete it, or rename the job"

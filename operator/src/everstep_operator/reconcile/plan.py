@@ -7,7 +7,8 @@ The runtime carries a plan out in this order, and stops at the first step that f
    recorded before the fence that follows it. On a conflict the plan is dropped and the job observed anew.
 2. Emit `events`, each under a name made of the job's uid, its reason and its key; one that exists already is left
    alone. They tell how the status changed, so there are none where nothing was written.
-3. Run `actions` in order. The first that fails becomes `Results.problem` of the next observation of this chain.
+3. Run `actions` in order. The first that fails becomes `Results.problem` of the next observation of this chain; those
+   after it are left out, but after a DeletePod.
 4. With `again`: observe once more with the results, and decide; else look again after `requeue_after` seconds, or when
    something changes. A chain also goes on (once) after an action failed, so that the problem reaches the status.
 """
