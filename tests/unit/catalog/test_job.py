@@ -10,6 +10,7 @@ import pytest
 
 from everstep.catalog import (
     AUTO,
+    Heartbeat,
     JobCatalog,
     Location,
     Owner,
@@ -17,8 +18,11 @@ from everstep.catalog import (
     Retention,
     Source,
     ledger,
+    manifest,
     open_store,
+    read_heartbeat,
     resume_point,
+    write_heartbeat,
 )
 from everstep.catalog.fork import renew, resolve
 from everstep.catalog.keys import MAX_EPOCH
@@ -459,3 +463,24 @@ def test_a_fence_that_comes_too_late_begins_nothing(tmp_path: Path) -> None:
     assert job.fence(OWNER, expected=2).attempt == 3
     later = OWNER.model_copy(update={"uid": "another"})
     assert job.fence(later, expected=0).attempt == 4, "a namesake's is taken over"
+
+
+def test_a_manifest_that_nobody_would_read_is_never_committed(job: JobCatalog, monkeypatch: pytest.MonkeyPatch) -> None:
+    job.fence(OWNER)
+    claimed = job.claim(1, "u1")
+    save(claimed, 10)
+    monkeypatch.setattr(manifest, "MAX_MANIFEST_BYTES", 100)
+    with pytest.raises(InvalidOperationError, match="the manifest of step 20 would have"):
+        save(claimed, 20)
+    assert [entry.step for entry in job.require().live()] == [10]
+
+
+def test_a_heartbeat_with_very_many_metrics_is_read(job: JobCatalog) -> None:
+    metrics = {f"gradient_norm/layer_{number:06}": 0.123456789012 for number in range(5000)}
+    beat = Heartbeat(attempt=1, epoch=2, beat=3, time=NOW, phase="training", phase_since=NOW, step=4, metrics=metrics)
+    write_heartbeat(job.store, beat)
+    found = read_heartbeat(job.store, 1)
+    assert isinstance(found, tuple)
+    assert list(found[0].metrics) == list(metrics)[: len(found[0].metrics)]
+    assert 500 < len(found[0].metrics) < 5000
+    assert found[0].model_copy(update={"metrics": {}}) == beat.model_copy(update={"metrics": {}})

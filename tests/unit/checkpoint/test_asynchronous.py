@@ -206,6 +206,29 @@ def test_every_optimizer_waits_for_the_copy_in_whatever_thread_it_steps() -> Non
     assert [gate.protects()(each) for each in parameters] == [False, True]
 
 
+def test_a_hook_that_was_there_first_changes_nothing_before_the_copy() -> None:
+    parameter = torch.nn.Parameter(torch.ones(3))
+    optimizer = torch.optim.SGD([parameter], lr=1.0)
+
+    def change(*_: Any) -> None:
+        parameter.data.fill_(7)
+
+    optimizer.register_step_pre_hook(change)
+    gate = Gate([optimizer])
+    hold = gate.close()
+    with ThreadPoolExecutor(1) as pool:
+        step = pool.submit(optimizer.step)
+        try:
+            assert not wait([step], timeout=0.5).done
+            assert parameter.tolist() == [1, 1, 1]
+        finally:
+            hold.open()
+        step.result(30)
+    assert parameter.tolist() == [7, 7, 7]
+    gate.remove()
+    assert len(optimizer._optimizer_step_pre_hooks) == 1
+
+
 def train(mine: Job, root: Path, in_step_3: Callable[[Checkpointer], bool]) -> None:
     """`in_step_3` is called when the save of step 2 waits for storage, and tells whether to leave the loop."""
     with mine.checkpointer(root, interval_steps=2) as checkpointer:

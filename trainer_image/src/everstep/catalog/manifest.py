@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from everstep.catalog.fields import Attempt, Count, Epoch, Finite, Metrics, Moment, Step, Text
 from everstep.catalog.keys import is_checkpoint_file, is_weights_file
 from everstep.catalog.sums import BLOCK as BLOCK
-from everstep.errors import CheckpointCorruptError, CheckpointUnreadableError
+from everstep.errors import CheckpointCorruptError, CheckpointUnreadableError, InvalidOperationError
 
 FORMAT = 1
 MAX_MANIFEST_BYTES = 256 << 20
@@ -81,7 +81,15 @@ class Manifest(_Document):
 
 
 def encode(manifest: Manifest) -> bytes:
-    return manifest.model_dump_json().encode()
+    """Raises InvalidOperationError where nobody would read it again: a save of some terabytes, or custom data of many
+    megabytes."""
+    body = manifest.model_dump_json().encode()
+    if len(body) > MAX_MANIFEST_BYTES:
+        raise InvalidOperationError(
+            f"the manifest of step {manifest.step} would have {len(body)} bytes, more than {MAX_MANIFEST_BYTES}: "
+            f"a save of {manifest.bytes / 2**40:.1f} TiB in {len(manifest.files)} files is too large"
+        )
+    return body
 
 
 def digest(body: bytes) -> str:

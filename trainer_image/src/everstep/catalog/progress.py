@@ -92,7 +92,14 @@ class Request(BaseModel):
 
 
 def write_heartbeat(store: Store, heartbeat: Heartbeat) -> None:
-    store.put(progress_key(heartbeat.attempt), heartbeat.model_dump_json().encode())
+    """Of more metrics than a reader accepts it has those that were reported first: a gang whose heartbeat cannot be
+    read is taken for one that hangs."""
+    body = heartbeat.model_dump_json().encode()
+    while len(body) > MAX_HEARTBEAT_BYTES and heartbeat.metrics:
+        some = dict(list(heartbeat.metrics.items())[: len(heartbeat.metrics) // 2])
+        heartbeat = heartbeat.model_copy(update={"metrics": some})
+        body = heartbeat.model_dump_json().encode()
+    store.put(progress_key(heartbeat.attempt), body)
 
 
 def read_heartbeat(store: Store, attempt: int, known: str | None = None) -> tuple[Heartbeat, str] | Unchanged | None:

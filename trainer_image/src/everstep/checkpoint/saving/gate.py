@@ -48,6 +48,8 @@ class Gate:
         """Those whose hook has run since the gate was closed last, or made."""
         self._told = False
         self._hooks = [each.register_step_pre_hook(self._before_step) for each in optimizers]
+        for each, hook in zip(optimizers, self._hooks, strict=True):  # one that was there may change what is copied
+            each._optimizer_step_pre_hooks.move_to_end(hook.id, last=False)
 
     def close(self) -> Hold:
         """From now on a step waits until the returned hold is opened."""
