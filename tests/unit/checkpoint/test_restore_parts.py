@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import threading
+import time
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -18,17 +19,20 @@ from hypothesis import strategies as st
 from everstep.catalog.manifest import BLOCK
 from everstep.catalog.store.posix import PosixStore
 from everstep.checkpoint.gang import Gang
-from everstep.checkpoint.restoring.dividing import PIECE, Needs, Piece, blocks, divide
+from everstep.checkpoint.restoring import loading
+from everstep.checkpoint.restoring.dividing import PIECE, Division, Needs, Piece, blocks, divide
 from everstep.checkpoint.restoring.loading import (
     Fetching,
     Wanted,
     _share,
     batches,
     check_complete,
+    dealt,
     joined,
 )
+from everstep.checkpoint.restoring.reader import SavedShards
 from everstep.checkpoint.restoring.targets import FileTargets, Range, Rows, Whole
-from everstep.errors import CheckpointCorruptError
+from everstep.errors import CheckpointCorruptError, StorageRefusedError
 
 from .conftest import Job
 
@@ -255,3 +259,93 @@ def test_what_is_read_before_the_first_tensor_is_asked_for_at_once(
         loaded = checkpointer.load_latest()
     assert loaded is not None
     assert loaded.step == 2
+
+
+@given(st.lists(st.integers(1, 40), max_size=30), st.integers(1, 5))
+def test_what_is_a_ranks_own_is_dealt_out_over_all_rounds(sizes: list[int], rounds: int) -> None:
+    own = [Piece(0, at * PIECE, at * PIECE + blocks, 0, (0,)) for at, blocks in enumerate(sizes)]
+    parts = dealt(own, rounds)
+    assert len(parts) == rounds
+    assert [piece for part in parts for piece in part] == own
+    for part in parts:
+        assert sum(piece.end - piece.start for piece in part) <= sum(sizes) / rounds + max([0, *sizes])
+
+
+def in_rounds(monkeypatch: pytest.MonkeyPatch, share: Callable[[Piece], None]) -> None:
+    """Each block is a round of its own, which one rank has for another; `share` is what handing it round does."""
+
+    def divided(needs: Any, rank: int, **more: Any) -> Division:
+        found = [
+            (run.file, at, run.end)
+            for run in divide(needs, rank, **more).own
+            for at in range(run.start, run.end, BLOCK)
+        ]
+        return Division([], [[Piece(file, at, min(at + BLOCK, end), 0, (0, 1))] for file, at, end in found])
+
+    def handed(batch: list[Piece], fetching: Fetching, *_: Any) -> None:
+        assert [len(fetching.held(piece)) for piece in batch] == [piece.end - piece.start for piece in batch]
+        share(batch[0])
+
+    monkeypatch.setattr(loading, "divide", divided)
+    monkeypatch.setattr(loading, "_share", handed)
+
+
+def test_while_one_round_is_handed_on_the_next_is_fetched(
+    job: Callable[..., Job], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = job(width=60_000)
+    first.run(tmp_path, 2)
+    begun = [threading.Event() for _ in range(30)]
+    fetched: list[int] = []
+    handed: list[Piece] = []
+    plainly = SavedShards.read_into
+
+    def read_into(self: SavedShards, number: int, start: int, into: memoryview) -> int:
+        fetched.append(start)
+        begun[len(fetched) - 1].set()
+        return plainly(self, number, start, into)
+
+    def share(piece: Piece) -> None:
+        handed.append(piece)
+        if piece.start // BLOCK < 16:
+            assert begun[len(handed)].wait(10), "the next round is not under way"
+        assert len(fetched) <= len(handed) + 1, "no more than two rounds are held at a time"
+
+    monkeypatch.setattr(SavedShards, "read_into", read_into)
+    in_rounds(monkeypatch, share)
+    second = job(width=60_000, seed=1)
+    with second.checkpointer(tmp_path) as checkpointer:
+        loaded = checkpointer.load_latest()
+    assert loaded is not None
+    assert len(handed) > 16
+    for ours, theirs in zip(second.model.parameters(), first.model.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_a_round_that_fails_ends_the_one_that_is_fetched_beside_it(
+    job: Callable[..., Job], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once the error is raised, nobody writes into tensors any more."""
+    job(width=60_000).run(tmp_path, 2)
+    beside, failed = threading.Event(), threading.Event()
+    ended: list[int] = []
+    plainly = SavedShards.read_into
+
+    def read_into(self: SavedShards, number: int, start: int, into: memoryview) -> int:
+        if start == 3 * BLOCK:
+            assert beside.wait(10)
+            failed.set()
+            raise StorageRefusedError("not for you")
+        if start == 4 * BLOCK:
+            beside.set()
+            failed.wait(10)
+            time.sleep(0.2)
+        found = plainly(self, number, start, into)
+        ended.append(start)
+        return found
+
+    monkeypatch.setattr(SavedShards, "read_into", read_into)
+    in_rounds(monkeypatch, lambda _: None)
+    with pytest.raises(StorageRefusedError, match="not for you"):
+        job(width=60_000, seed=1).checkpointer(tmp_path).load_latest()
+    assert sorted(ended) == [0, BLOCK, 2 * BLOCK, 4 * BLOCK]

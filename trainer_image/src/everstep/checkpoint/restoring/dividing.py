@@ -21,8 +21,8 @@ SHARE = 1 << 20
 SMALL = 1 << 20
 """Less than this is not worth a request of its own: of the slices of many small tensors, which lie side by side and are
 different ranks', one rank fetches many at a time, and hands on what others need."""
-ROUND = 128 << 20
-"""Bytes that one rank may hold for others: then they are handed round before the next are fetched."""
+ROUND = 64 << 20
+"""Bytes that one rank fetches for others before they are handed round. It holds twice as many: those, and the next."""
 
 Needs = Mapping[int, Sequence[Range]]
 """By the number of a file the ranges that one rank needs: whole blocks, ascending, apart from each other."""

@@ -4,6 +4,7 @@
 2. All lists are exchanged, and each rank computes who fetches what (`dividing`).
 3. Each fetches and verifies its share, straight into the final memory where that is possible.
 4. All learn whether all succeeded; only then is anything handed round, so that no rank waits for one that failed.
+   What several ranks need comes in rounds: while one is handed round, the next is fetched.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import os
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -69,13 +70,17 @@ def load_state(state: dict[str, Any], saved: SavedShards, gang: Gang) -> int:
     wanted = gang.everywhere(lambda: want(state, saved))
     division = divide(gang.all_gather(wanted.needs), gang.rank, holders=saved.holders)
     own = [piece for run in division.own for piece in cut(run, wanted.targets)]
+    todo = [
+        [*(piece for piece in shared if piece.reader == gang.rank), *part]
+        for shared, part in zip(division.rounds, dealt(own, len(division.rounds)), strict=True)
+    ]
     fetched = 0
     failures: list[Exception] = []
-    for number, shared in enumerate(division.rounds):
-        mine = [piece for piece in shared if piece.reader == gang.rank]
-        todo = [*mine, *(own if number == 0 else ())]
-        with Fetching(saved, wanted.targets) as fetching:
-            fetched += gang.everywhere(partial(fetching.run, todo))
+    with Fetching(saved, wanted.targets) as fetching:
+        under_way = [fetching.begin(pieces) for pieces in todo[:1]]
+        for number, shared in enumerate(division.rounds):
+            under_way += [fetching.begin(pieces) for pieces in todo[number + 1 : number + 2]]
+            fetched += gang.everywhere(partial(fetching.finish, under_way[number]))
             for batch in batches(shared):
                 if gang.rank in batch[0].members:
                     _share(batch, fetching, wanted.targets, gang, failures)
@@ -89,7 +94,7 @@ def load_alone(state: dict[str, Any], saved: SavedShards, on_bytes: Callable[[in
     wanted = want(state, saved)
     pieces = [piece for run in divide([wanted.needs], 0).own for piece in cut(run, wanted.targets)]
     with Fetching(saved, wanted.targets, on_bytes) as fetching:
-        fetching.run(pieces)
+        fetching.finish(fetching.begin(pieces))
     check_complete(wanted)
 
 
@@ -151,6 +156,17 @@ def _pieces(run: Piece, start: int, end: int) -> Iterator[Piece]:
         yield Piece(run.file, at, min(at + PIECE, end), run.reader, run.members)
 
 
+def dealt(own: Sequence[Piece], rounds: int) -> list[Sequence[Piece]]:
+    """A part for each round, all of about as many bytes: there is something to fetch while any round is handed on."""
+    total = sum(piece.end - piece.start for piece in own)
+    parts: list[list[Piece]] = [[] for _ in range(rounds)]
+    before = 0
+    for piece in own:
+        parts[before * rounds // total].append(piece)
+        before += piece.end - piece.start
+    return [*parts]
+
+
 def batches(shared: Sequence[Piece]) -> Iterator[list[Piece]]:
     """What is handed on at a time, in the same order on all ranks: a piece, or small ones that the same rank has for
     the same ranks."""
@@ -187,7 +203,8 @@ def joined(pieces: Sequence[Piece]) -> list[list[Piece]]:
 
 
 class Fetching:
-    """Fetches pieces by several threads, and holds those that others need until they were handed round."""
+    """Fetches pieces by several threads, and holds those that others need until they were handed round. Once left,
+    nothing is written into any tensor any more."""
 
     def __init__(
         self, saved: SavedShards, targets: dict[int, FileTargets], on_bytes: Callable[[int], None] = lambda _: None
@@ -198,23 +215,28 @@ class Fetching:
         self._held: dict[Piece, torch.Tensor] = {}
         self._thread = threading.local()
         self._failed = threading.Event()
+        self._pool = ThreadPoolExecutor(THREADS, "everstep-restore")
 
     def __enter__(self) -> Fetching:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._failed.set()  # of nothing, unless something failed: else all is fetched by now
+        self._pool.shutdown()
         self._held.clear()
 
-    def run(self, pieces: Sequence[Piece]) -> int:
-        """Returns the bytes fetched; raises the first error, when all threads have ended."""
-        if not pieces:
-            return 0
-        requests = joined(pieces)
-        with ThreadPoolExecutor(min(THREADS, len(requests)), "everstep-restore") as pool:
-            futures = [pool.submit(self._fetch, each) for each in requests]
-            wait(futures, return_when=FIRST_EXCEPTION)
-            self._failed.set()  # those that have not begun do nothing: there are none unless one failed
-        return sum(future.result() for future in sorted(futures, key=lambda future: future.exception() is None))
+    def begin(self, pieces: Sequence[Piece]) -> list[Future[int]]:
+        """What was begun before comes first."""
+        return [self._pool.submit(self._fetch, each) for each in joined(pieces)]
+
+    def finish(self, begun: Sequence[Future[int]]) -> int:
+        """Returns the bytes fetched; raises the first error, when all that was begun before has ended."""
+        wait(begun, return_when=FIRST_EXCEPTION)
+        failures = [future for future in begun if future.done() and future.exception() is not None]
+        if failures:
+            self._failed.set()  # those that have not begun do nothing
+            wait(begun)
+        return sum(future.result() for future in [*failures, *begun])
 
     def held(self, piece: Piece) -> torch.Tensor:
         """What was fetched of a piece that others need too."""
