@@ -424,3 +424,98 @@ def test_a_restore_takes_no_step_with_what_it_has_loaded(tmp_path: Path) -> None
     fresh = net(1)
     checkpointer(tmp_path, model=fresh, optimizer=Shrink(fresh.parameters())).load(1)
     assert all(torch.equal(mine, theirs) for mine, theirs in zip(fresh.parameters(), model.parameters(), strict=True))
+
+
+class Watched(torch.optim.AdamW):
+    """Tells of each parameter with memory that a step is taken for."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.stepped = 0
+
+    def step(self, closure: Any = None) -> Any:
+        self.stepped += sum(not each.is_meta for group in self.param_groups for each in group["params"])
+        return super().step(closure)
+
+
+class Particular(Watched):
+    """One whose step looks at values."""
+
+    def step(self, closure: Any = None) -> Any:
+        for group in self.param_groups:
+            assert all(float(each.grad.norm()) >= 0 for each in group["params"] if each.grad is not None)
+        return super().step(closure)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("AdamW", {"amsgrad": True}),
+        ("AdamW", {"foreach": True}),
+        ("AdamW", {"fused": True}),
+        ("SGD", {"momentum": 0.9}),
+        ("SGD", {}),
+        ("NAdam", {}),
+        ("RMSprop", {"centered": True, "momentum": 0.5}),
+        ("Adagrad", {}),
+        ("Adafactor", {}),
+        ("Muon", {}),
+    ],
+)
+def test_a_fresh_optimizer_goes_on_as_the_saved_one(tmp_path: Path, kind: str, options: dict[str, Any]) -> None:
+    def make(seed: int) -> tuple[torch.nn.Module, torch.optim.Optimizer]:
+        model = net(seed)
+        parameters = [each for each in model.parameters() if kind != "Muon" or each.dim() == 2]
+        return model, getattr(torch.optim, kind)(parameters, lr=0.01, **options)
+
+    model, optimizer = make(0)
+    train(model, optimizer)
+    train(model, optimizer)
+    save(tmp_path, model=model, optimizer=optimizer)
+    fresh, again = make(1)
+    checkpointer(tmp_path, model=fresh, optimizer=again).load(1)
+    assert len(again.state) == len(optimizer.state)
+    for ours, theirs in zip(again.state.values(), optimizer.state.values(), strict=True):
+        assert ours.keys() == theirs.keys()
+        for key, value in theirs.items():
+            assert ours[key] is value is None or torch.equal(ours[key], value), key
+    train(model, optimizer)
+    train(fresh, again)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), fresh.parameters(), strict=True))
+
+
+def test_a_fresh_optimizer_takes_no_step_to_be_loaded(tmp_path: Path) -> None:
+    model = net()
+    optimizer = Watched(model.parameters())
+    train(model, optimizer)
+    save(tmp_path, model=model, optimizer=optimizer)
+    fresh = net(1)
+    again = Watched(fresh.parameters())
+    checkpointer(tmp_path, model=fresh, optimizer=again).load(1)
+    assert again.stepped == 0
+    assert [each.grad for each in fresh.parameters()] == [None] * 4
+
+
+def test_one_that_looks_at_values_takes_it_and_keeps_no_trace(tmp_path: Path) -> None:
+    model = net()
+    optimizer = Particular(model.parameters())
+    train(model, optimizer)
+    save(tmp_path, model=model, optimizer=optimizer)
+    fresh = net(1)
+    again = Particular(fresh.parameters())
+    checkpointer(tmp_path, model=fresh, optimizer=again).load(1)
+    assert again.stepped == 4
+    for ours, theirs in zip(again.state.values(), optimizer.state.values(), strict=True):
+        assert all(torch.equal(ours[key], value) for key, value in theirs.items())
+
+
+def test_a_load_that_is_refused_leaves_a_fresh_optimizer_fresh(tmp_path: Path) -> None:
+    model = net()
+    optimizer = torch.optim.AdamW(model.parameters())
+    train(model, optimizer)
+    save(tmp_path, model=model, optimizer=optimizer)
+    fresh = net(1)
+    again = torch.optim.AdamW(fresh.parameters(), amsgrad=True)
+    with pytest.raises(InvalidOperationError, match="max_exp_avg_sq"):
+        checkpointer(tmp_path, model=fresh, optimizer=again).load(1)
+    assert not again.state

@@ -7,6 +7,7 @@ load_state_dict casts what it is given to the parameters' type, which loses bits
 from __future__ import annotations
 
 import contextlib
+import logging
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,9 +18,12 @@ import torch
 from torch import nn
 from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict import get_model_state_dict, get_optimizer_state_dict
+from torch.distributed.tensor import DTensor
 
 from everstep.checkpoint.state.walk import Walk
 from everstep.errors import InvalidOperationError
+
+log = logging.getLogger("everstep")
 
 _STATE = "optimizer.state."
 _GROUP = re.compile(r"optimizer\.param_groups\.(\d+)\.(.+)$")
@@ -81,7 +85,10 @@ def template(model: nn.Module, optimizers: Optimizers, metadata: Metadata) -> di
     stored = _with_prefixes(names)
     state: dict[str, Any] = {}
     for optimizer in optimizers:
-        found = _listed(model, optimizer)
+        with _begun_already(optimizer) as untouched:
+            found = _listed(model, optimizer)
+        if untouched:
+            found["state"] = {}
         kept = {**found["state"], **_begun(model, optimizer, found, stored)}
         for parameter, values in kept.items():
             if f"{_STATE}{parameter}" not in stored:
@@ -110,8 +117,8 @@ def _with_prefixes(names: Mapping[str, Any]) -> set[str]:
 def _begun(
     model: nn.Module, optimizer: torch.optim.Optimizer, found: Mapping[str, Any], stored: set[str]
 ) -> dict[str, Any]:
-    """State as the optimizer begins it, for parameters that have none now and some in the checkpoint: frozen ones,
-    which may be trained again, and such that have got no gradient yet.
+    """State as the optimizer begins it, for parameters that have none now and some in the checkpoint: all of a fresh
+    one, frozen ones, which may be trained again, and such that have got no gradient yet. The optimizer stays as it is.
 
     Raises InvalidOperationError for one of which this optimizer keeps no state.
     """
@@ -125,8 +132,10 @@ def _begun(
             groups.append({**group, "params": list(absent.values())})
     if not names:
         return {}
-    with _reduced_to(optimizer, groups):
-        state: dict[str, Any] = _listed(model, optimizer)["state"]
+    state = _outlined(optimizer, groups, names)
+    if state is None:
+        with _reduced_to(optimizer, groups):
+            state = dict(_listed(model, optimizer)["state"])
     unkept = next((name for name in names if name not in state), None)
     if unkept is not None:
         raise InvalidOperationError(
@@ -134,6 +143,50 @@ def _begun(
             "it was saved with another optimizer or other options"
         )
     return state
+
+
+def _outlined(
+    optimizer: torch.optim.Optimizer, groups: list[dict[str, Any]], names: Sequence[str]
+) -> dict[str, Any] | None:
+    """State as a first step makes it, found out by one of shapes alone: it computes nothing and needs no gradients. The
+    memory holds anything. None where that does not work, as with an optimizer that looks at values or at devices."""
+    live = [parameter for group in groups for parameter in group["params"]]
+    try:
+        shapes = [_outline(parameter) for parameter in live]
+        rest = iter(shapes)
+        stepped = [{**group, "params": [next(rest) for _ in group["params"]]} for group in groups]
+        with _reduced_to(optimizer, stepped), _undisturbed(optimizer):
+            for each in shapes:
+                each.grad = torch.zeros_like(each)
+            optimizer.step()
+            state = dict(optimizer.state)
+        return {
+            name: {key: _room(value, parameter.device) for key, value in state[each].items()}
+            for name, each, parameter in zip(names, shapes, live, strict=True)
+            if each in state
+        }
+    except Exception:
+        log.debug("%s takes no step without memory", type(optimizer).__name__, exc_info=True)
+        return None
+
+
+def _outline(parameter: torch.Tensor) -> torch.nn.Parameter:
+    """The same without memory."""
+    if isinstance(parameter, DTensor):
+        local = torch.empty_like(parameter._local_tensor, device="meta")
+        return torch.nn.Parameter(DTensor(local, parameter._spec, requires_grad=False))
+    return torch.nn.Parameter(torch.empty_like(parameter, device="meta"))
+
+
+def _room(value: Any, device: torch.device) -> Any:
+    """The same with memory. What a step keeps on the CPU, such as its counter, has some already."""
+    if isinstance(value, DTensor):
+        return DTensor(_room(value._local_tensor, device), value._spec, requires_grad=False)
+    if type(value) is torch.Tensor:
+        return torch.empty_like(value, device=device) if value.is_meta else value
+    if isinstance(value, int | float | str | None):
+        return value
+    raise TypeError(f"a {type(value).__name__} may hold tensors")
 
 
 @contextlib.contextmanager
