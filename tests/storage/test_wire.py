@@ -119,6 +119,19 @@ def test_connections_are_used_again(s3_server: S3Endpoint, place: Callable[[str]
         assert len(set(way.peers)) == 1
 
 
+def test_connections_can_be_there_before_they_are_needed(
+    s3_server: S3Endpoint, place: Callable[[str], tuple[str, S3Access]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise OSError("no more connections")
+
+    uri, access = place(s3_server.url)
+    store: Any = open_store(uri, replace(access, whose="a client that has no connection yet"))
+    store.connect(2)
+    monkeypatch.setattr("everstep.catalog.store.wire.socket.create_connection", refuse)
+    exchange(store)
+
+
 def test_a_connection_that_the_server_closed_is_not_used_again(
     s3_server: S3Endpoint, place: Callable[[str], tuple[str, S3Access]]
 ) -> None:

@@ -261,6 +261,30 @@ def test_what_is_read_before_the_first_tensor_is_asked_for_at_once(
     assert loaded.step == 2
 
 
+def test_connections_are_opened_while_the_job_is_claimed(
+    job: Callable[..., Job], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What fails in that fails again where it is needed, or does not."""
+    job().run(tmp_path, 2)
+    connected = threading.Event()
+    read_register = PosixStore.read_register
+
+    def connect(_: PosixStore, count: int) -> None:
+        assert count == loading.THREADS
+        connected.set()
+        raise StorageRefusedError("not yet")
+
+    def slow(self: PosixStore, *more: Any) -> Any:
+        assert connected.wait(10)
+        return read_register(self, *more)
+
+    monkeypatch.setattr(PosixStore, "connect", connect, raising=False)
+    monkeypatch.setattr(PosixStore, "read_register", slow)
+    with job().checkpointer(tmp_path) as checkpointer:
+        loaded = checkpointer.load_latest()
+    assert loaded is not None
+
+
 @given(st.lists(st.integers(1, 40), max_size=30), st.integers(1, 5))
 def test_what_is_a_ranks_own_is_dealt_out_over_all_rounds(sizes: list[int], rounds: int) -> None:
     own = [Piece(0, at * PIECE, at * PIECE + blocks, 0, (0,)) for at, blocks in enumerate(sizes)]

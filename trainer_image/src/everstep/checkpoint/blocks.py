@@ -6,10 +6,12 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol, TypeVar
 
 from everstep.catalog.manifest import BLOCK, File
 from everstep.catalog.store import KeyNotFound
+from everstep.catalog.store.threads import begin
 from everstep.catalog.verify import block_sums, complaint
 from everstep.errors import CheckpointCorruptError, StorageUnavailableError
 
@@ -91,6 +93,13 @@ def _fill(store: Readable, key: str, file: File, start: int, into: memoryview) -
 
 def read_whole(store: Readable, key: str, file: File) -> bytearray:
     return read_verified(store, key, file, Span(0, file.size))
+
+
+def connect_early(store: object, count: int) -> None:
+    """Begin to open connections, where the store can, while something else is waited for."""
+    connect: Callable[[int], None] | None = getattr(store, "connect", None)
+    if connect is not None:
+        begin(partial(connect, count), "everstep-connect")  # what fails here fails again where it is needed
 
 
 def patiently(read: Callable[[], T]) -> T:

@@ -18,6 +18,7 @@ import torch
 from everstep.catalog import Progress, Store, open_store
 from everstep.catalog.progress import SaveTimes
 from everstep.catalog.retention import Best
+from everstep.checkpoint.blocks import connect_early
 from everstep.checkpoint.environment import JobEnvironment, read_environment
 from everstep.checkpoint.gang import Gang
 from everstep.checkpoint.heartbeat import HeartbeatThread
@@ -25,6 +26,7 @@ from everstep.checkpoint.local.tier import LocalTier
 from everstep.checkpoint.options import check_custom, digest_of, local_folder, policy_of, retention_of
 from everstep.checkpoint.progress import SCORE, RunProgress
 from everstep.checkpoint.publishing import Publishing
+from everstep.checkpoint.restoring.loading import THREADS
 from everstep.checkpoint.restoring.model_weights import LoadedWeights, fill
 from everstep.checkpoint.restoring.restoration import Loaded
 from everstep.checkpoint.restoring.sources import choose, entry_of, find, point_of, restarted
@@ -286,6 +288,7 @@ class Transactions:
         """Load the claimed resume point once; None for a fresh start. `steps` calls this by itself."""
         if self._tried_to_load:
             return self._loaded
+        connect_early(self.store, THREADS)
         self._claim()
         self._start_heartbeat()
         self._tell(phase="restoring")

@@ -98,6 +98,11 @@ class S3Store:
 
     # objects
 
+    def connect(self, count: int) -> None:
+        """Have so many connections for bodies ready before they are asked for: each costs two round trips, with TLS
+        twice as many. Raises what botocore and the connections raise."""
+        self._objects.connect(count)
+
     def get(self, key: str, limit: int | None = None) -> bytes:
         def read() -> bytes:
             answer = self._client.get_object(**self._named(key))

@@ -9,6 +9,7 @@ import contextlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, wait
 from typing import Any
+from urllib.parse import urlsplit
 
 from botocore.exceptions import ClientError
 
@@ -31,6 +32,12 @@ _CRC = "ChecksumCRC32C"
 class S3Objects:
     def __init__(self, bucket: S3Bucket) -> None:
         self._bucket = bucket
+
+    def connect(self, count: int) -> None:
+        data, bucket = self._bucket.clients.data, self._bucket
+        if data.wire is not None:
+            url = data.client.generate_presigned_url("head_bucket", {"Bucket": bucket.name})
+            data.wire.connect(urlsplit(url).netloc, count)
 
     def put(self, key: str, body: memoryview, sums: Sequence[int]) -> int:
         """Returns the number of requests that were sent again."""

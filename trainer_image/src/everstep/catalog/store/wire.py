@@ -21,12 +21,15 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 from urllib.parse import urlsplit
 
 from botocore.awsrequest import AWSPreparedRequest, AWSResponse
 from botocore.exceptions import HTTPClientError
 from botocore.httpsession import get_cert_path
+
+from everstep.catalog.store.threads import at_once
 
 _SLICE = 4 << 20
 """Bytes between two looks at the clock."""
@@ -132,6 +135,13 @@ class Wire:
                 link.end()
         return AWSResponse(request.url, answer.status, cast("Any", dict(answer.getheaders())), _Raw(content))
 
+    def connect(self, netloc: str, count: int) -> None:
+        """Have so many connections ready for requests to come. Raises ExchangeError."""
+        with self._lock:
+            missing = count - len(self._idle[netloc])
+        for link in at_once([partial(self._open, netloc)] * max(0, missing), "everstep-connect"):
+            self._keep(netloc, link)
+
     def _take(self, netloc: str) -> _Link:
         while True:
             with self._lock:
@@ -142,6 +152,9 @@ class Wire:
             if time.monotonic() - since < _IDLE_SECONDS and not link.closed_by_peer():
                 return link
             link.end()
+        return self._open(netloc)
+
+    def _open(self, netloc: str) -> _Link:
         try:
             return _Link(netloc, self._limits, self._tls)
         except OSError as error:
