@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import math
 import threading
@@ -30,6 +31,7 @@ from everstep.checkpoint.restoring.loading import (
     dealt,
     joined,
 )
+from everstep.checkpoint.restoring.matching import check_covered
 from everstep.checkpoint.restoring.reader import SavedShards
 from everstep.checkpoint.restoring.targets import FileTargets, Range, Rows, Whole
 from everstep.errors import CheckpointCorruptError, StorageRefusedError
@@ -283,6 +285,29 @@ def test_connections_are_opened_while_the_job_is_claimed(
     with job().checkpointer(tmp_path) as checkpointer:
         loaded = checkpointer.load_latest()
     assert loaded is not None
+
+
+@pytest.mark.parametrize("usual", [True, False])
+def test_nothing_is_collected_while_a_restore_is_planned(
+    job: Callable[..., Job], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, usual: bool
+) -> None:
+    job().run(tmp_path, 2)
+    collects: list[bool] = []
+
+    def check(*arguments: Any) -> None:
+        collects.append(gc.isenabled())
+        check_covered(*arguments)
+
+    monkeypatch.setattr(loading, "check_covered", check)
+    try:
+        if not usual:
+            gc.disable()
+        with job().checkpointer(tmp_path) as checkpointer:
+            checkpointer.load_latest()
+        assert gc.isenabled() is usual
+    finally:
+        gc.enable()
+    assert collects == [False]
 
 
 @given(st.lists(st.integers(1, 40), max_size=30), st.integers(1, 5))

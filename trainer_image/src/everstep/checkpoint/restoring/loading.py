@@ -26,6 +26,7 @@ from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
 from torch.distributed.checkpoint.planner import LoadItemType, ReadItem
 
 from everstep.catalog.manifest import BLOCK
+from everstep.checkpoint import collecting
 from everstep.checkpoint.gang import Gang
 from everstep.checkpoint.restoring.dividing import PIECE, SMALL, Needs, Piece, blocks, divide
 from everstep.checkpoint.restoring.matching import check_covered
@@ -98,6 +99,7 @@ def load_alone(state: dict[str, Any], saved: SavedShards, on_bytes: Callable[[in
     check_complete(wanted)
 
 
+@collecting.paused()
 def want(state: dict[str, Any], saved: SavedShards) -> Wanted:
     planner = Planner()
     planner.set_up_planner(state, saved.metadata, False)

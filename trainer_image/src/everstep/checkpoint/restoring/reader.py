@@ -13,6 +13,7 @@ from torch.distributed.checkpoint.planner import ReadItem
 
 from everstep.catalog import File, Location, Manifest
 from everstep.catalog.keys import METADATA
+from everstep.checkpoint import collecting
 from everstep.checkpoint import metadata as metadata_format
 from everstep.checkpoint.blocks import Readable, covering, read_verified, read_verified_into, read_whole
 from everstep.errors import CheckpointUnreadableError
@@ -38,6 +39,7 @@ class SavedShards:
     def read_metadata(self) -> bytes:
         return bytes(read_whole(self.store, self.location.key(METADATA), self.file(METADATA)))
 
+    @collecting.paused()
     def use_metadata(self, body: bytes) -> None:
         """Verified bytes, of this rank's own reading or another's."""
         self._metadata = metadata_format.decode(body)

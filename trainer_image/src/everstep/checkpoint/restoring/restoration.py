@@ -15,6 +15,7 @@ from everstep.catalog import JobCatalog, Location, Manifest, ResumePoint, Store,
 from everstep.catalog.keys import METADATA
 from everstep.catalog.store.threads import begin
 from everstep.catalog.sums import block_sums
+from everstep.checkpoint import collecting
 from everstep.checkpoint.blocks import patiently
 from everstep.checkpoint.gang import Gang
 from everstep.checkpoint.restoring.loading import load_state
@@ -89,6 +90,7 @@ class Restoration:
         own = saved.read_tensor(f"{RANK}{self.gang.rank}")
         return None if own is None else plain.unpack(own)
 
+    @collecting.paused()
     def _template(self, saved: SavedShards, common: Any, own: Any) -> dict[str, Any]:
         """Everything that metadata tell to be wrong with the checkpoint for this job is found here."""
         configurations = (

@@ -18,6 +18,7 @@ from torch import nn
 from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict import get_model_state_dict, set_model_state_dict
 
+from everstep.checkpoint import collecting
 from everstep.checkpoint.gang import Gang
 from everstep.checkpoint.state import objects, optimizers, plain, rng
 from everstep.checkpoint.state.objects import accessors
@@ -193,6 +194,7 @@ def _live_tensor(
     return torch.empty(item.size, dtype=item.properties.dtype)
 
 
+@collecting.paused()
 def apply(
     app: Application,
     loaded: Mapping[str, Any],
