@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from everstep.catalog import JobCatalog
+from everstep.failure import reached
 from tests.support import pod_processes
 from tests.support.kubelet import wait_for
 from tests.support.tenant import Tenant
@@ -50,6 +52,14 @@ def sigkill(team: Tenant, job: str, pod: str) -> None:
     pod_processes.first(address, team.get(job)["metadata"]["uid"]).send(signal.SIGKILL)
 
 
+def noted(team: Tenant, job: str, pod: str) -> int:
+    """The last step that has ended there, as the kubelet would find it now."""
+    process = pod_processes.first(team.pods(job)[pod]["status"]["podIP"], team.get(job)["metadata"]["uid"])
+    step = reached(Path(f"/proc/{process.pid}/root/dev/termination-log").read_bytes())
+    assert step is not None
+    return step
+
+
 def force_delete(team: Tenant, job: str, pod: str) -> None:
     team.kubectl("delete", "pod", pod, "--force", "--grace-period=0", "--wait=false")
 
@@ -76,6 +86,7 @@ def test_a_lost_pod_costs_the_steps_since_the_last_commit_and_no_more(
     name = f"struck-{reason[:4].lower()}"
     team.run(name, *SLOW)
     team.until_step(name, 15)
+    trained = noted(team, name, f"{name}-1-0")
     strike(team, name, f"{name}-1-{index}")
     status = team.until_phase(name, "Succeeded")
     assert (status["attempt"], status["restarts"]["total"]) == (2, 1)
@@ -84,6 +95,8 @@ def test_a_lost_pod_costs_the_steps_since_the_last_commit_and_no_more(
     assert message in ended["message"]
     assert status["restarts"]["lastReason"] == ended["message"]
     assert status["resumedFrom"]["step"] >= 15
+    assert ended["toStep"] >= trained
+    assert status["recovery"]["lostSteps"] == ended["toStep"] - status["resumedFrom"]["step"]
     assert result(team.register(name)) == chain(60).hex()
     assert f"attempt 1: {ended['message']}" in team.told(name, "GangFailed")
     assert sorted(team.pods(name)) == [f"{name}-2-0", f"{name}-2-1"]

@@ -145,8 +145,8 @@ class Kubelet:
             killer.start()
         if container.exit_code is not None:
             if pod.status.phase not in ("Succeeded", "Failed"):
-                self._report_end(pod, container)
-            if meta.deletion_timestamp:
+                self._report_end(pod, container)  # volumes are still to be unmounted: the pod goes at the next look
+            elif meta.deletion_timestamp:
                 self._remove(pod)
 
     def _bind(self, pod: Pod) -> None:

@@ -144,6 +144,7 @@ def full_status() -> Manifest:
             "totalSize": "6.0 GiB",
             "best": {"step": 1100, "score": "2.01", "location": "s3://bucket/best"},
             "quarantined": 1,
+            "quarantinedTime": "2026-01-01T00:00:00Z",
         },
         "recovery": {
             "detected": "2026-01-01T01:00:00.250Z",
@@ -174,7 +175,13 @@ def full_status() -> Manifest:
             "started": "2026-01-01T01:00:02.500Z",
             "running": "2026-01-01T01:00:04.000Z",
         },
-        "requests": {"restart": "1", "checkpoint": "2", "attempt": 3, "checkpointSaved": "2"},
+        "requests": {
+            "restart": "1",
+            "checkpoint": "2",
+            "attempt": 3,
+            "checkpointSaved": "2",
+            "checkpointSavedTime": "2026-01-01T00:00:00Z",
+        },
         "history": [
             {
                 "attempt": 2,

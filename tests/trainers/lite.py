@@ -38,6 +38,7 @@ from everstep.catalog.job import Claimed
 from everstep.catalog.manifest import BLOCK
 from everstep.catalog.progress import Phase, read_request
 from everstep.checkpoint import termination
+from everstep.checkpoint.mark import StepMark
 from everstep.errors import CheckpointCorruptError, FencedError, StorageUnavailableError
 from everstep.exits import FENCED, TERMINATED
 
@@ -146,7 +147,8 @@ class Run:
         if self._hangs("starting"):
             return self._hang(None, "starting")
         claimed = JobCatalog(store).claim(self.job.attempt, self.job.uid)
-        beats = _Beats(store, claimed, self.options)
+        mark = StepMark(self.job.termination_log) if self.job.termination_log is not None else None
+        beats = _Beats(store, claimed, self.options, mark)
         if self._hangs("restoring"):
             return self._hang(beats, "restoring")
         self._restore(claimed)
@@ -279,8 +281,9 @@ class Run:
 class _Beats:
     """Writes the heartbeat as often as the options say, on the training thread: there is no other work."""
 
-    def __init__(self, store: Store, claimed: Claimed, options: Options) -> None:
+    def __init__(self, store: Store, claimed: Claimed, options: Options, mark: StepMark | None) -> None:
         now = datetime.now(UTC)
+        self._mark = mark
         self._store = store
         self._every = options.heartbeat_seconds
         self._next = 0.0
@@ -293,6 +296,7 @@ class _Beats:
             phase_since=now,
             total_steps=options.total_steps,
             seconds_per_step=options.seconds_per_step,
+            former_step=mark.former if mark is not None else None,
         )
 
     def asked(self, step: int) -> bool:
@@ -317,6 +321,8 @@ class _Beats:
         if step and self._last.first_step is None and step != self._last.resumed_step:
             self._last = self._last.model_copy(update={"first_step": time_now})
         self._last = self._last.model_copy(update={"step": step})
+        if self._mark is not None:
+            self._mark.set(step)
         if now or time.monotonic() >= self._next:
             self._next = time.monotonic() + self._every
             self._last = self._last.model_copy(update={"beat": self._last.beat + 1, "time": time_now})

@@ -120,7 +120,7 @@ class Metrics:
             reason = (after.history[-1].reason if after.history else None) or "Error"
             self.restarts.labels(reason if reason in REASONS else "Error").inc()
         found = after.recovery
-        if found is None or not _is_over(found) or before.recovery == found:
+        if found is None or not found.is_over or before.recovery == found:
             return
         for phase, seconds in _phases(found).items():
             self.recovery.labels(phase).observe(seconds)
@@ -130,7 +130,3 @@ class Metrics:
 def _phases(recovery: Recovery | None) -> dict[str, float]:
     """Seconds by phase, as far as they were measured."""
     return recovery.seconds.model_dump(exclude_none=True) if recovery and recovery.seconds else {}
-
-
-def _is_over(recovery: Recovery | None) -> bool:
-    return "total" in _phases(recovery)

@@ -54,6 +54,20 @@ def test_a_deleted_pod_is_followed_by_an_attempt(rig: Rig) -> None:
     assert rig.kubelet.container("job-2-0").run.state == chain(60)
 
 
+def test_what_a_torn_gang_has_lost_is_told_by_the_pod_that_outlives_it(rig: Rig) -> None:
+    """However old the heartbeat is: here it was never written again."""
+    rig.options[0] = replace(QUICK, total_steps=60)
+    rig.options[1] = replace(rig.options[0], hang_step=17, heartbeat_seconds=3600, ignore_sigterm=True)
+    rig.apply()
+    rig.until_running(1)
+    wait_for("a commit, and a hang beyond it", lambda: rig.kubelet.container("job-1-0").run.hung)
+    rig.core.delete_namespaced_pod("job-1-1", rig.namespace, grace_period_seconds=0)
+    rig.until_running(2)
+    status = rig.until_phase("Succeeded")
+    assert (status["history"][0]["reason"], status["history"][0]["toStep"]) == ("PodDeleted", 17)
+    assert (status["resumedFrom"]["step"], status["recovery"]["lostSteps"]) == (10, 7)
+
+
 def test_suspend_saves_stops_and_resumes_where_it_stopped(rig: Rig) -> None:
     rig.options[0] = replace(QUICK, total_steps=60, seconds_per_step=0.05)
     rig.apply()

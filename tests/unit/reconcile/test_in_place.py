@@ -182,3 +182,16 @@ def test_without_a_log_there_is_what_is_known() -> None:
     assert found is not None
     assert found.seconds is not None
     assert (found.lost_steps, found.seconds.dump()) == (7, {"load": 2.0})
+
+
+def test_what_the_former_workers_left_in_their_pod_counts_where_no_beat_told_of_it() -> None:
+    catalog = again(committed(30))
+    assert catalog.claim is not None
+    read = Results(logs={"job-1-0": "", "job-1-1": ""})
+    plan = decide(observe(job(running()), *PODS, catalog=catalog, heartbeat=beat(34), results=read))
+    trains = beat(31, epoch=3, former_step=38, first_step=catalog.claim.at + timedelta(seconds=2))
+    plan = decide(observe(job(plan.status.dump()), *PODS, catalog=catalog, heartbeat=trains))
+    assert plan.status.recovery is not None
+    assert plan.status.recovery.lost_steps == 8
+    rest = decide(observe(job(plan.status.dump(), suspend=True), *PODS, catalog=catalog, heartbeat=trains))
+    assert rest.status.recovery == plan.status.recovery, "it is over, though nobody knows how long it took in all"

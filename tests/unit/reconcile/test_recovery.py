@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
+from everstep.failure import encode_mark
+from everstep_operator.api.common import MAX_STEP
 from everstep_operator.reconcile import decide
-from everstep_operator.reconcile.observation import ConditionView, ContainerView
+from everstep_operator.reconcile.observation import ConditionView, ContainerView, PodView
 from tests.support.observations import (
     at,
     beat,
@@ -71,6 +74,67 @@ def test_what_was_lost_is_counted_from_the_register_where_it_is_newer_than_the_h
     nothing = claimed(2, fenced(2, committed(40)))
     plan = decide(observe(job(running(attempt=2)), pod(0, 2), crashed(1, 2), catalog=nothing))
     assert plan.status.history[-1].to_step is None, "what an earlier attempt committed says nothing of this one"
+
+
+def marked(index: int, step: int, **changes: Any) -> PodView:
+    """A pod that was killed where it stood: its mark is all that it leaves."""
+    message = encode_mark(step).decode()
+    return replace(failed(index, code=137, message=message), uid=f"pod-1-{index}", **changes)
+
+
+def test_a_pod_that_outlives_the_attempt_tells_how_far_it_got() -> None:
+    """Pod 1 was torn away, three steps after the last beat; pod 0 dies of its deletion."""
+    status = decide(observe(job(running()), pod(0), catalog=committed(70), heartbeat=beat(75))).status
+    assert status.history[-1].reason == "PodDeleted"
+    assert status.history[-1].to_step == 75
+    catalog = fenced(2, committed(70))
+    dying = marked(0, 78, deleting=True)
+    plan = decide(observe(job(status.dump()), dying, catalog=catalog, now=at(1.5)))
+    assert plan.status.history[-1].to_step == 78
+    assert [event.reason for event in plan.events] == []
+    resume = {**pod(0, 2).annotations, "everstep.dev/resume-step": "70", "everstep.dev/resume-path": "s3://b/x"}
+    pods = tuple(replace(pod(index, 2), created=at(2), annotations=resume) for index in (0, 1))
+    status = decide(observe(job(plan.status.dump()), *pods, catalog=catalog, now=at(2))).status
+    assert status.recovery is not None
+    assert status.recovery.lost_steps == 8
+    older = claimed(2, catalog).model_copy(update={"claim": None})
+    again = decide(observe(job(status.dump()), *pods, catalog=older, now=at(3))).status
+    assert again.history == status.history, "what is gone is remembered"
+
+
+def test_a_container_that_is_killed_whole_tells_how_far_it_got() -> None:
+    status = decide(observe(job(running()), marked(0, 78), pod(1), catalog=committed(70), heartbeat=beat(75))).status
+    entry = status.history[-1]
+    assert (entry.reason, entry.code, entry.to_step) == ("SIGKILL", -9, 78)
+    assert "step" not in (entry.message or "")
+
+
+def test_what_pods_tell_after_the_jobs_end_is_kept_too() -> None:
+    of = job(running(), failurePolicy__maxRestarts=0)
+    status = decide(observe(of, pod(0), crashed(1), catalog=committed(70), heartbeat=beat(75))).status
+    assert (status.phase, status.history[-1].to_step) == ("Failed", 75)
+    later = decide(observe(job(status.dump()), marked(0, 78), crashed(1), catalog=committed(70), heartbeat=beat(75)))
+    assert later.status.history[-1].to_step == 78
+
+
+def test_a_mark_beyond_all_bounds_is_no_step_of_a_status() -> None:
+    wild = replace(marked(0, 0), container=replace(marked(0, 0).container, message='{"step": 999999999999999}'))
+    assert decide(observe(job(running()), wild, pod(1), catalog=committed(70))).status.history[-1].to_step == MAX_STEP
+
+
+def test_what_is_lost_grows_where_the_claim_falls_back_to_an_older_checkpoint() -> None:
+    recovery = {"detected": at(0).isoformat(), "attempt": 1, "seconds": {"teardown": 2.0}, "lostSteps": 8}
+    history = [{"attempt": 1, "reason": "PodDeleted", "toStep": 78}]
+    before = committed(60, 70)
+    aside = [e.model_copy(update={"state": "quarantined"}) if e.step == 70 else e for e in before.checkpoints]
+    catalog = claimed(2, fenced(2, before.model_copy(update={"checkpoints": tuple(aside)})))
+    state = running({"recovery": recovery, "history": history}, attempt=2)
+    del state["fence"]["claimed"]
+    status = decide(observe(job(state), pod(0, 2), pod(1, 2), catalog=catalog)).status
+    assert status.resumed_from is not None
+    assert status.resumed_from.step == 60
+    assert status.recovery is not None
+    assert status.recovery.lost_steps == 18
 
 
 def test_a_suspension_ends_the_measurement() -> None:

@@ -12,6 +12,7 @@ from everstep_operator.reconcile import decide
 from everstep_operator.reconcile.observation import HeartbeatView, Observation, Problem, ProblemKind, Results, Stored
 from everstep_operator.reconcile.plan import AskForSave, DeletePod, Fence, Plan
 from tests.support.observations import (
+    NOW,
     at,
     beat,
     claimed,
@@ -145,7 +146,8 @@ def test_a_checkpoint_is_asked_for_until_the_workers_know_of_it_and_told_when_it
     assert (plan.actions, told(plan)) == ((), passed_on), "its save has begun"
     known = beat(15, request="monday", request_step=14)
     plan = decide(checkpoint(known, {"requests": passed_on}, catalog=committed(10, 14)))
-    assert told(plan) == {"checkpoint": "monday", "checkpoint_saved": "monday", "attempt": 1}
+    saved = {"checkpoint_saved": "monday", "checkpoint_saved_time": NOW}
+    assert told(plan) == {"checkpoint": "monday", "attempt": 1, **saved}
     assert ("CheckpointSaved", "monday") in [(event.reason, event.key) for event in plan.events]
     done = decide(checkpoint(known, plan.status.dump(), catalog=committed(10, 14)))
     assert (done.actions, [event.reason for event in done.events]) == ((), [])

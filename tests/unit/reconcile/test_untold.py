@@ -10,9 +10,11 @@ import pytest
 from everstep_operator.api.status import Condition, ConditionType
 from everstep_operator.reconcile import decide
 from everstep_operator.reconcile.events import RECENT, untold
-from everstep_operator.reconcile.observation import ContainerView, Observation
+from everstep_operator.reconcile.observation import ContainerView, Observation, Results
 from tests.support.observations import (
     at,
+    beat,
+    claimed,
     committed,
     crashed,
     ended,
@@ -28,6 +30,16 @@ from tests.unit.reconcile.test_starting import NO_IMAGE
 CREATED = tuple(pod(index, created=at(0), container=ContainerView()) for index in (0, 1))
 RUNNING = tuple(pod(index, container=ContainerView(running_since=at(-1))) for index in (0, 1))
 STARTING: dict[str, Any] = {"phase": "Starting", "gang": {"nodes": 2, "started": at(-3).isoformat()}}
+
+DAMAGED = committed(10, 20, 30)
+DAMAGED = DAMAGED.model_copy(
+    update={
+        "checkpoints": tuple(
+            entry if entry.step == 10 else entry.model_copy(update={"state": "quarantined"})
+            for entry in DAMAGED.checkpoints
+        )
+    }
+)
 
 WRITES = [
     pytest.param(observe(job(), *CREATED, catalog=fenced()), ["GangCreated"], id="created"),
@@ -50,6 +62,31 @@ WRITES = [
     pytest.param(
         observe(job(running(), suspend=True), pod(0), pod(1), catalog=committed(30)), ["Suspended"], id="rests"
     ),
+    pytest.param(
+        observe(
+            job(running({"restarts": {"inPlace": 2}})),
+            *(pod(0), pod(1)),
+            catalog=claimed(1, committed(30), "again"),
+            results=Results(logs={"job-1-0": "", "job-1-1": ""}),
+        ),
+        ["RestartedInPlace"],
+        id="restarted in place",
+    ),
+    pytest.param(
+        observe(job(running({"checkpoints": {"count": 2, "quarantined": 1}})), pod(0), pod(1), catalog=DAMAGED),
+        ["CheckpointQuarantined"],
+        id="quarantined",
+    ),
+    pytest.param(
+        observe(
+            job(running(), {"annotations": {"everstep.dev/checkpoint-now": "monday"}}),
+            *(pod(0), pod(1)),
+            catalog=committed(30),
+            heartbeat=beat(30, request="monday", request_step=30),
+        ),
+        ["CheckpointSaved"],
+        id="saved",
+    ),
 ]
 
 
@@ -60,6 +97,20 @@ def test_what_a_write_would_have_told_is_told_by_the_next_process(seen: Observat
     again = {(event.reason, event.key, event.message) for event in untold(plan.status, at(200))}
     assert {(event.reason, event.key, event.message) for event in plan.events if event.reason in reasons} <= again
     assert untold(plan.status, at(1) + RECENT) == (), "it was told, and may be forgotten by now"
+
+
+def test_a_save_and_a_restart_of_a_former_attempt_are_not_told_under_the_name_of_the_present_one() -> None:
+    told = {"restarts": {"inPlace": 1, "lastTime": at(-9).isoformat()}}
+    told["requests"] = {"checkpointSaved": "monday", "checkpointSavedTime": at(-9).isoformat()}
+    told["checkpoints"] = {"count": 1, "quarantined": 1, "quarantinedTime": at(-9).isoformat()}
+    before = job(running(told)).status
+    reasons = {"RestartedInPlace", "CheckpointSaved", "CheckpointQuarantined"}
+    assert reasons <= {event.reason for event in untold(before, at(0))}
+    assert before.gang is not None
+    anew = before.model_copy(update={"gang": before.gang.model_copy(update={"started": at(-5)})})
+    assert not reasons & {event.reason for event in untold(anew, at(0))}
+    failed = before.model_copy(update={"gang": None})
+    assert "RestartedInPlace" not in {event.reason for event in untold(failed, at(0))}, "the last one was of all pods"
 
 
 def test_of_a_former_attempt_nothing_is_told_again() -> None:

@@ -95,6 +95,9 @@ def test_a_recovery_is_counted_once_when_it_is_over(metrics: Metrics) -> None:
         assert value(metrics, "everstep_recovery_seconds_count", phase=phase) == 1
         assert value(metrics, "everstep_recovery_seconds_sum", phase=phase) == sum_of
     assert value(metrics, "everstep_lost_steps_total") == 9
+    unseen = Recovery(detected=NOW, attempt=1, lost_steps=4, seconds=RecoverySeconds(load=2))
+    metrics.wrote(over, over.model_copy(update={"recovery": unseen}))
+    assert value(metrics, "everstep_lost_steps_total") == 13, "though no log told when a worker died"
 
 
 def test_a_jobs_series_tell_its_status_and_vanish_with_it(metrics: Metrics) -> None:

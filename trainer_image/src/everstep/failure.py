@@ -1,12 +1,14 @@
 """Why a rank failed, as the library leaves it in the container's termination message and the operator reads it.
 
 torchrun masks its workers (a SIGKILLed one and one that exits with 3 both end the container with 1), so this record is
-what tells people and the operator why a gang died.
+what tells people and the operator why a gang died. Until a rank fails a mark stands in its place: how far the pod got,
+which no process has to be alive to tell.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from datetime import datetime
 from typing import Any
 
@@ -66,3 +68,26 @@ def decode(message: str | bytes | None) -> FailureRecord | None:
     except (ValueError, RecursionError, ValidationError):
         return None
     return found if found.time.tzinfo is not None else None
+
+
+_MARK = re.compile(rb'\{"step": (\d{1,15})\} *')
+MARK_BYTES = 32
+"""Of each mark, so that one write puts it in the place of the one before, whole."""
+
+
+def encode_mark(step: int) -> bytes:
+    """The last step that has ended."""
+    return json.dumps({"step": step}).encode().ljust(MARK_BYTES)
+
+
+def decode_mark(message: str | bytes | None) -> int | None:
+    """The step of a mark; None for anything else, records too."""
+    body = message.encode() if isinstance(message, str) else message
+    found = _MARK.fullmatch(body) if body else None
+    return int(found[1]) if found else None
+
+
+def reached(message: str | bytes | None) -> int | None:
+    """The last step that a termination message tells of, be it a mark or a record."""
+    record = decode(message)
+    return decode_mark(message) if record is None else record.step

@@ -159,6 +159,8 @@ class Checkpoints(StatusModel):
     """The one with the best score."""
     quarantined: Count | None = None
     """Those set aside because their bytes did not verify."""
+    quarantined_time: Time | None = None
+    """When the last of them was seen to be."""
 
 
 class RecoverySeconds(StatusModel):
@@ -188,9 +190,14 @@ class Recovery(StatusModel):
     attempt: Count | None = None
     """The attempt that failed, or whose workers were restarted in place."""
     lost_steps: Step | None = None
-    """Steps that were done and had to be done again."""
+    """Steps that were done and had to be done again, as far as anybody could tell; there may have been more."""
     seconds: RecoverySeconds | None = None
     """How long it took."""
+
+    @property
+    def is_over(self) -> bool:
+        """Whether a new step has ended. The total stays unknown where nothing tells when the fault was."""
+        return self.seconds is not None and self.seconds.load is not None
 
 
 class HistoryEntry(StatusModel):
@@ -215,7 +222,7 @@ class HistoryEntry(StatusModel):
     from_step: Step | None = None
     """The step that it resumed."""
     to_step: Step | None = None
-    """The last step that it reported."""
+    """The last step that anything of it tells of: its pods as they ended, its heartbeat, its checkpoints."""
     started: Time | None = None
     """When its pods were created."""
     ended: Time | None = None
@@ -285,6 +292,8 @@ class Requests(StatusModel):
     """The attempt whose workers it was passed on to."""
     checkpoint_saved: Short | None = None
     """The last value of everstep.dev/checkpoint-now whose checkpoint is committed."""
+    checkpoint_saved_time: Time | None = None
+    """When that was seen."""
 
 
 class TrainingJobStatus(StatusModel):

@@ -18,7 +18,10 @@ def describe(observation: Observation, status: TrainingJobStatus) -> TrainingJob
     if catalog is None:
         return status
     return status.model_copy(
-        update={"last_checkpoint": _last(catalog, gang.root(observation)), "checkpoints": _all(observation, catalog)}
+        update={
+            "last_checkpoint": _last(catalog, gang.root(observation)),
+            "checkpoints": _all(observation, catalog, status.checkpoints),
+        }
     )
 
 
@@ -35,13 +38,16 @@ def _last(catalog: Catalog, root: str) -> CheckpointRef | None:
     )
 
 
-def _all(observation: Observation, catalog: Catalog) -> Checkpoints | None:
+def _all(observation: Observation, catalog: Catalog, before: Checkpoints | None) -> Checkpoints | None:
     live = catalog.live()
     if not catalog.checkpoints:
         return None
     wanted = retention.best(observation.job.spec, catalog)
     leading = best(live, wanted)[:1] if wanted else []
     quarantined = sum(entry.state == "quarantined" for entry in catalog.checkpoints)
+    seen = before.quarantined_time if before is not None else None
+    if quarantined > ((before.quarantined if before is not None else None) or 0):
+        seen = observation.now
     return Checkpoints(
         count=len(live),
         total_size=format_bytes(sum(entry.bytes for entry in live)),
@@ -57,4 +63,5 @@ def _all(observation: Observation, catalog: Catalog) -> Checkpoints | None:
             None,
         ),
         quarantined=quarantined or None,
+        quarantined_time=seen if quarantined else None,
     )

@@ -43,7 +43,6 @@ class Cause:
     node: str | None = None
     rank: int | None = None
     code: int | None = None
-    step: int | None = None
     fault: datetime | None = None
     reasons: frozenset[str] = frozenset()
     """All words by which a rule of the failure policy may name it."""
@@ -133,10 +132,7 @@ def _of_pod(pod: PodView) -> Cause | None:
 def _of_container(pod: PodView) -> Cause | None:
     reason = pod.container.reason
     if reason == "OOMKilled":
-        found = failure_record.decode(pod.container.message)
-        return Cause(
-            "OOMKilled", f"{_where(pod)} ran out of memory", rank=None, code=-9, step=found.step if found else None
-        )
+        return Cause("OOMKilled", f"{_where(pod)} ran out of memory", code=-9)
     if reason == UNKNOWN:
         return Cause(
             reason,
@@ -151,8 +147,10 @@ def _of_container(pod: PodView) -> Cause | None:
 
 
 def _of_process(pod: PodView, log: str | None) -> Cause:
-    found = failure_record.decode(pod.container.message)
-    logs = [text for text in (log, None if found else pod.container.message) if text]
+    message = pod.container.message
+    found = failure_record.decode(message)
+    is_log = found is None and failure_record.decode_mark(message) is None
+    logs = [text for text in (log, message if is_log else None) if text]
     summary = next((read for text in logs if (read := torchrun.read_summary(text))), None)
     if found is not None and not (found.peer_lost and summary and _is_signal(summary.code)):
         return _of_record(pod, found)
@@ -177,7 +175,7 @@ def _of_record(pod: PodView, found: failure_record.FailureRecord) -> Cause:
         name = found.exception or "Error"
         told = f"{name}: {found.message}" if found.message and found.message != name else name
         reason, message = _word(name), f"{who} failed: {_line(told)}"
-    return Cause(reason, message, weight, rank=found.rank, code=_code(code), step=found.step, fault=found.time)
+    return Cause(reason, message, weight, rank=found.rank, code=_code(code), fault=found.time)
 
 
 def _of_summary(pod: PodView, summary: torchrun.Summary, logs: list[str]) -> Cause:

@@ -118,6 +118,7 @@ def _survey(observation: Observation, attempt: Attempt) -> TrainingJobStatus:
     status = in_place.count(observation, attempt, status)
     status = checkpoints.describe(observation, status)
     status = progress.describe(observation, attempt, status)
+    status = history.describe(observation, status)
     status = recovery.measure(observation, attempt, status)
     status = goodput.describe(observation, status)
     status = edits.describe(observation, attempt, status)

@@ -52,7 +52,8 @@ def fail(observation: Observation, attempt: Attempt, status: TrainingJobStatus, 
 
 def finished(observation: Observation, attempt: Attempt) -> Plan:
     """The last gang's pods stay for `kubectl logs`, unless they run on; everything else is cleared away."""
-    status = requests.describe(observation, attempt, checkpoints.describe(observation, observation.job.status))
+    status = history.describe(observation, observation.job.status)
+    status = requests.describe(observation, attempt, checkpoints.describe(observation, status))
     if status.phase is Phase.SUCCEEDED:
         status = progress.describe(observation, replace(attempt, end=None), status)
     settling = [pod for pod in attempt.pods if _settles(observation, status, pod)]

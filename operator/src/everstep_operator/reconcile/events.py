@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import datetime, timedelta
 
@@ -38,7 +38,23 @@ def untold(status: TrainingJobStatus, now: datetime) -> tuple[Event, ...]:
         before["phase"] = None
     if gang is not None and recent(gang.started):
         before |= {"attempt": status.attempt - 1, "last_checkpoint": None}
+    before |= _untold_details(status, lambda moment: recent(moment) and (begun is None or moment >= begun))
     return derive(status.model_copy(update=before), status)
+
+
+def _untold_details(status: TrainingJobStatus, may_be_untold: Callable[[datetime], bool]) -> dict[str, object]:
+    """What happens within an attempt, as it was before the last time."""
+    restarts, checkpoints, requests = status.restarts, status.checkpoints, status.requests
+    before: dict[str, object] = {}
+    # Without a gang the last restart was one of all pods.
+    if restarts and restarts.in_place and status.gang and restarts.last_time and may_be_untold(restarts.last_time):
+        before["restarts"] = restarts.model_copy(update={"in_place": restarts.in_place - 1})
+    if checkpoints and checkpoints.quarantined_time and may_be_untold(checkpoints.quarantined_time):
+        count = (checkpoints.quarantined or 1) - 1
+        before["checkpoints"] = checkpoints.model_copy(update={"quarantined": count})
+    if requests and requests.checkpoint_saved_time and may_be_untold(requests.checkpoint_saved_time):
+        before["requests"] = requests.model_copy(update={"checkpoint_saved": None})
+    return before
 
 
 def derive(before: TrainingJobStatus, after: TrainingJobStatus) -> tuple[Event, ...]:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+from everstep import failure as failure_record
 from everstep_operator.api import TrainingJobStatus
 from everstep_operator.api.common import MAX_COUNT, MAX_STEP
 from everstep_operator.api.status import HISTORY_LIMIT, HistoryEntry
 from everstep_operator.reconcile import elastic, failure
 from everstep_operator.reconcile.attempt import Attempt, own
 from everstep_operator.reconcile.classify import Cause
-from everstep_operator.reconcile.observation import Observation
+from everstep_operator.reconcile.observation import Observation, PodView
 
 SUSPENDED = "Suspended"
 EDITED = "Edited"
@@ -37,7 +40,7 @@ def entry(
         rank=cause.rank if cause.rank is not None and cause.rank <= MAX_COUNT else None,
         code=cause.code,
         from_step=(status.resumed_from.step if status.resumed_from else 0) if known else None,
-        to_step=_reached(observation, attempt, cause),
+        to_step=_reached(observation, attempt),
         started=started,
         ended=observation.now,
         seconds=round((observation.now - started).total_seconds(), 1)
@@ -47,13 +50,35 @@ def entry(
     )
 
 
-def _reached(observation: Observation, attempt: Attempt, cause: Cause) -> int | None:
-    """The last step that anybody tells of: the failing rank, the heartbeat, or the register, which may be newer."""
+def _reached(observation: Observation, attempt: Attempt) -> int | None:
+    """The last step that anybody tells of so far: pods that have ended, the heartbeat, or the register."""
     beat, catalog = failure.beating(observation, attempt), own(observation)
-    told = [cause.step, beat.heartbeat.step if beat is not None else None]
+    told = [*_marks(attempt.pods), beat.heartbeat.step if beat is not None else None]
     told += [entry.step for entry in catalog.checkpoints if entry.attempt == attempt.number] if catalog else []
+    return _furthest(told)
+
+
+def _marks(pods: Iterable[PodView]) -> list[int | None]:
+    return [failure_record.reached(pod.container.message) for pod in pods]
+
+
+def _furthest(told: Iterable[int | None]) -> int | None:
     known = [step for step in told if step is not None]
     return min(max(known), MAX_STEP) if known else None  # what a tenant's record says may be anything
+
+
+def describe(observation: Observation, status: TrainingJobStatus) -> TrainingJobStatus:
+    """The status with what pods tell that have outlived their attempt: when they end, how far it got. At its end the
+    heartbeat was seconds old, and a pod that was torn away tells nothing."""
+    told: dict[int, list[int | None]] = {item.attempt: [item.to_step] for item in status.history}
+    for pod in observation.pods:
+        if pod.attempt in told:
+            told[pod.attempt] += _marks([pod])
+    furthest = {attempt: _furthest(steps) for attempt, steps in told.items()}
+    if all(item.to_step == furthest[item.attempt] for item in status.history):
+        return status
+    history = [item.model_copy(update={"to_step": furthest[item.attempt]}) for item in status.history]
+    return status.model_copy(update={"history": history})
 
 
 def ended(

@@ -30,14 +30,14 @@ def begin_in_place(observation: Observation, attempt: Attempt, fault: datetime |
     before = observation.stored.former
     if beat is not None and claim is not None and beat.heartbeat.epoch < claim.epoch:
         before = beat.heartbeat
-    lost = None if before is None else min(MAX_STEP, max(0, before.step - resumed))
+    lost = None if before is None else _lost(before.step, resumed)
     return Recovery(detected=observation.now, attempt=attempt.number, lost_steps=lost, seconds=seconds)
 
 
 def drop(status: TrainingJobStatus) -> TrainingJobStatus:
     """Stop measuring a recovery that something else interrupts, such as a suspension."""
     found = status.recovery
-    if found is None or found.attempt is None or (found.seconds is not None and found.seconds.total is not None):
+    if found is None or found.attempt is None or found.is_over:
         return status
     return status.model_copy(update={"recovery": found.model_copy(update={"attempt": None})})
 
@@ -47,17 +47,16 @@ def measure(observation: Observation, attempt: Attempt, status: TrainingJobStatu
     found, gang = status.recovery, status.gang
     if found is None or found.attempt is None or found.detected is None or gang is None or gang.started is None:
         return status
-    if attempt.ended or not attempt.launched or (found.seconds is not None and found.seconds.total is not None):
+    if attempt.ended or not attempt.launched or found.is_over:
         return status
     if found.attempt == attempt.number:
         return _measure_in_place(observation, attempt, status, found)
     if found.attempt > attempt.number:
         return status
     seconds = found.seconds or RecoverySeconds()
-    lost = found.lost_steps
+    lost = _lost_steps(status, found.attempt)  # anew each time: the claim may yet fall back to an older checkpoint
     if seconds.teardown is None:
         seconds = seconds.model_copy(update={"teardown": _seconds(found.detected, gang.started)})
-        lost = _lost_steps(status, found.attempt)
     if seconds.start is None and gang.running is not None:
         whole = _seconds(gang.started, gang.running)
         bound = [
@@ -79,21 +78,27 @@ def _measure_in_place(
 ) -> TrainingJobStatus:
     catalog, beat = own(observation), failure.beating(observation, attempt)
     claim, seconds = catalog.claim if catalog is not None else None, found.seconds or RecoverySeconds()
-    if claim is None or beat is None or beat.heartbeat.first_step is None or seconds.load is not None:
+    if claim is None or beat is None or beat.heartbeat.first_step is None:
         return status
     if beat.heartbeat.epoch != claim.epoch:
         return status
     load = _seconds(claim.at, beat.heartbeat.first_step)
     total = None if seconds.restart is None else _bounded(seconds.restart + load)
-    seconds = seconds.model_copy(update={"load": load, "total": total})
-    return status.model_copy(update={"recovery": found.model_copy(update={"seconds": seconds})})
+    seconds, lost = seconds.model_copy(update={"load": load, "total": total}), found.lost_steps
+    if beat.heartbeat.former_step is not None:  # beats of the former group, if any was seen, are older
+        lost = max(lost or 0, _lost(beat.heartbeat.former_step, status.resumed_from.step if status.resumed_from else 0))
+    return status.model_copy(update={"recovery": found.model_copy(update={"seconds": seconds, "lost_steps": lost})})
 
 
 def _lost_steps(status: TrainingJobStatus, failed: int) -> int | None:
     ended = next((entry for entry in status.history if entry.attempt == failed), None)
     if ended is None or ended.to_step is None:
         return None
-    return max(0, ended.to_step - (status.resumed_from.step if status.resumed_from else 0))
+    return _lost(ended.to_step, status.resumed_from.step if status.resumed_from else 0)
+
+
+def _lost(reached: int, resumed: int) -> int:
+    return min(MAX_STEP, max(0, reached - resumed))
 
 
 def _seconds(start: datetime, end: datetime) -> float:

@@ -65,7 +65,7 @@ def _describe_checkpoint(observation: Observation, attempt: Attempt, status: Tra
     over = status.phase is not None and (status.phase.finished or status.phase is Phase.SUSPENDED)
     update: dict[str, object] = {}
     if saved or over:  # a job that rests has saved what there was
-        update = {"checkpoint": value, "checkpoint_saved": value}
+        update = {"checkpoint": value, "checkpoint_saved": value, "checkpoint_saved_time": observation.now}
     elif observation.results.asked == value:
         update = {"checkpoint": value, "attempt": attempt.number}
     return status.model_copy(update={"requests": before.model_copy(update=update)}) if update else status

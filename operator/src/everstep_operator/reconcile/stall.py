@@ -37,10 +37,9 @@ def find(observation: Observation, attempt: Attempt, found: HeartbeatView | None
     at = _starting(observation, policy) if found is None else standstill(policy, found)
     if at is None or not at.limit or at.age < at.limit:
         return None
-    step = found.heartbeat.step if found is not None else None
     where = stacks_key(attempt.number, "*")
     message = f"{_message(at, found)}; stacks of its ranks: {where} under the job's root"
-    return Cause(REASON, message, step=step, reasons=frozenset({REASON}))
+    return Cause(REASON, message, reasons=frozenset({REASON}))
 
 
 def standstill(policy: FailurePolicy, found: HeartbeatView) -> Standstill:

@@ -60,6 +60,9 @@ class Heartbeat(BaseModel):
     seconds_per_step: Finite = None
     resumed_step: Step | None = None
     """The step that was loaded; None for a fresh start."""
+    former_step: Step | None = None
+    """The last step that ended in this container before this worker group: after a restart in place, how far the group
+    before it got. None where nobody noted it."""
     load_seconds: Finite = None
     first_step: Moment | None = None
     """When the first step of this worker group ended."""

@@ -179,6 +179,7 @@ class Checkpointer(Transactions):
         if self._session.identity is None:
             self._claim_after_load()
         self._total, self._finish = total_steps, False
+        self._mark.set(self._progress.step)
         self._tell(total_steps=total_steps, phase="training")
         self._termination.install()
         self._publishing.begin(self._claim())
@@ -230,6 +231,7 @@ class Checkpointer(Transactions):
 
     def _end_step(self, step: int) -> None:
         self._progress.end_step(step)
+        self._mark.set(step)
         if self._first_step is None:
             self._first_step = datetime.now(UTC)
         agreed = self._settle()

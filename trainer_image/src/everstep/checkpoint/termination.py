@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 
 from everstep.errors import StorageError
-from everstep.failure import MAX_BYTES, FailureRecord, decode, encode
+from everstep.failure import MAX_BYTES, FailureRecord, decode, decode_mark, encode, reached
 
 DEFAULT_PATH = Path("/dev/termination-log")
 _PEER_SIGNS = (
@@ -81,19 +81,18 @@ def write_record(record: FailureRecord, path: Path | None = None, replace: bool 
     """Returns whether the record was written: not where an earlier failure of the same worker group stands already.
 
     Never raises: a process that is failing must not fail over its own report. Outside a container, where the default
-    path does not exist, nothing is written.
+    path does not exist, nothing is written. A record that knows no step gets the last one that is known of its group.
     """
-    target = path or termination_path()
-    if target == DEFAULT_PATH and not target.exists():
-        return False
-    try:
-        descriptor = os.open(target, os.O_RDWR | os.O_CREAT, 0o644)
-    except OSError:
+    descriptor = open_message(path)
+    if descriptor is None:
         return False
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
-        if not replace and _stands(descriptor, record):
+        body = os.pread(descriptor, 2 * MAX_BYTES, 0)
+        if not replace and _stands(body, record):
             return False
+        if record.step is None:
+            record = record.model_copy(update={"step": _step_of_group(body, record.restart)})
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, encode(record), 0)
     except OSError:
@@ -104,9 +103,24 @@ def write_record(record: FailureRecord, path: Path | None = None, replace: bool 
         os.close(descriptor)
 
 
-def _stands(descriptor: int, record: FailureRecord) -> bool:
-    body = os.pread(descriptor, 2 * MAX_BYTES, 0)
-    if not body.strip():
+def open_message(path: Path | None = None) -> int | None:
+    """A descriptor of the container's termination message; None where there is none."""
+    target = path or termination_path()
+    if target == DEFAULT_PATH and not target.exists():
+        return None
+    try:
+        return os.open(target, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError:
+        return None
+
+
+def _step_of_group(body: bytes, restart: int) -> int | None:
+    earlier = decode(body)
+    return reached(body) if earlier is None or earlier.restart == restart else None
+
+
+def _stands(body: bytes, record: FailureRecord) -> bool:
+    if not body.strip() or decode_mark(body) is not None:
         return False
     earlier = decode(body)
     if earlier is None:

@@ -23,6 +23,7 @@ from everstep.checkpoint.environment import JobEnvironment, read_environment
 from everstep.checkpoint.gang import Gang
 from everstep.checkpoint.heartbeat import HeartbeatThread
 from everstep.checkpoint.local.tier import LocalTier
+from everstep.checkpoint.mark import StepMark
 from everstep.checkpoint.options import check_custom, digest_of, local_folder, policy_of, retention_of
 from everstep.checkpoint.progress import SCORE, RunProgress
 from everstep.checkpoint.publishing import Publishing
@@ -88,6 +89,7 @@ class Transactions:
         environment: JobEnvironment | None = None,
         **others: Any,
     ) -> None:
+        self._mark = StepMark()
         environment = environment or read_environment()
         uri = root or environment.root
         if store is None and not uri:
@@ -411,6 +413,7 @@ class Transactions:
             self._heartbeat = HeartbeatThread(
                 self.store, identity.attempt, identity.epoch, self._heartbeat_seconds, self._session.fenced
             )
+            self._heartbeat.update(former_step=self._mark.former)
             self._heartbeat.start()
 
     def _tell(self, **changes: Any) -> None:
