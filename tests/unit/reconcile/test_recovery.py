@@ -8,7 +8,8 @@ from typing import Any
 from everstep.failure import encode_mark
 from everstep_operator.api.common import MAX_STEP
 from everstep_operator.reconcile import decide
-from everstep_operator.reconcile.observation import ConditionView, ContainerView, PodView
+from everstep_operator.reconcile.observation import ConditionView, ContainerView, PodView, Results
+from everstep_operator.reconcile.plan import ReadLogs
 from tests.support.observations import (
     at,
     beat,
@@ -107,6 +108,23 @@ def test_a_container_that_is_killed_whole_tells_how_far_it_got() -> None:
     entry = status.history[-1]
     assert (entry.reason, entry.code, entry.to_step) == ("SIGKILL", -9, 78)
     assert "step" not in (entry.message or "")
+
+
+def test_a_mark_hides_no_log() -> None:
+    """With one the kubelet does not put the log's end in its place."""
+    dead = replace(marked(1, 78), container=replace(marked(1, 78).container, exit_code=1))
+    seen = observe(job(running()), pod(0), dead, catalog=committed(70))
+    plan = decide(seen)
+    assert plan.actions == (ReadLogs(("job-1-1",)),)
+    log = "Traceback (most recent call last):\n  File \"train.py\"\nKeyError: 'lr'\n"
+    entry = decide(replace(seen, results=Results(logs={"job-1-1": log}))).status.history[-1]
+    assert (entry.reason, entry.message, entry.to_step) == (
+        "KeyError",
+        "pod 1 (job-1-1) on node-b failed: KeyError: 'lr'",
+        78,
+    )
+    entry = decide(replace(seen, results=Results(logs={"job-1-1": ""}))).status.history[-1]
+    assert entry.message == "pod 1 (job-1-1) on node-b exited with code 1"
 
 
 def test_what_pods_tell_after_the_jobs_end_is_kept_too() -> None:

@@ -16,8 +16,8 @@ from everstep.failure import MARK_BYTES, MAX_BYTES, decode, encode_mark, reached
 
 
 class StepMark:
-    """Made before the ranks first meet: the mark or record that stands then is of no rank with which a step was ended,
-    and gives way. What comes later, such as a peer's record, stays, and so does what is not everstep's."""
+    """Made before the ranks first meet, without whom no step ends: so the mark or record that stands then is of former
+    workers, and gives way. What comes later, such as a peer's record, stays, and so does what is not everstep's."""
 
     def __init__(self, path: Path | None = None) -> None:
         self._path = path
