@@ -146,7 +146,11 @@ ROWS: dict[str, Row] = {
     ),
     "activeDeadlineSeconds": Row(7200, 60, end, None, "DeadlineExceeded"),
     "ttlSecondsAfterFinished": Row(
-        3600, 30, lambda plan: any(isinstance(action, DeleteJob) for action in plan.actions), False, True, (), DONE
+        3600,
+        30,
+        lambda plan: any(isinstance(action, DeleteJob) for action in plan.actions),
+        *(False, True, (), DONE),
+        observed={"catalog": committed(10, 20)},  # nothing to remove, which it would wait for
     ),
     "deletionPolicy": Row("Retain", "Delete", lambda plan: AddFinalizer(FINALIZER) in plan.actions, False, True),
 }
