@@ -16,6 +16,7 @@ from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
 from torch.distributed.checkpoint.state_dict_loader import load as stock_load
 
+from everstep import Checkpointer
 from everstep.catalog import JobCatalog, Progress, open_store, read_heartbeat
 from everstep.catalog.keys import METADATA
 from everstep.catalog.store.posix import PosixStore
@@ -247,6 +248,68 @@ def test_the_heartbeat_tells_the_whole_story(job: Jobs, tmp_path: Path) -> None:
     assert "loss" in beat.metrics
 
 
+def test_a_large_configuration_is_kept_as_its_digest(job: Jobs, tmp_path: Path) -> None:
+    with job().checkpointer(tmp_path, config={"text": "x" * 70_000}) as checkpointer:
+        checkpointer.save(1)
+    catalog = JobCatalog(open_store(str(tmp_path)))
+    manifest = catalog.manifest(catalog.require().live()[0])
+    assert (manifest.config, bool(manifest.config_digest)) == (None, True)
+
+
+def test_notes_are_kept_in_every_save_from_then_on(job: Jobs, tmp_path: Path) -> None:
+    mine = job()
+    with mine.checkpointer(tmp_path, interval_steps=2) as checkpointer:
+        for step in checkpointer.steps(6):
+            mine.step()
+            if step == 3:
+                checkpointer.note(corpus="v2")
+        with pytest.raises(InvalidOperationError, match="note: corpus: kept as JSON"):
+            checkpointer.note(corpus=object())
+        assert checkpointer.save(7, score=0.5, corpus="v3", host="a").custom == {"corpus": "v3", "host": "a"}
+    catalog = JobCatalog(open_store(str(tmp_path)))
+    kept = [catalog.manifest(entry).custom for entry in catalog.require().live()]
+    assert kept == [{}, {"corpus": "v2"}, {"corpus": "v2"}, {"corpus": "v3", "host": "a"}]
+    assert catalog.require().live()[-1].score == 0.5
+
+
+def test_a_dict_is_its_own_state(job: Jobs, tmp_path: Path) -> None:
+    counts = {"problems": 0}
+    mine = job()
+    with mine.checkpointer(tmp_path, interval_steps=2, counts=counts) as checkpointer:
+        for step in checkpointer.steps(5):
+            mine.step()
+            counts["problems"] += step
+            if step == 5:
+                break
+    seen = counts = {"problems": -1, "other": 0}
+    with job().checkpointer(tmp_path, counts=counts) as checkpointer:
+        checkpointer.load_latest()
+    assert seen == {"problems": 1 + 2 + 3 + 4}
+
+
+def test_a_loop_of_one_s_own_saves_as_the_policy_says(job: Jobs, tmp_path: Path) -> None:
+    def train(checkpointer: Checkpointer, steps: int) -> list[int]:
+        found = checkpointer.load_latest()
+        due = []
+        for step in range(1 if found is None else found.step + 1, steps + 1):
+            checkpointer.report(tokens=3)
+            if checkpointer.due(step):
+                due.append(step)
+                checkpointer.save(step)
+        return due
+
+    with job().checkpointer(tmp_path / "steps", interval_steps=3) as checkpointer:
+        assert train(checkpointer, 8) == [3, 6]
+        assert checkpointer.progress.tokens == 24
+    with job().checkpointer(tmp_path / "seconds", interval_seconds=1e-9) as checkpointer:
+        assert train(checkpointer, 3) == [1, 2, 3]
+    with job().checkpointer(tmp_path / "hour", interval_seconds=3600) as checkpointer:
+        assert train(checkpointer, 3) == []
+    beat = read_heartbeat(open_store(str(tmp_path / "hour")), 1)
+    assert isinstance(beat, tuple)
+    assert (beat[0].step, beat[0].tokens) == (3, 9), "a run that saves seldom shows that it lives"
+
+
 def test_the_manifest_tells_the_whole_story(job: Jobs, tmp_path: Path) -> None:
     job().run(tmp_path, 4, config={"width": 8})
     catalog = JobCatalog(open_store(str(tmp_path)))
@@ -257,6 +320,7 @@ def test_the_manifest_tells_the_whole_story(job: Jobs, tmp_path: Path) -> None:
     assert {file.name for file in manifest.files} == {"__0_0.distcp", METADATA}
     assert {"torch", "everstep", "python"} <= set(manifest.versions)
     assert manifest.config_digest
+    assert manifest.config == {"width": 8}
     assert manifest.metrics["loss"] > 0
 
 

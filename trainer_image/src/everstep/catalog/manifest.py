@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -70,6 +71,8 @@ class Manifest(_Document):
     written: Moment
     versions: dict[str, str] = Field(default_factory=dict)
     config_digest: str | None = None
+    config: Any = None
+    """The configuration itself, where it is small."""
     custom: dict[str, Any] = Field(default_factory=dict)
 
     @property
@@ -109,3 +112,11 @@ def decode(body: bytes, expected_digest: str | None = None) -> Manifest:
         if expected_digest is not None:
             raise CheckpointUnreadableError(f"{what}: intact, but not as this version writes it") from error
         raise CheckpointCorruptError(what) from error
+
+
+def flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Values by their paths: `config.model.layers`."""
+    found: dict[str, Any] = {}
+    for name, value in content.items():
+        found |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return found

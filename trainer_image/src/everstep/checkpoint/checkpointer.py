@@ -39,10 +39,12 @@ class Checkpointer(Transactions):
     """Saves and restores the given objects below one job's root.
 
     `model` and `optimizer` (one or several) go through torch.distributed.checkpoint: FSDP2, DTensor, plain modules.
-    `scheduler`, `data` and further named objects need state_dict()/load_state_dict() or get_state()/set_state().
+    `scheduler`, `data` and further named objects need state_dict()/load_state_dict() or get_state()/set_state(), or are
+    dicts.
     `root` is a URI or path (default: EVERSTEP_ROOT); `interval_steps` and `interval_seconds` together take the place of
-    the interval in EVERSTEP_POLICY, and `asynchronous` that of its `async`. `config` (JSON-like) is digested into the
-    manifest. `resume_step`: train on from this committed step instead of the latest; later ones are set aside.
+    the interval in EVERSTEP_POLICY, and `asynchronous` that of its `async`. `config` (JSON-like, no secrets) is
+    kept in the manifest. `resume_step`: train on from this committed step instead of the latest; later ones are set
+    aside.
     `resume`: "auto" (the latest committed step, else a fresh start), "disable" (a fresh start; what is committed is set
     aside), or the path of a checkpoint or of another job's root. Under an operator the job's `spec.resume` says it, and
     neither counts.
@@ -60,7 +62,6 @@ class Checkpointer(Transactions):
         self._total: int | None = None
         self._saves_waited = 0
         self._fenced: FencedError | None = None
-        self._last_save = time.monotonic()
         self._published = 0.0
         self._first_step: datetime | None = None
         self._peers_gone = False
@@ -214,6 +215,28 @@ class Checkpointer(Transactions):
         """
         self._termination.install()
         return self._gang.start_sum([int(self._termination.raised)]).wait()[0] > 0
+
+    def due(self, step: int) -> bool:
+        """For a loop of your own, at the end of each step: whether the job's policy, or its operator, wants it saved.
+
+        The same on all ranks. Shows the step in the heartbeat, too.
+        """
+        self._current = step
+        self._progress.end_step(step)
+        if self._first_step is None:
+            self._first_step = datetime.now(UTC)
+        interval = self._policy.interval
+        late = interval.seconds is not None and time.monotonic() - self._last_save >= interval.seconds
+        asked = self._heartbeat is not None and self._heartbeat.asks_for_save()
+        mine = int(self._gang.leads and (late or asked))
+        told, *counts = self._gang.start_sum([mine, *self._progress.take()]).wait()
+        self._progress.add(*counts)
+        wanted = told > 0 or (interval.steps is not None and step % interval.steps == 0)
+        if wanted and self._heartbeat is not None:
+            self._heartbeat.saves(step)
+        self._tell(phase="training")
+        self._publish(step)
+        return wanted
 
     def phase(self, name: str) -> None:
         """Show in the heartbeat what the run is doing: `evaluating`, `compiling` or `training`. Each has its own limit,

@@ -19,6 +19,9 @@ from everstep.errors import InvalidOperationError
 
 log = logging.getLogger("everstep")
 
+MOST_CONFIG = 64 << 10
+"""Characters of a configuration that is kept whole."""
+
 
 def policy_of(
     environment: JobEnvironment,
@@ -83,11 +86,17 @@ def retention_of(policy: Policy) -> Retention:
     return Retention(last=policy.keep_last, best=best, every=policy.keep_every)
 
 
-def check_custom(custom: Mapping[str, Any]) -> None:
+def check_custom(call: str, custom: Mapping[str, Any]) -> None:
     try:
         json.dumps(custom, allow_nan=False)
     except (TypeError, ValueError) as error:
-        raise InvalidOperationError(f"save_state: {', '.join(custom)}: kept as JSON in the manifest: {error}") from None
+        raise InvalidOperationError(f"{call}: {', '.join(custom)}: kept as JSON in the manifest: {error}") from None
+
+
+def config_of(config: Any) -> Any:
+    """As JSON has it; None where it is too large to be kept with each checkpoint."""
+    text = json.dumps(config, sort_keys=True, default=str)
+    return json.loads(text) if len(text) <= MOST_CONFIG else None
 
 
 def digest_of(config: Any) -> str:

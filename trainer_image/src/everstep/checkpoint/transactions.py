@@ -24,7 +24,7 @@ from everstep.checkpoint.gang import Gang
 from everstep.checkpoint.heartbeat import HeartbeatThread
 from everstep.checkpoint.local.tier import LocalTier
 from everstep.checkpoint.mark import StepMark
-from everstep.checkpoint.options import check_custom, digest_of, local_folder, policy_of, retention_of
+from everstep.checkpoint.options import check_custom, config_of, digest_of, local_folder, policy_of, retention_of
 from everstep.checkpoint.progress import SCORE, RunProgress
 from everstep.checkpoint.publishing import Publishing
 from everstep.checkpoint.restoring.loading import THREADS
@@ -114,6 +114,7 @@ class Transactions:
         self._local = LocalTier(self._policy.local, self._session, self._shards.plans, several, self._tell)
         self._saves_failed = 0
         self._resume_step = resume_step
+        self._config = config_of(config)
         self._config_digest = None if config is None else digest_of(config)
         self._on_commit: Callable[[Committed], None] | None = None
         self._heartbeat_seconds = heartbeat_seconds or environment.heartbeat_seconds
@@ -126,7 +127,9 @@ class Transactions:
         self._resume = resume
         self._score: float | None = None
         self._score_of = self._policy.keep_best.metric if self._policy.keep_best else SCORE
+        self._notes: dict[str, Any] = {}
         self._custom: dict[str, Any] = {}
+        self._last_save = time.monotonic()
 
     # state of the run
 
@@ -168,7 +171,23 @@ class Transactions:
         """
         self._progress.report(self._current, samples, tokens, epoch, score, metrics)
 
+    def note(self, **custom: Any) -> None:
+        """Keep this (JSON-like) in the manifest of every save from now on: the data's version, a commit, a host.
+
+        Raises InvalidOperationError for what JSON cannot hold.
+        """
+        check_custom("note", custom)
+        self._notes |= custom
+
     # saves
+
+    def save(self, step: int, score: float | None = None, **custom: Any) -> Committed:
+        """A whole transaction in one call: the latest committed step is then this one. Raises as its parts do."""
+        self.begin(step)
+        self.save_state(**custom)
+        if score is not None:
+            self.save_score(score)
+        return self.commit()
 
     def begin(self, step: int) -> None:
         """Open a save. Raises InvalidOperationError where one is open, or where the ranks are at different steps."""
@@ -183,9 +202,9 @@ class Transactions:
         draft = self._saves.draft
         if draft is not None:
             self._progress.step = draft.step
-        check_custom(custom)
+        check_custom("save_state", custom)
         self._saves.write(self._progress.counters())
-        self._custom = custom
+        self._custom = self._notes | custom
 
     def save_score(self, score: float) -> None:
         """What keep_best compares."""
@@ -211,7 +230,8 @@ class Transactions:
     def _opened(self, step: int) -> None:
         self._current = step
         self._score = self._progress.score_at(step, self._score_of)
-        self._custom = {}
+        self._custom = dict(self._notes)
+        self._last_save = time.monotonic()
         self._start_heartbeat()
 
     def _record(self) -> Record:
@@ -221,6 +241,7 @@ class Transactions:
             self._score,
             self._score_of,
             self._config_digest,
+            self._config,
             self._custom,
         )
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from everstep.catalog import Entry, JobCatalog, Manifest, S3Access
+from everstep.catalog.manifest import flat
 from everstep.cli import common
 from everstep.cli import format as written
 from everstep.cli.output import Output, complain, emit
@@ -97,6 +98,13 @@ def _as_dict(entry: Entry, manifest: Manifest) -> dict[str, Any]:
     }
 
 
+def _config(manifest: Manifest) -> str | None:
+    """Its digest where it is no dict, or was too large to be kept."""
+    if not isinstance(manifest.config, dict):
+        return manifest.config_digest
+    return ", ".join(f"{name} {value}" for name, value in flat(manifest.config).items() if value is not None)
+
+
 def _details(job: JobCatalog, entry: Entry, manifest: Manifest) -> Iterator[str]:
     room = width()
     progress = manifest.progress
@@ -116,7 +124,7 @@ def _details(job: JobCatalog, entry: Entry, manifest: Manifest) -> Iterator[str]
             ("Metrics", ", ".join(f"{key} {value:.6g}" for key, value in manifest.metrics.items())),
             ("Custom", ", ".join(f"{key} {value}" for key, value in manifest.custom.items())),
             ("Versions", ", ".join(f"{key} {value}" for key, value in manifest.versions.items())),
-            ("Config", manifest.config_digest),
+            ("Config", _config(manifest)),
             ("Manifest", entry.digest),
         ),
         room,

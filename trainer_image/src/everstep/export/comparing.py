@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 
 from everstep.catalog import Manifest
+from everstep.catalog.manifest import flat
 from everstep.catalog.sums import BLOCK
 from everstep.export.saved import SavedTensors
 
@@ -38,9 +39,7 @@ def facts(a: Manifest, b: Manifest) -> dict[str, tuple[Any, Any]]:
 def _flat(manifest: Manifest) -> dict[str, Any]:
     content = manifest.model_dump(mode="json", exclude={"files", "location", "started", "written"})
     found: dict[str, Any] = {"files": len(manifest.files), "bytes": manifest.bytes}
-    for name, value in content.items():
-        found |= {f"{name}.{key}": each for key, each in value.items()} if isinstance(value, dict) else {name: value}
-    return found
+    return found | flat(content)
 
 
 def differences(a: SavedTensors, b: SavedTensors, values: bool = False) -> Iterator[Difference]:

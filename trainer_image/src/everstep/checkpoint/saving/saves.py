@@ -41,6 +41,7 @@ class Record:
     score: float | None
     score_of: str | None
     config_digest: str | None
+    config: Any
     custom: Mapping[str, Any]
 
 
@@ -221,6 +222,7 @@ class Saves:
             written=datetime.now(UTC),
             versions=versions(),
             config_digest=record.config_digest,
+            config=record.config,
             custom=dict(record.custom),
         )
 

@@ -26,13 +26,22 @@ Tensors = dict[str, torch.Tensor]
 
 
 def accessors(item: Any, name: str) -> tuple[Getter, Setter]:
-    """state_dict()/load_state_dict() or get_state()/set_state(). Raises InvalidOperationError where it has neither."""
+    """state_dict()/load_state_dict() or get_state()/set_state(); a dict is its own state. Raises InvalidOperationError
+    where it has neither."""
+    if type(item) is dict:
+        return item.copy, lambda state: _refill(item, state)
     for getter, setter in (("state_dict", "load_state_dict"), ("get_state", "set_state")):
         if callable(getattr(item, getter, None)) and callable(getattr(item, setter, None)):
             return getattr(item, getter), getattr(item, setter)
     raise InvalidOperationError(
         f"{name}: a {type(item).__name__} has neither state_dict()/load_state_dict() nor get_state()/set_state()"
     )
+
+
+def _refill(item: dict[Any, Any], state: Mapping[Any, Any]) -> None:
+    """In place: whoever else holds the dict sees what was loaded."""
+    item.clear()
+    item.update(state)
 
 
 def set_apart(value: Any, path: str, tensors: Tensors, only_sharded: bool = False) -> Any:
