@@ -223,6 +223,7 @@ class Checkpointer(Transactions):
         """
         self._current = step
         self._progress.end_step(step)
+        self._mark.set(step)
         if self._first_step is None:
             self._first_step = datetime.now(UTC)
         interval = self._policy.interval
