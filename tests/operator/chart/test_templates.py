@@ -159,7 +159,7 @@ def test_a_digest_comes_before_the_tag() -> None:
 
 
 def test_a_private_authority_is_mounted_and_ids_can_be_the_clusters() -> None:
-    values = {
+    values: dict[str, Any] = {
         "extraEnv": [{"name": "AWS_CA_BUNDLE", "value": "/ca/ca.crt"}],
         "extraVolumes": [{"name": "ca", "configMap": {"name": "s3-ca"}}],
         "extraVolumeMounts": [{"name": "ca", "mountPath": "/ca", "readOnly": True}],

@@ -49,7 +49,7 @@ class Gate:
         self._told = False
         self._hooks = [each.register_step_pre_hook(self._before_step) for each in optimizers]
         for each, hook in zip(optimizers, self._hooks, strict=True):  # one that was there may change what is copied
-            each._optimizer_step_pre_hooks.move_to_end(hook.id, last=False)
+            each._optimizer_step_pre_hooks.move_to_end(hook.id, last=False)  # type: ignore[attr-defined]
 
     def close(self) -> Hold:
         """From now on a step waits until the returned hold is opened."""
