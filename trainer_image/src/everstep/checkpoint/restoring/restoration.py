@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -97,19 +97,20 @@ class Restoration:
             Configuration.of(saved.manifest),
             Configuration(self.gang.world_size, mesh_of(self.app.model), self.app.config_digest),
         )
+        model = {} if self.app.model is None else model_state(self.app.model)
         if self.app.model is not None:
-            model = flatten_state_dict({"model": model_state(self.app.model)})[0]
-            check_tensors(model, saved.metadata, *configurations, whole="model.")
+            flat = flatten_state_dict({"model": model})[0]
+            check_tensors(flat, saved.metadata, *configurations, whole="model.")
         check_fits(self.app, common, own, self.gang)
-        state = template(self.app, saved.metadata, common, own)
-        self._tell_left_out(saved)
+        state = template(self.app, saved.metadata, common, own, model)
+        self._tell_left_out(saved, model)
         check_tensors(flatten_state_dict(state)[0], saved.metadata, *configurations)
         return state
 
-    def _tell_left_out(self, saved: SavedShards) -> None:
+    def _tell_left_out(self, saved: SavedShards, model: Iterable[str]) -> None:
         if self.app.model is None or not self.app.optimizers or not self.gang.leads:
             return
-        names = optimizers.left_out(self.app.model, self.app.optimizers, saved.metadata)
+        names = optimizers.left_out(self.app.model, model, self.app.optimizers, saved.metadata)
         if names:
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""
             log.warning("the state of %s%s is left in the checkpoint: no optimizer has the parameter", names[0], more)

@@ -156,12 +156,17 @@ def check_fits(app: Application, common: Mapping[str, Any], own: Mapping[str, An
 
 
 def template(
-    app: Application, metadata: Metadata, common: Mapping[str, Any], own: Mapping[str, Any] | None
+    app: Application,
+    metadata: Metadata,
+    common: Mapping[str, Any],
+    own: Mapping[str, Any] | None,
+    model: dict[str, Any],
 ) -> dict[str, Any]:
-    """Where DCP is to load into: the live tensors where there are such, new ones for the rest."""
+    """Where DCP is to load into: the live tensors where there are such, new ones for the rest. `model`: its
+    `model_state`."""
     state: dict[str, Any] = {}
     if app.model is not None:
-        state["model"] = get_model_state_dict(app.model)
+        state["model"] = model
     if app.model is not None and app.optimizers:
         state["optimizer"] = optimizers.template(app.model, app.optimizers, metadata)
     tensors = {}

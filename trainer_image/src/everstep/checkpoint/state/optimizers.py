@@ -10,14 +10,14 @@ import contextlib
 import logging
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
-from torch.distributed.checkpoint.state_dict import get_model_state_dict, get_optimizer_state_dict
+from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict
 from torch.distributed.tensor import DTensor
 
 from everstep.checkpoint.state.walk import Walk
@@ -103,11 +103,11 @@ def template(model: nn.Module, optimizers: Optimizers, metadata: Metadata) -> di
     return {"state": state, "param_groups": _stored_groups(names)}
 
 
-def left_out(model: nn.Module, optimizers: Optimizers, metadata: Metadata) -> list[str]:
-    """Parameters that have state in the checkpoint, and no optimizer here."""
+def left_out(model: nn.Module, names: Iterable[str], optimizers: Optimizers, metadata: Metadata) -> list[str]:
+    """Those of the model's parameters, by their `names`, that have state in the checkpoint, and no optimizer here."""
     stored = _with_prefixes(metadata.state_dict_metadata)
     taken = {name for each in optimizers for group in _groups(model, each) for name in group["params"]}
-    return [name for name in get_model_state_dict(model) if f"{_STATE}{name}" in stored and name not in taken]
+    return [name for name in names if f"{_STATE}{name}" in stored and name not in taken]
 
 
 def _with_prefixes(names: Mapping[str, Any]) -> set[str]:
