@@ -201,7 +201,8 @@ class _Streams:
         if stream is None:
             target.copy_(_flat(tensor))
             return
-        with torch.cuda.stream(stream):
+        # A thread begins on device 0: to come back to its stream would open a context there, of every rank.
+        with torch.cuda.device(tensor.device), torch.cuda.stream(stream):
             target.copy_(_flat(tensor), non_blocking=True)
         stream.synchronize()
 
