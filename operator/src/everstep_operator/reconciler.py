@@ -169,8 +169,7 @@ class Reconciler:
             observation = await self._observer.observe(seen, memory, stored, chain.results, pods)
             plan = decide(observation)
             log.debug("%s, then %s", _names(plan), "again" if plan.again else f"in {plan.requeue_after} s")
-            await self._record(seen, plan)
-            memory.written, memory.status = seen.job.metadata.resource_version, seen.job.status
+            await self._record(seen, memory, plan)
             problem = await self._actor.run(chain, plan.actions)
             if problem is not None:
                 log.info("%s: %s", problem.reason, problem.message)
@@ -191,9 +190,11 @@ class Reconciler:
         log.error("a pass came to no end after %d decisions", LONGEST_CHAIN)
         return Outcome(AFTER_PROBLEM)
 
-    async def _record(self, seen: Seen, plan: Plan) -> None:
+    async def _record(self, seen: Seen, memory: JobMemory, plan: Plan) -> None:
         before = seen.job.status
         written = await write_status(self._kube, seen, plan.status)
+        # Before the events: metrics must not lag behind a status that can be read already.
+        memory.written, memory.status = seen.job.metadata.resource_version, seen.job.status
         logs.at_attempt(plan.status.attempt)
         if not written:
             return

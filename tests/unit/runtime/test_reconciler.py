@@ -94,6 +94,7 @@ class World(Observer):
         self.known: list[bool] = []
         self.actions: list[str] = []
         self.news_after: str | None = None
+        self.lags: list[bool] = []
         self.body = {**minimal(), "metadata": {**minimal()["metadata"], "uid": UID, "resourceVersion": "1"}}
 
     async def job(self, _key: Key) -> Any:
@@ -118,7 +119,7 @@ class World(Observer):
         return self.body
 
     async def emit(self, *_: Any, **__: Any) -> None:
-        return None
+        self.lags.append(self.memories.of(KEY, UID).status != TrainingJob.parse(self.body).status)
 
     async def run(self, chain: Chain, actions: Sequence[Action]) -> Problem | None:
         for action in actions:
@@ -208,3 +209,9 @@ async def test_pods_are_not_listed_again_after_what_leaves_them_alone() -> None:
 
 async def test_what_a_watch_tells_in_the_middle_of_a_pass_is_looked_at() -> None:
     assert (await started(news_after="DryRunPod")).known == [False, False, False]
+
+
+async def test_what_the_metrics_tell_does_not_wait_for_events() -> None:
+    lags = (await started()).lags
+    assert lags
+    assert not any(lags)
