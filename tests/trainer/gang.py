@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import functools
 import json
 import os
 import signal
@@ -18,6 +20,9 @@ from everstep.checkpoint.termination import read_record
 from everstep.failure import FailureRecord
 from tests.support.python_path import python_path
 
+from . import nursery
+
+COLD = bool(os.environ.get("EVERSTEP_COLD_GANGS"))
 TINY = str(Path(__file__).parent / "tiny.py")
 RECIPE = (
     *("-m", "everstep.train", "--steps", "30", "--save_steps", "5", "--evaluation.every", "10"),
@@ -30,7 +35,7 @@ RECIPE = (
 class Gang:
     """A running gang in a process group of its own."""
 
-    process: subprocess.Popen[str]
+    process: subprocess.Popen[str] | nursery.Forked
     folder: Path
 
     @property
@@ -77,7 +82,7 @@ class Gang:
         """Process ids of the ranks."""
         path = Path(f"/proc/{self.process.pid}/task")
         children = [int(pid) for task in path.iterdir() for pid in (task / "children").read_text().split()]
-        return [pid for pid in children if b"everstep.launch.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+        return [pid for pid in children if nursery.is_rank(pid)]
 
 
 def start(
@@ -100,18 +105,30 @@ def start(
         "PYTHONPATH": python_path(),
         **(environment or {}),
     }
+    process: subprocess.Popen[str] | nursery.Forked
     torchrun = ["torchrun", "--standalone", "--local-addr=127.0.0.1", f"--nproc-per-node={ranks}", *options, *command]
     with (folder / "log").open("w") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "everstep.launch", *torchrun],
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            cwd=folder,
-            env=variables,
-            start_new_session=True,
-            text=True,
-        )
+        if COLD:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "everstep.launch", *torchrun],
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                cwd=folder,
+                env=variables,
+                start_new_session=True,
+                text=True,
+            )
+        else:
+            outputs = [log.fileno(), log.fileno()]
+            process = _nursery().fork("agent", torchrun, variables, str(folder), outputs)
     return Gang(process, folder)
+
+
+@functools.cache
+def _nursery() -> nursery.Nursery:
+    found = nursery.Nursery.start({**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": python_path()})
+    atexit.register(found.close)
+    return found
 
 
 def run(folder: Path, command: Sequence[str], root: str, **options: Any) -> Gang:
