@@ -38,10 +38,13 @@ def outranking(nice: int | None) -> Iterator[None]:
     """While a clock runs on a machine that others use too: this session and those below it come before theirs.
 
     By the nice value of the session's group: where the kernel groups by session, that of a process counts only within.
+    Raises RuntimeError where it does not group.
     """
     if nice is None:
         yield
         return
+    if Path("/proc/sys/kernel/sched_autogroup_enabled").read_text().strip() != "1":
+        raise RuntimeError("--nice would do nothing here: set kernel.sched_autogroup_enabled to 1")
     usual = int(Path("/proc/self/autogroup").read_text().split()[-1])
     _rank_sessions(nice)
     try:
