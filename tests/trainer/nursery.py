@@ -134,6 +134,7 @@ def serve(connection: socket.socket) -> Callable[[], None] | None:
 def _begin(request: dict[str, Any], descriptors: list[int]) -> Callable[[], None]:
     """Become a process as exec would have made it."""
     os.setsid()
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     for number, descriptor in zip((1, 2), descriptors, strict=False):
         os.dup2(descriptor, number)
     for descriptor in descriptors:

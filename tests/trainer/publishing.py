@@ -1,5 +1,6 @@
 """A gang that publishes its weights each step, and its consumer. usage: torchrun publishing.py train SCENARIO, with
-EVERSTEP_ROOT; or python publishing.py watch URI SECONDS, which prints a line for each set that it has loaded.
+EVERSTEP_ROOT; or python publishing.py watch URI SECONDS, which says that it watches, then prints a
+line for each set that it has loaded.
 
 All weights of a step have the value of that step, so that a set of two steps would show. Scenario die-in-set: rank 1
 dies in the middle of storing its file of step 5.
@@ -66,6 +67,7 @@ def train(scenario: str) -> None:
 
 def watch(uri: str, seconds: float) -> None:
     plain = model()
+    print("watching", flush=True)
     for step, weights in WeightsWatcher(uri, poll_seconds=0.05).watch(seconds):
         weights.load_into(plain)
         values = {float(value.min()) for value in plain.state_dict().values()}

@@ -21,8 +21,16 @@ SCRIPT = str(Path(__file__).parent / "publishing.py")
 
 
 def watching(root: Root, seconds: float) -> subprocess.Popen[str]:
+    """A consumer that has begun to watch."""
     command = [sys.executable, SCRIPT, "watch", root.uri, str(seconds)]
-    return subprocess.Popen(command, env={**os.environ, **root.environment}, stdout=subprocess.PIPE, text=True)
+    consumer = subprocess.Popen(command, env={**os.environ, **root.environment}, stdout=subprocess.PIPE, text=True)
+    assert next_line(consumer) == "watching\n"
+    return consumer
+
+
+def next_line(consumer: subprocess.Popen[str]) -> str:
+    assert consumer.stdout is not None
+    return consumer.stdout.readline()
 
 
 def seen_by(consumer: subprocess.Popen[str]) -> list[dict[str, Any]]:
@@ -72,10 +80,11 @@ def test_of_a_set_whose_writer_dies_nothing_is_ever_seen(s3_root: Root, tmp_path
     torn = [place for place in places(sets) if Location.parse(place).step == 5]
     assert len(torn) == 1, "half a set stands there"
     consumer = watching(s3_root, 100)
+    first = json.loads(next_line(consumer))
+    assert first == {"step": 4, "epoch": 1, "values": [4.0]}, "what the dead gang had published whole"
     gang.run(tmp_path / "2", [SCRIPT, "train", "plain"], s3_root.uri, environment=s3_root.environment)
     seen = seen_by(consumer)
-    assert seen[0] == {"step": 4, "epoch": 1, "values": [4.0]}, "what the dead gang had published whole"
-    assert {line["epoch"] for line in seen[1:]} == {2}
+    assert {line["epoch"] for line in seen} == {2}
     assert all(line["values"] == [float(line["step"])] for line in seen), seen
     assert seen[-1]["step"] == 8
     assert torn[0] not in places(sets), "it was swept"
