@@ -18,11 +18,8 @@ class Recovery:
     killed_at: int
     committed: int
     resumed_from: int
+    lost: int
     seconds: dict[str, Any]
-
-    @property
-    def lost(self) -> int:
-        return max(0, self.killed_at - self.resumed_from)  # a save in flight may still land after the look
 
 
 def catalog_of(target: Target, name: str) -> JobCatalog:
@@ -73,5 +70,7 @@ def losses_table(reference: dict[int, float], interrupted: dict[int, float]) -> 
 
 def recovery_of(view: JobView, fault: str, killed_at: int, committed: int) -> Recovery:
     resumed = int((view.status.get("resumedFrom") or {}).get("step") or 0)
-    seconds = dict((view.status.get("recovery") or {}).get("seconds") or {})
-    return Recovery(fault, killed_at, committed, resumed, seconds)
+    found = view.status.get("recovery") or {}
+    # The pods tell of steps after the demo's last look; and a save in flight may still land after it.
+    lost = max(0, int(found.get("lostSteps") or 0), killed_at - resumed)
+    return Recovery(fault, killed_at, committed, resumed, lost, dict(found.get("seconds") or {}))
