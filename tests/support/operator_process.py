@@ -45,6 +45,7 @@ class OperatorProcess:
         }
         kept = {key: value for key, value in os.environ.items() if not key.startswith(("AWS_", "EVERSTEP_", "KUBE"))}
         environment = kept | {f"EVERSTEP_OPERATOR_{name}": value for name, value in variables.items()}
+        environment["TMPDIR"] = str(self.directory)  # where the client leaves its keys when it is killed
         with self.log.open("ab") as output:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "everstep_operator.main"], env=environment, stdout=output, stderr=output

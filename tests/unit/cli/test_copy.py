@@ -13,6 +13,7 @@ from everstep.catalog import Entry, JobCatalog, Resume, open_store
 from everstep.catalog.rebuild import survey
 from everstep.catalog.store.posix import PosixStore
 from everstep.cli import app as app_module
+from everstep.cli.common import WrongCallError
 from everstep.errors import CheckpointCorruptError, InvalidOperationError
 from tests.unit.catalog.saves import save
 
@@ -61,6 +62,14 @@ def test_one_checkpoint_by_step_path_or_as_the_latest(source: JobCatalog, tmp_pa
         run("copy", *where, "--to", str(tmp_path / name))
         there = JobCatalog(open_store(str(tmp_path / name))).require()
         assert [(entry.step, entry.state) for entry in there.checkpoints] == [(step, "live")]
+
+
+def test_all_and_one_cannot_both_be_meant(source: JobCatalog, tmp_path: Path) -> None:
+    path = f"{source.store.uri}/{source.require().live()[0].location}"
+    for arguments in ([source.store.uri, "--step", "10"], [path]):
+        with pytest.raises(WrongCallError, match="--all is every checkpoint"):
+            run("copy", *arguments, "--all", "--to", str(tmp_path / "there"))
+    assert not (tmp_path / "there").exists()
 
 
 def test_a_damaged_byte_leaves_no_run(source: JobCatalog, tmp_path: Path) -> None:

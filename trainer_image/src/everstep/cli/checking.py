@@ -21,7 +21,7 @@ from everstep.errors import CheckpointCorruptError, CheckpointNotFoundError
 def verify(
     uri: common.Place,
     step: common.Step = None,
-    everything: Annotated[bool, typer.Option("--all", help="every committed checkpoint of the run")] = False,
+    everything: common.Everything = False,
     jobs: Annotated[int, typer.Option(min=1, max=64, help="reads at the same time")] = 8,
     endpoint: common.Endpoint = None,
     region: common.Region = None,
@@ -29,8 +29,7 @@ def verify(
 ) -> None:
     """Read every byte of a checkpoint and compare it with the sums that were committed. Exit code 3: damage."""
     target = common.open_target(uri, endpoint, region)
-    if everything and (step is not None or target.location is not None):
-        raise common.WrongCallError("--all is every checkpoint of a run: leave --step out, and name the run")
+    target.check_everything(everything, step)
     catalog = target.catalog()
     entries = catalog.live() if everything else [target.pick(catalog, step)]
     with common.progress_bar() as progress:

@@ -28,6 +28,7 @@ Endpoint = Annotated[
 Region = Annotated[str | None, typer.Option(help="the S3 region; else AWS_REGION, or boto3's own way to it")]
 Form = Annotated[Output, typer.Option("--output", "-o", help="how to print")]
 Step = Annotated[int | None, typer.Option(help="the step; without it the latest committed one")]
+Everything = Annotated[bool, typer.Option("--all", help="every committed checkpoint of the run")]
 Yes = Annotated[bool, typer.Option("--yes", help="do not ask")]
 
 
@@ -51,6 +52,11 @@ class Target:
                 "whose register is lost"
             )
         return catalog
+
+    def check_everything(self, everything: bool, step: int | None) -> None:
+        """Raises WrongCallError where --all and something else name what is meant."""
+        if everything and (step is not None or self.location is not None):
+            raise WrongCallError("--all is every checkpoint of a run: leave --step out, and name the run")
 
     def pick(self, catalog: Catalog, step: int | None) -> Entry:
         """The checkpoint of the URI, else of the step (the live one, where several are of that step), else the latest.

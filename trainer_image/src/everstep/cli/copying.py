@@ -20,7 +20,7 @@ def copy(
     uri: common.Place,
     to: Annotated[str, typer.Option(metavar="URI", help="an empty or new folder, or s3://bucket/prefix")],
     step: common.Step = None,
-    everything: Annotated[bool, typer.Option("--all", help="every committed checkpoint of the run")] = False,
+    everything: common.Everything = False,
     jobs: Annotated[int, typer.Option(min=1, max=64, help="reads at the same time")] = 8,
     endpoint: common.Endpoint = None,
     region: common.Region = None,
@@ -31,7 +31,8 @@ def copy(
     Every byte is verified on its way.
     """
     target = common.open_target(uri, endpoint, region)
-    catalog = target.job.require()
+    target.check_everything(everything, step)
+    catalog = target.catalog()
     entries = catalog.live() if everything else [target.pick_good(catalog, step)]
     if not entries:
         raise CheckpointNotFoundError(f"nothing is committed in {target.job.store.uri}")

@@ -7,6 +7,7 @@ import signal
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
+from pathlib import Path
 
 from torch.distributed.elastic.agent.server.api import RunResult, WorkerGroup
 from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
@@ -31,15 +32,15 @@ class _Agent:
     """What TORCHELASTIC_RESTART_COUNT is to the workers that run now."""
 
     @staticmethod
-    def install() -> None:
+    def install(folder: Path) -> None:
+        """`folder`: for the workers' stacks."""
+
         def monitor(agent: LocalElasticAgent, group: WorkerGroup) -> RunResult:
             result: RunResult = _Agent.watch(agent, group)
             _Agent.restarts = group.spec.max_restarts - agent._remaining_restarts
             if any(failure.exitcode in FINAL for failure in result.failures.values()):
                 agent._remaining_restarts = 0
             return result
-
-        folder = stacks.prepare()
 
         def shutdown(agent: LocalElasticAgent, death_sig: signal.Signals = signal.SIGTERM, timeout: int = 30) -> None:
             told = isinstance(sys.exception(), SignalException) and agent._pcontext is not None
@@ -57,13 +58,14 @@ def run_torchrun(arguments: Sequence[str]) -> int:
     """Returns the exit code for the container: that of the worker that failed first, 143 after SIGTERM."""
     parsed = parse_args(list(arguments))  # type: ignore[no-untyped-call]
     wrap(parsed)
-    _Agent.install()
     # torchrun's shared store lives on across restarts in place: a new worker group would find, and dial, the addresses
     # that its predecessor left in it. A store of its own for each worker group has no such keys.
     os.environ.setdefault("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
     path = termination.termination_path()
     try:
-        run(parsed)  # type: ignore[no-untyped-call]
+        with stacks.prepared() as folder:
+            _Agent.install(folder)
+            run(parsed)  # type: ignore[no-untyped-call]
     except ChildFailedError as error:
         print(error, file=sys.stderr, flush=True)
         record = choose(error.failures, termination.read_record(path), _Agent.restarts)

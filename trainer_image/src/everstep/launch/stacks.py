@@ -16,7 +16,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 VARIABLE = "EVERSTEP_STACKS"
@@ -34,11 +34,12 @@ _file: object = None
 """Kept open: faulthandler writes into its descriptor."""
 
 
-def prepare() -> Path:
-    """In the agent, before it starts workers."""
-    folder = Path(tempfile.mkdtemp(prefix="everstep-stacks-"))
-    os.environ[VARIABLE] = str(folder)
-    return folder
+@contextlib.contextmanager
+def prepared() -> Iterator[Path]:
+    """In the agent, around all that its workers do: the folder in which they write."""
+    with tempfile.TemporaryDirectory(prefix="everstep-stacks-", ignore_cleanup_errors=True) as folder:
+        os.environ[VARIABLE] = folder
+        yield Path(folder)
 
 
 def register() -> None:
