@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import random
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -149,9 +149,17 @@ def test_sigterm_saves_this_step_and_ends(job: Jobs, tmp_path: Path, monkeypatch
     assert signal.getsignal(signal.SIGTERM) is before
 
 
+@pytest.fixture
+def terminal() -> Iterator[None]:
+    """Ctrl+C as Python has it at a terminal: a shell has what runs in its background ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("terminal")
 def test_ctrl_c_saves_as_sigterm_does(job: Jobs, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     mine = job()
-    before = signal.getsignal(signal.SIGINT)
 
     def train() -> None:
         with mine.checkpointer(tmp_path / "root", interval_steps=100) as checkpointer:
@@ -166,9 +174,10 @@ def test_ctrl_c_saves_as_sigterm_does(job: Jobs, tmp_path: Path, capfd: pytest.C
     assert end.value.code == 143
     assert steps_of(tmp_path / "root") == [8]
     assert "Ctrl+C again stops at once" in capfd.readouterr().err
-    assert signal.getsignal(signal.SIGINT) is before
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+@pytest.mark.usefixtures("terminal")
 def test_the_second_ctrl_c_ends_at_once(job: Jobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(signals, "AGAIN", 0.0)
     mine = job()
