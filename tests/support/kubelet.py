@@ -14,12 +14,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from kubernetes import client, config
+import urllib3
+from kubernetes import client, config, watch
 
 from everstep.catalog import S3Access
 from tests.trainers.lite import Job, Options, Run
 
 Pod = Any
+TICK = 0.25
+"""Seconds after which it looks again at what it knows: something that it did may have met a write of somebody else."""
 
 
 @dataclass
@@ -61,12 +64,18 @@ class Kubelet:
         self.node = f"node-{secrets.token_hex(4)}"
         self.nodes: list[str] = []
         self._stop = threading.Event()
+        self._pods: dict[str, Pod] = {}
+        self._knowing = threading.Lock()
+        self._changed = threading.Event()
+        self._watch = watch.Watch()
+        self._watcher = threading.Thread(target=self._follow, name="kubelet's watch", daemon=True)
         self._loop = threading.Thread(target=self._run, name="kubelet", daemon=True)
         self._directory = tempfile.TemporaryDirectory()
         self.errors: list[Exception] = []
 
     def __enter__(self) -> Kubelet:
         self._join(self.node)
+        self._watcher.start()
         self._loop.start()
         return self
 
@@ -87,6 +96,8 @@ class Kubelet:
 
     def __exit__(self, *_: object) -> None:
         self._stop.set()
+        self._watch.stop()
+        self._changed.set()
         for container in self.containers.values():
             container.run.kill.set()
         self._loop.join()
@@ -110,17 +121,46 @@ class Kubelet:
         """The newest container of a pod of that name."""
         return [each for each in self.containers.values() if each.pod == pod][-1]
 
+    def _follow(self) -> None:
+        """Keep `_pods` as the namespace has them."""
+        listing = self.api.list_namespaced_pod
+        while not self._stop.is_set():
+            with contextlib.suppress(client.ApiException, urllib3.exceptions.HTTPError):
+                found = listing(self.namespace)
+                self._pods = {pod.metadata.uid: pod for pod in found.items}
+                self._changed.set()
+                version = found.metadata.resource_version
+                for event in self._watch.stream(listing, self.namespace, resource_version=version, timeout_seconds=60):
+                    if self._stop.is_set() or event is None:
+                        return
+                    pod = event["object"]
+                    if event["type"] == "DELETED":
+                        with self._knowing:
+                            self._pods.pop(pod.metadata.uid, None)
+                    else:
+                        self._know(pod, new=event["type"] == "ADDED")
+                    self._changed.set()
+
+    def _know(self, pod: Pod, *, new: bool = False) -> None:
+        """The answer to a write may come before or after the watch tells of it, and even of the pod's end."""
+        with self._knowing:
+            known = self._pods.get(pod.metadata.uid)
+            if new if known is None else int(known.metadata.resource_version) < int(pod.metadata.resource_version):
+                self._pods[pod.metadata.uid] = pod
+
     def _run(self) -> None:
-        while not self._stop.wait(0.05):
-            try:
-                for pod in self.api.list_namespaced_pod(self.namespace).items:
+        while not self._stop.is_set():
+            self._changed.wait(TICK)
+            self._changed.clear()
+            for pod in list(self._pods.values()):
+                try:
                     self._sync(pod)
-            except client.ApiException as error:
-                if error.status not in (404, 409):
-                    self.errors.append(error)
-            except Exception as error:  # noqa: BLE001 - shown when the test ends
-                if not self._stop.is_set():
-                    self.errors.append(error)
+                except client.ApiException as error:
+                    if error.status not in (404, 409):
+                        self.errors.append(error)
+                except Exception as error:  # noqa: BLE001 - shown when the test ends
+                    if not self._stop.is_set():
+                        self.errors.append(error)
 
     def _sync(self, pod: Pod) -> None:
         meta = pod.metadata
@@ -174,6 +214,7 @@ class Kubelet:
                 code = 1
             container.ended = time.monotonic()
             container.exit_code = 137 if run.kill.is_set() else code
+            self._changed.set()
 
         container.thread = threading.Thread(target=work, name=container.pod, daemon=True)
         container.thread.start()
@@ -211,7 +252,7 @@ class Kubelet:
                 }
             ],
         }
-        self.api.patch_namespaced_pod_status(pod.metadata.name, self.namespace, {"status": status})
+        self._know(self.api.patch_namespaced_pod_status(pod.metadata.name, self.namespace, {"status": status}))
 
     def _remove(self, pod: Pod) -> None:
         options = {"gracePeriodSeconds": 0, "preconditions": {"uid": pod.metadata.uid}}

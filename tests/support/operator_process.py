@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
 import os
 import signal
 import subprocess
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from tests.support import nursery
+from tests.support.python_path import python_path
 
 
 @dataclass
@@ -20,7 +25,7 @@ class OperatorProcess:
     profiles: Path
     identity: str = "operator-0"
     settings: dict[str, str] = field(default_factory=dict)
-    process: subprocess.Popen[bytes] | None = None
+    process: subprocess.Popen[bytes] | nursery.Forked | None = None
 
     @property
     def log(self) -> Path:
@@ -47,9 +52,12 @@ class OperatorProcess:
         environment = kept | {f"EVERSTEP_OPERATOR_{name}": value for name, value in variables.items()}
         environment["TMPDIR"] = str(self.directory)  # where the client leaves its keys when it is killed
         with self.log.open("ab") as output:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "everstep_operator.main"], env=environment, stdout=output, stderr=output
-            )
+            if nursery.COLD:
+                command = [sys.executable, "-m", "everstep_operator.main"]
+                self.process = subprocess.Popen(command, env=environment, stdout=output, stderr=output)
+            else:
+                outputs = [output.fileno(), output.fileno()]
+                self.process = _nursery().fork("everstep_operator.main:main", [], environment, os.getcwd(), outputs)
         return self
 
     def kill(self) -> None:
@@ -69,3 +77,10 @@ class OperatorProcess:
 
     def tail(self, lines: int = 60) -> str:
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:]) if self.log.exists() else ""
+
+
+@functools.cache
+def _nursery() -> nursery.Nursery:
+    found = nursery.Nursery.start(["everstep_operator.main"], {**os.environ, "PYTHONPATH": python_path()})
+    atexit.register(found.close)
+    return found

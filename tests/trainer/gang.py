@@ -18,11 +18,11 @@ from typing import Any
 
 from everstep.checkpoint.termination import read_record
 from everstep.failure import FailureRecord
+from tests.support import nursery
 from tests.support.python_path import python_path
 
-from . import nursery
+from . import forked
 
-COLD = bool(os.environ.get("EVERSTEP_COLD_GANGS"))
 TINY = str(Path(__file__).parent / "tiny.py")
 RECIPE = (
     *("-m", "everstep.train", "--steps", "30", "--save_steps", "5", "--evaluation.every", "10"),
@@ -82,7 +82,7 @@ class Gang:
         """Process ids of the ranks."""
         path = Path(f"/proc/{self.process.pid}/task")
         children = [int(pid) for task in path.iterdir() for pid in (task / "children").read_text().split()]
-        return [pid for pid in children if nursery.is_rank(pid)]
+        return [pid for pid in children if forked.is_rank(pid)]
 
 
 def start(
@@ -108,7 +108,7 @@ def start(
     process: subprocess.Popen[str] | nursery.Forked
     torchrun = ["torchrun", "--standalone", "--local-addr=127.0.0.1", f"--nproc-per-node={ranks}", *options, *command]
     with (folder / "log").open("w") as log:
-        if COLD:
+        if nursery.COLD:
             process = subprocess.Popen(
                 [sys.executable, "-m", "everstep.launch", *torchrun],
                 stdout=log,
@@ -120,13 +120,13 @@ def start(
             )
         else:
             outputs = [log.fileno(), log.fileno()]
-            process = _nursery().fork("agent", torchrun, variables, str(folder), outputs)
+            process = _nursery().fork(forked.AGENT, torchrun, variables, str(folder), outputs)
     return Gang(process, folder)
 
 
 @functools.cache
 def _nursery() -> nursery.Nursery:
-    found = nursery.Nursery.start({**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": python_path()})
+    found = nursery.Nursery.start(forked.MODULES, {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": python_path()})
     atexit.register(found.close)
     return found
 

@@ -1,12 +1,12 @@
-"""kopf as the informer: its events say which job to look at, and nothing more.
+"""kopf as the informer: its events say which job to look at, and what a pod that is gone said last.
 
-They may be late, repeated, or about objects that are gone; a pass reads everything anew. No handler patches anything,
-so kopf writes neither annotations nor finalizers.
+They may be late, repeated, or about objects that are gone; a pass reads anew all that is there. No handler patches
+anything, so kopf writes neither annotations nor finalizers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import kopf
@@ -19,8 +19,11 @@ from everstep_operator.memory import Key
 Look = Callable[[Key, str | None, bool], None]
 """Called with a job's key, the resourceVersion of what has changed, and whether that is the job itself."""
 
+Part = Callable[[Key, Mapping[str, Any]], None]
+"""Called with a job's key and a pod of it that is gone, as it last was."""
 
-def registry(look: Look, configuration: client.Configuration) -> kopf.OperatorRegistry:
+
+def registry(look: Look, part: Part, configuration: client.Configuration) -> kopf.OperatorRegistry:
     """Handlers that call `look` with the key of a job to be looked at."""
     found = kopf.OperatorRegistry()
 
@@ -34,9 +37,11 @@ def registry(look: Look, configuration: client.Configuration) -> kopf.OperatorRe
             look((namespace, name), meta.get("resourceVersion"), True)
 
     @kopf.on.event("", "v1", "pods", labels={names.JOB: kopf.PRESENT}, registry=found)
-    async def pod_changed(namespace: str | None, labels: Any, meta: Any, **_: Any) -> None:
+    async def pod_changed(namespace: str | None, labels: Any, meta: Any, body: Any, type: str | None, **_: Any) -> None:
         job = labels.get(names.JOB)
         if namespace and job:
+            if type == "DELETED":
+                part((namespace, job), body)
             look((namespace, job), meta.get("resourceVersion"), False)
 
     @kopf.on.event("", "v1", "services", labels={names.JOB: kopf.PRESENT}, registry=found)

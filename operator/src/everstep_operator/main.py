@@ -13,7 +13,7 @@ import os
 import random
 import signal
 import sys
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any, NoReturn
 
 import kopf
@@ -31,7 +31,7 @@ from everstep_operator.lease import Elector, Leadership, Timing
 from everstep_operator.leases import KubeLease
 from everstep_operator.memory import Key, Memories
 from everstep_operator.metrics import Metrics
-from everstep_operator.observe import Observer
+from everstep_operator.observe import Observer, remember
 from everstep_operator.queue import Pauses, Schedule, WorkQueue
 from everstep_operator.reconciler import Reconciler
 from everstep_operator.storage import Lanes, Storages
@@ -190,7 +190,7 @@ class Operator:
         namespaces = self._settings.watch_namespaces
         scope: dict[str, Any] = {"namespaces": namespaces} if namespaces else {"clusterwide": True}
         await kopf.operator(
-            registry=handlers.registry(self._look, self._kube.api.configuration),
+            registry=handlers.registry(self._look, self._part, self._kube.api.configuration),
             settings=handlers.settings(self._settings.request_timeout_seconds),
             standalone=True,
             ready_flag=watching,
@@ -203,6 +203,11 @@ class Operator:
             if not of_the_job:
                 self._memories.saw(key, resource_version)
             self._queue.add(key)
+
+    def _part(self, key: Key, pod: Mapping[str, Any]) -> None:
+        memory = self._memories.known(key)
+        if memory is not None:
+            remember(memory, key[1], pod)
 
     async def _serve(self) -> None:
         settings = self._settings

@@ -74,6 +74,8 @@ class JobMemory:
     """What the last whole look saw, for looks at the registers alone."""
     looked: float = 0.0
     """When that was (monotonic seconds)."""
+    parted: dict[int, int] = field(default_factory=dict)
+    """By attempt: the last step that a pod told of which is gone. No pass may have seen it after its report."""
     removal: asyncio.Task[None] | None = None
     """Removals under way in the background."""
     removal_failures: int = 0

@@ -103,6 +103,16 @@ def test_a_pod_that_outlives_the_attempt_tells_how_far_it_got() -> None:
     assert again.history == status.history, "what is gone is remembered"
 
 
+def test_what_a_pod_told_that_went_before_anybody_looked_counts() -> None:
+    """At the attempt's end, or later: a watch may tell of it when the next gang is there already."""
+    status = decide(
+        replace(observe(job(running()), pod(0), catalog=committed(70), heartbeat=beat(75)), parted={1: 78})
+    ).status
+    assert status.history[-1].to_step == 78
+    plan = decide(replace(observe(job(status.dump()), catalog=fenced(2, committed(70)), now=at(1)), parted={1: 79}))
+    assert plan.status.history[-1].to_step == 79
+
+
 def test_a_container_that_is_killed_whole_tells_how_far_it_got() -> None:
     status = decide(observe(job(running()), marked(0, 78), pod(1), catalog=committed(70), heartbeat=beat(75))).status
     entry = status.history[-1]

@@ -12,11 +12,12 @@ import pytest
 from everstep.catalog import Catalog, Heartbeat, JobCatalog, Owner, Snapshot, open_store, write_heartbeat
 from everstep.catalog.keys import CATALOG, progress_key
 from everstep.errors import StorageUnavailableError
+from everstep.failure import encode_mark
 from everstep_operator.build import names
 from everstep_operator.clock import ServerClock
 from everstep_operator.kube import ApiError
 from everstep_operator.memory import JobMemory
-from everstep_operator.observe import Observer, Seen
+from everstep_operator.observe import Observer, Seen, remember
 from everstep_operator.observe.observer import _suspects
 from everstep_operator.observe.registers import read_registers, stored
 from everstep_operator.observe.views import is_ready, moment, pod_view, service_view
@@ -82,6 +83,19 @@ def test_by_when_a_pod_is_to_have_stopped() -> None:
     assert view is not None
     assert (view.deleting, view.deletion_grace) == (True, 30)
     assert view.stop_by == datetime(2026, 1, 2, 3, 4, 35, tzinfo=UTC)
+
+
+def test_what_a_pod_said_before_it_went_is_remembered_of_this_job_alone() -> None:
+    def gone(step: int, uid: str = "u") -> dict[str, Any]:
+        ended = {"terminated": {"exitCode": 137, "message": encode_mark(step).decode()}}
+        statuses = [{"name": "trainer", "state": ended}]
+        labels = {**POD["metadata"]["labels"], names.JOB_UID: uid}
+        return {**POD, "metadata": {**POD["metadata"], "labels": labels}, "status": {"containerStatuses": statuses}}
+
+    memory = JobMemory("u")
+    for pod in (POD, gone(17), gone(16), gone(18, uid="former")):
+        remember(memory, "j", pod)
+    assert memory.parted == {2: 17}
 
 
 def test_a_copy_of_a_pod_is_not_of_the_gang() -> None:

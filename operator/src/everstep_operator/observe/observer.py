@@ -167,6 +167,7 @@ class Observer:
             results=results,
             poll_seconds=self._poll_seconds(),
             progress_seconds=self._progress_seconds,
+            parted=dict(memory.parted),
             hindered=0.0 if memory.hindered_at is None else self._clock() - memory.hindered_at,
         )
 

@@ -53,7 +53,11 @@ def entry(
 def _reached(observation: Observation, attempt: Attempt) -> int | None:
     """The last step that anybody tells of so far: pods that have ended, the heartbeat, or the register."""
     beat, catalog = failure.beating(observation, attempt), own(observation)
-    told = [*_marks(attempt.pods), beat.heartbeat.step if beat is not None else None]
+    told = [
+        *_marks(attempt.pods),
+        observation.parted.get(attempt.number),
+        beat.heartbeat.step if beat is not None else None,
+    ]
     told += [entry.step for entry in catalog.checkpoints if entry.attempt == attempt.number] if catalog else []
     return _furthest(told)
 
@@ -70,7 +74,7 @@ def _furthest(told: Iterable[int | None]) -> int | None:
 def describe(observation: Observation, status: TrainingJobStatus) -> TrainingJobStatus:
     """The status with what pods tell that have outlived their attempt: when they end, how far it got. At its end the
     heartbeat was seconds old, and a pod that was torn away tells nothing."""
-    told: dict[int, list[int | None]] = {item.attempt: [item.to_step] for item in status.history}
+    told = {item.attempt: [item.to_step, observation.parted.get(item.attempt)] for item in status.history}
     for pod in observation.pods:
         if pod.attempt in told:
             told[pod.attempt] += _marks([pod])

@@ -5,6 +5,7 @@ The observer fills it and nothing else is read while deciding, so that every dec
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
@@ -214,6 +215,8 @@ class Observation:
     cluster: str
     """Uid of the kube-system namespace."""
     pods: tuple[PodView, ...] = ()
+    parted: Mapping[int, int] = field(default_factory=dict)
+    """By attempt: the last step that pods told of which are gone, as far as this process was told."""
     services: tuple[ServiceView, ...] = ()
     nodes: tuple[NodeView, ...] = ()
     stored: Stored = Stored()

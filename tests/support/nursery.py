@@ -1,9 +1,9 @@
-"""Processes that have imported torch already: agents and ranks of the tests' gangs are forked from them.
+"""Processes that have imported what costs seconds already: those that tests start are forked from them.
 
-An import of torch and what a rank needs takes four CPU seconds, and a gang of two makes three of them: most of what
-this tier would cost. What runs in a forked process is what `python -m everstep.launch` runs, torchrun's agent and its
-store included, each in a process, with an environment and a folder of its own. EVERSTEP_COLD_GANGS=1 starts all of them
-as users do; so do the tests in pods.
+An import of torch and what a rank needs takes four CPU seconds, and a gang of two makes three of them; an operator's
+takes more than one: most of what their tests would cost. What runs in a forked process is what its command runs, in a
+process, with an environment and a folder of its own. EVERSTEP_COLD=1 starts all of them as users do; so do the tests in
+pods.
 
 A process is forked twice, and the one in between ends: so it is given to the nearest ancestor that asked for orphans,
 which waits for it as for a child of its own.
@@ -22,20 +22,10 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
-MODULES = (
-    "everstep",
-    "everstep.launch.elastic",
-    "everstep.launch.worker",
-    "everstep.train.recipe",
-    "torch.distributed.fsdp",
-)
-WORKER = ["-m", "everstep.launch.worker"]
-RANK = "everstep-rank"
-"""What the kernel calls a forked rank; at most 15 bytes."""
-_PR_SET_NAME, _PR_SET_CHILD_SUBREAPER = 15, 36
+COLD = bool(os.environ.get("EVERSTEP_COLD"))
+_PR_SET_CHILD_SUBREAPER = 36
 _MOST = 1 << 20
 
 
@@ -67,6 +57,9 @@ class Forked:
         if self.poll() is None:
             os.kill(self.pid, number)
 
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
 
 class Nursery:
     """A process that forks on request. Whoever asks is the parent of what it gets."""
@@ -76,19 +69,20 @@ class Nursery:
         self._process = process
 
     @classmethod
-    def start(cls, environment: Mapping[str, str]) -> Nursery:
-        """For a process that has not imported torch itself."""
+    def start(cls, modules: Sequence[str], environment: Mapping[str, str]) -> Nursery:
+        """For a process that has not imported the modules itself."""
         adopt_orphans()
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        command = [sys.executable, "-u", __file__, str(theirs.fileno())]
+        command = [sys.executable, "-u", "-m", __name__, str(theirs.fileno()), *modules]
         process = subprocess.Popen(command, env=dict(environment), pass_fds=[theirs.fileno()], start_new_session=True)
         theirs.close()
         return cls(ours, process)
 
     def fork(
-        self, job: str, args: Sequence[str], environment: Mapping[str, str], cwd: str, outputs: Sequence[int]
+        self, main: str, args: Sequence[str], environment: Mapping[str, str], cwd: str, outputs: Sequence[int]
     ) -> Forked:
-        request = json.dumps({"job": job, "args": list(args), "environment": dict(environment), "cwd": cwd}).encode()
+        """`main`: module:function, which finds `args` in `sys.argv`."""
+        request = json.dumps({"main": main, "args": list(args), "environment": dict(environment), "cwd": cwd}).encode()
         assert len(request) < _MOST
         socket.send_fds(self._connection, [request], list(outputs))
         answer = self._connection.recv(64)
@@ -146,56 +140,13 @@ def _begin(request: dict[str, Any], descriptors: list[int]) -> Callable[[], None
     numpy = sys.modules.get("numpy")
     if numpy is not None:
         numpy.random.seed()  # Python's own generator sees to itself
-    args: list[str] = request["args"]
-    return (lambda: _agent(args)) if request["job"] == "agent" else (lambda: _rank(args))
+    module, _, function = request["main"].partition(":")
+    main: Callable[[], None] = getattr(importlib.import_module(module), function)
+    sys.argv = [module, *request["args"]]
+    return main
 
 
-def _agent(args: list[str]) -> None:
-    """`python -m everstep.launch …`, whose ranks are forked as well."""
-    from torch.distributed.elastic.multiprocessing.subprocess_handler import subprocess_handler
-
-    from everstep.launch.main import main
-
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    adopt_orphans()
-    if os.fork() == 0:
-        ours.close()
-        _serve_and_do(theirs)
-        return
-    theirs.close()
-    nursery = Nursery(ours)
-    handler = subprocess_handler.SubprocessHandler
-    execute = handler._popen
-
-    def popen(self: Any, command: tuple[str, ...], environment: dict[str, str]) -> Any:
-        if list(command[2:4]) != WORKER:
-            return execute(self, command, environment)
-        outputs = [stream.fileno() if stream else number for number, stream in ((1, self._stdout), (2, self._stderr))]
-        return nursery.fork("rank", command[4:], environment, os.getcwd(), outputs)
-
-    handler._popen = popen  # type: ignore[method-assign, assignment]
-    sys.argv = ["everstep-run", *args]
-    main()
-
-
-def _rank(args: list[str]) -> None:
-    """`python -m everstep.launch.worker …`."""
-    from everstep.launch.worker import main
-
-    ctypes.CDLL(None).prctl(_PR_SET_NAME, RANK.encode())
-    sys.argv = ["worker", *args]
-    main()
-
-
-def is_rank(pid: int) -> bool:
-    place = Path(f"/proc/{pid}")
-    return (
-        place.joinpath("comm").read_text().strip() == RANK
-        or b"everstep.launch.worker" in (place / "cmdline").read_bytes()
-    )
-
-
-def _serve_and_do(connection: socket.socket) -> None:
+def serve_and_do(connection: socket.socket) -> None:
     todo = serve(connection)
     if todo is not None:
         todo()
@@ -203,6 +154,7 @@ def _serve_and_do(connection: socket.socket) -> None:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    for module in MODULES:
-        importlib.import_module(module)
-    _serve_and_do(socket.socket(fileno=int(sys.argv[1])))
+    for name in sys.argv[2:]:
+        importlib.import_module(name)
+    assert len(os.listdir("/proc/self/task")) == 1, "a thread does not survive a fork, and what it holds stays held"
+    serve_and_do(socket.socket(fileno=int(sys.argv[1])))
