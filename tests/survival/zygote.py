@@ -26,7 +26,7 @@ from tests.survival.striker import lives
 
 TORCH = (
     *("torch", "torch.distributed.launcher.api", "torch.distributed.fsdp", "torch.distributed.checkpoint"),
-    *("torch.distributed.checkpoint.state_dict", "torch.distributed.tensor", "torch.optim"),
+    *("torch.distributed.checkpoint.state_dict", "torch.distributed.tensor", "torch.optim", "torch._dynamo"),
 )
 
 

@@ -17,6 +17,7 @@ MODULES = (
     "everstep.launch.worker",
     "everstep.train.recipe",
     "torch.distributed.fsdp",
+    "torch._dynamo",  # which the first optimizer imports
     __name__,
 )
 AGENT = f"{__name__}:agent"
