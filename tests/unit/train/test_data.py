@@ -39,6 +39,15 @@ def test_a_text_of_fewer_samples_than_a_step_takes_is_refused() -> None:
         batches(config, TextDataset.of(TEXT, 8))
 
 
+def test_folders_are_read_in_the_order_of_their_paths_and_of_some_nothing_is_taken(tmp_path: Path) -> None:
+    names = ["a/z.txt", "a-b.txt", "a.txt", "a/b/c.txt"]
+    for name in [*names, "tests/a.txt", "a/__pycache__/b.txt", "site-packages/c/d.txt"]:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(name)
+    assert [d.text.decode() for d in read_documents(str(tmp_path))] == sorted(names, key=lambda name: name.split("/"))
+
+
 def test_bytes_are_byt5s_tokens() -> None:
     from transformers import ByT5Tokenizer
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import sysconfig
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from everstep.errors import InvalidOperationError, StorageRefusedError
 
 TEXT_SUFFIXES = {".txt", ".md", ".rst", ".py", ".text"}
 RECORD_SUFFIXES = {".jsonl", ".ndjson"}
+SKIPPED = {"site-packages", "dist-packages", "__pycache__", "test", "tests", "idlelib", "lib2to3"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,12 +73,17 @@ def _one(path: Path) -> Iterator[_File]:
 
 
 def _folder(root: Path, suffixes: set[str]) -> Iterator[_File]:
-    skipped = {"site-packages", "dist-packages", "__pycache__", "test", "tests", "idlelib", "lib2to3"}
     store = open_store(str(root))
-    for path in sorted(root.rglob("*")):
-        relative = path.relative_to(root)
-        if path.suffix in suffixes and not skipped.intersection(relative.parts) and path.is_file():
+    for relative in sorted(_below(root)):
+        if relative.suffix in suffixes and (root / relative).is_file():
             yield _File(relative.as_posix(), store, relative.as_posix())
+
+
+def _below(root: Path) -> Iterator[Path]:
+    """Without a look into folders of which nothing is taken: below the standard library stand all installed packages."""
+    for folder, folders, names in os.walk(root):
+        folders[:] = [name for name in folders if name not in SKIPPED]
+        yield from (Path(folder, name).relative_to(root) for name in names)
 
 
 def _objects(uri: str) -> Iterator[_File]:
