@@ -18,6 +18,9 @@ MODULES = (
     "everstep.train.recipe",
     "torch.distributed.fsdp",
     "torch._dynamo",  # which the first optimizer imports
+    "torch.utils.tensorboard",
+    "transformers.models.gpt2.modeling_gpt2",
+    "boto3",
     __name__,
 )
 AGENT = f"{__name__}:agent"

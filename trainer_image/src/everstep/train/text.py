@@ -80,7 +80,7 @@ def _folder(root: Path, suffixes: set[str]) -> Iterator[_File]:
 
 
 def _below(root: Path) -> Iterator[Path]:
-    """Without a look into folders of which nothing is taken: below the standard library stand all installed packages."""
+    """Without a look into what is skipped: below the standard library stand all installed packages."""
     for folder, folders, names in os.walk(root):
         folders[:] = [name for name in folders if name not in SKIPPED]
         yield from (Path(folder, name).relative_to(root) for name in names)
