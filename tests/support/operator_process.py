@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
-import functools
 import os
 import signal
 import subprocess
@@ -11,8 +9,8 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.support import nursery
-from tests.support.python_path import python_path
+from everstep.launch.nursery import Forked
+from tests.support import starting
 
 
 @dataclass
@@ -25,7 +23,7 @@ class OperatorProcess:
     profiles: Path
     identity: str = "operator-0"
     settings: dict[str, str] = field(default_factory=dict)
-    process: subprocess.Popen[bytes] | nursery.Forked | None = None
+    process: subprocess.Popen[bytes] | Forked | None = None
 
     @property
     def log(self) -> Path:
@@ -52,12 +50,13 @@ class OperatorProcess:
         environment = kept | {f"EVERSTEP_OPERATOR_{name}": value for name, value in variables.items()}
         environment["TMPDIR"] = str(self.directory)  # where the client leaves its keys when it is killed
         with self.log.open("ab") as output:
-            if nursery.COLD:
+            if starting.COLD:
                 command = [sys.executable, "-m", "everstep_operator.main"]
                 self.process = subprocess.Popen(command, env=environment, stdout=output, stderr=output)
             else:
                 outputs = [output.fileno(), output.fileno()]
-                self.process = _nursery().fork("everstep_operator.main:main", [], environment, os.getcwd(), outputs)
+                nursery = starting.nursery("everstep_operator.main")
+                self.process = nursery.fork("everstep_operator.main:main", [], environment, os.getcwd(), outputs)
         return self
 
     def kill(self) -> None:
@@ -77,10 +76,3 @@ class OperatorProcess:
 
     def tail(self, lines: int = 60) -> str:
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:]) if self.log.exists() else ""
-
-
-@functools.cache
-def _nursery() -> nursery.Nursery:
-    found = nursery.Nursery.start(["everstep_operator.main"], {**os.environ, "PYTHONPATH": python_path()})
-    atexit.register(found.close)
-    return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import time
 from dataclasses import dataclass
@@ -20,8 +21,8 @@ class Process:
 
     @property
     def is_worker(self) -> bool:
-        """Whether torchrun started it as a rank."""
-        return "LOCAL_RANK" in self.environment
+        """Whether torchrun started it as a rank, or it is of one."""
+        return is_rank(self.pid)
 
     def send(self, number: signal.Signals) -> None:
         with contextlib.suppress(ProcessLookupError):
@@ -53,6 +54,16 @@ def of_pod(address: str, uid: str) -> list[Process]:
             inner = next(line.split()[-1] for line in status.splitlines() if line.startswith("NSpid:"))
             found.append(Process(int(place.name), int(inner), environment))
     return sorted(found, key=lambda process: process.inner)
+
+
+def is_rank(pid: int) -> bool:
+    """A forked one is known by its name alone: environment and command line, as /proc has them, are the agent's."""
+    place = Path(f"/proc/{pid}")
+    try:
+        named = re.fullmatch(r"rank-\d+", (place / "comm").read_text().strip())
+        return named is not None or b"\0LOCAL_RANK=" in b"\0" + (place / "environ").read_bytes()
+    except OSError:
+        return False
 
 
 def worker(address: str, uid: str) -> Process:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import atexit
 import contextlib
-import functools
 import json
 import os
 import signal
@@ -18,11 +16,12 @@ from typing import Any
 
 from everstep.checkpoint.termination import read_record
 from everstep.failure import FailureRecord
-from tests.support import nursery
+from everstep.launch import warm
+from everstep.launch.nursery import Forked
+from tests.support import pod_processes, starting
 from tests.support.python_path import python_path
 
-from . import forked
-
+IMPORTED = ("everstep.launch.elastic", *warm.MODULES, *warm.OF_THE_RECIPE)
 TINY = str(Path(__file__).parent / "tiny.py")
 RECIPE = (
     *("-m", "everstep.train", "--steps", "30", "--save_steps", "5", "--evaluation.every", "10"),
@@ -35,7 +34,7 @@ RECIPE = (
 class Gang:
     """A running gang in a process group of its own."""
 
-    process: subprocess.Popen[str] | nursery.Forked
+    process: subprocess.Popen[str] | Forked
     folder: Path
 
     @property
@@ -82,7 +81,7 @@ class Gang:
         """Process ids of the ranks."""
         path = Path(f"/proc/{self.process.pid}/task")
         children = [int(pid) for task in path.iterdir() for pid in (task / "children").read_text().split()]
-        return [pid for pid in children if forked.is_rank(pid)]
+        return [pid for pid in children if pod_processes.is_rank(pid)]
 
 
 def start(
@@ -105,10 +104,10 @@ def start(
         "PYTHONPATH": python_path(),
         **(environment or {}),
     }
-    process: subprocess.Popen[str] | nursery.Forked
+    process: subprocess.Popen[str] | Forked
     torchrun = ["torchrun", "--standalone", "--local-addr=127.0.0.1", f"--nproc-per-node={ranks}", *options, *command]
     with (folder / "log").open("w") as log:
-        if nursery.COLD:
+        if starting.COLD:
             process = subprocess.Popen(
                 [sys.executable, "-m", "everstep.launch", *torchrun],
                 stdout=log,
@@ -120,15 +119,10 @@ def start(
             )
         else:
             outputs = [log.fileno(), log.fileno()]
-            process = _nursery().fork(forked.AGENT, torchrun, variables, str(folder), outputs)
+            process = starting.nursery(*IMPORTED).fork(
+                "everstep.launch.main:main", torchrun, variables, str(folder), outputs
+            )
     return Gang(process, folder)
-
-
-@functools.cache
-def _nursery() -> nursery.Nursery:
-    found = nursery.Nursery.start(forked.MODULES, {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": python_path()})
-    atexit.register(found.close)
-    return found
 
 
 def run(folder: Path, command: Sequence[str], root: str, **options: Any) -> Gang:

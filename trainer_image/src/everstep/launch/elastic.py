@@ -17,7 +17,7 @@ from torch.distributed.run import parse_args, run
 
 from everstep import exits
 from everstep.checkpoint import termination
-from everstep.launch import stacks
+from everstep.launch import stacks, warm
 from everstep.launch.cause import FINAL, choose, final_code
 
 WORKER = "everstep.launch.worker"
@@ -57,7 +57,9 @@ class _Agent:
 def run_torchrun(arguments: Sequence[str]) -> int:
     """Returns the exit code for the container: that of the worker that failed first, 143 after SIGTERM."""
     parsed = parse_args(list(arguments))  # type: ignore[no-untyped-call]
-    wrap(parsed)
+    script = wrap(parsed)
+    if script is not None:
+        warm.install(script)
     # torchrun's shared store lives on across restarts in place: a new worker group would find, and dial, the addresses
     # that its predecessor left in it. A store of its own for each worker group has no such keys.
     os.environ.setdefault("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
@@ -84,11 +86,14 @@ def run_torchrun(arguments: Sequence[str]) -> int:
     return 0
 
 
-def wrap(parsed: Namespace) -> None:
-    """Run the script below a thin module that records what it dies of, even in its first import."""
+def wrap(parsed: Namespace) -> str | None:
+    """Run the script below a thin module that records what it dies of, even in its first import. Returns the script, or
+    None where Python does not run it."""
     if parsed.no_python or parsed.run_path:
-        return
+        return None
+    told: str = parsed.training_script
     script = ["-m", parsed.training_script] if parsed.module else [parsed.training_script]
     parsed.training_script_args = [*script, *parsed.training_script_args]
     parsed.training_script = WORKER
     parsed.module = True
+    return told

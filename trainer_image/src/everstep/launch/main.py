@@ -26,6 +26,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise SystemExit(2)
     signal.signal(signal.SIGTERM, _end_early)
     if command[0] == "torchrun":
+        from everstep.launch import warm
+
+        warm.prepare(command[1:])
         from everstep.launch.elastic import run_torchrun
 
         raise SystemExit(run_torchrun(command[1:]))
