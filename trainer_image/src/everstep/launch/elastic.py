@@ -13,6 +13,7 @@ from torch.distributed.elastic.agent.server.api import RunResult, WorkerGroup
 from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
 from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.elastic.rendezvous import dynamic_rendezvous
 from torch.distributed.run import parse_args, run
 
 from everstep import exits
@@ -21,6 +22,15 @@ from everstep.launch import stacks, warm
 from everstep.launch.cause import FINAL, choose, final_code
 
 WORKER = "everstep.launch.worker"
+
+
+def caller_name(depth: int = 2) -> str:
+    """As torchrun's own, which the rendezvous asks for each event that it may record. That one reads the sources of all
+    callers, twice: half a second of a gang's start."""
+    try:
+        return sys._getframe(depth).f_code.co_name
+    except ValueError:
+        return "no_method_name"
 
 
 class _Agent:
@@ -50,6 +60,7 @@ class _Agent:
             if taken is not None:
                 taken.join(stacks.KEEP_SECONDS)
 
+        dynamic_rendezvous.get_method_name = caller_name
         LocalElasticAgent._monitor_workers = monitor  # type: ignore[method-assign]
         LocalElasticAgent._shutdown = shutdown  # type: ignore[method-assign, assignment]
 
