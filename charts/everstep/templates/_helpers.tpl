@@ -58,6 +58,18 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- dict "profiles" $profiles | toYaml }}
 {{- end }}
 
+{{- /* Two settings together that the operator would end over. */ -}}
+{{- define "everstep.checkSettings" -}}
+{{- with .Values.settings }}
+{{- if and .pollSeconds .pollMaxSeconds (gt (float64 .pollSeconds) (float64 .pollMaxSeconds)) }}
+{{- fail (printf "settings.pollSeconds (%v) must not exceed settings.pollMaxSeconds (%v)" .pollSeconds .pollMaxSeconds) }}
+{{- end }}
+{{- if and .leaseSeconds .leaseRenewSeconds (gt (mulf 2 .leaseRenewSeconds) (float64 .leaseSeconds)) }}
+{{- fail (printf "settings.leaseRenewSeconds (%v) must be at most half of settings.leaseSeconds (%v)" .leaseRenewSeconds .leaseSeconds) }}
+{{- end }}
+{{- end }}
+{{- end }}
+
 {{- define "everstep.image" -}}
 {{- if .Values.image.digest }}
 {{- printf "%s@%s" .Values.image.repository .Values.image.digest | quote }}

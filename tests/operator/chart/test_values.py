@@ -157,6 +157,8 @@ def test_a_list_where_one_value_belongs_is_refused_by_its_path(path: Path) -> No
     [
         ({"replica": 2}, "replica"),
         ({"settings": {"pollSecond": 2}}, "pollSecond"),
+        ({"settings": {"pollSeconds": 40}}, r"pollSeconds \(40\) must not exceed settings.pollMaxSeconds \(30\)"),
+        ({"settings": {"leaseRenewSeconds": 7.6}}, "at most half of settings.leaseSeconds"),
         ({"storageProfiles": [{**INLINE, "namespaces": []}]}, "namespaces"),
         ({"storageProfiles": [{**INLINE, "credentials": {"accessKey": "AK"}}]}, "secretKey"),
         ({"storageProfiles": [{**INLINE, "endpoint": "s3.test"}]}, "endpoint"),
