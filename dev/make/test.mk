@@ -14,8 +14,8 @@ test: cluster-build images-build  ## run every tier, in lanes side by side; a ti
 
 # A tier spends much of its time waiting for processes that start: three lanes keep two cores busy.
 lane-nodes: IN_ORDER := test-e2e test-faults
-lane-operator: IN_ORDER := test-operator test-storage test-dev
-lane-library: IN_ORDER := lint test-unit test-model test-trainer
+lane-operator: IN_ORDER := test-operator test-storage
+lane-library: IN_ORDER := lint test-unit test-model test-trainer test-dev
 $(LANES): env
 	@log=$$(mktemp); trap 'rm -f $$log' EXIT; for tier in $(IN_ORDER); do \
 		echo "== $$tier begins"; MAKEFLAGS= make --no-print-directory $$tier >$$log 2>&1; code=$$?; \
