@@ -65,3 +65,11 @@ def test_a_rank_is_started_where_its_libraries_would_find_something_else(tmp_pat
     """Here torchrun chooses the number of threads when torch is loaded already."""
     said = probe(tmp_path, "1", "--nproc-per-node=cpu")
     assert not [each for each in said if each["comm"].startswith("rank-")]
+
+
+def test_a_rank_is_started_where_another_python_is_to_run_it(tmp_path: Path) -> None:
+    other = tmp_path / "other-python"
+    other.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    other.chmod(0o755)
+    (said,) = probe(tmp_path, "1", "--nproc-per-node=1", PYTHON_EXEC=str(other))
+    assert not said["comm"].startswith("rank-")

@@ -17,11 +17,13 @@ def nothing_said(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("device", "by_itself"), [("null", True), ("nvidia0", False), ("kfd", False), ("accel3", False)]
+    ("device", "by_itself"),
+    [("null", True), ("nvidia0", False), ("kfd", False), ("accel3", False), ("dri/renderD128", False)],
 )
 def test_not_by_itself_where_there_is_an_accelerator(
     device: str, by_itself: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    (tmp_path / device).parent.mkdir(exist_ok=True)
     (tmp_path / device).touch()
     assert warm.wanted(tmp_path) is by_itself
     monkeypatch.setenv(warm.SWITCH, "1")

@@ -26,13 +26,17 @@ PRELOAD = "EVERSTEP_PRELOAD"
 MODULES = ("everstep", "everstep.launch.worker", "torch.distributed.fsdp", "torch._dynamo")
 """The last: what making an optimizer imports."""
 OF_THE_RECIPE = ("everstep.train.recipe", "transformers.models.gpt2.modeling_gpt2", "torch.utils.tensorboard", "boto3")
-ACCELERATORS = ("nvidia[0-9]*", "nvidiactl", "dxg", "kfd", "accel*", "davinci*", "neuron*", "vfio/[0-9]*", "hl[0-9]*")
+ACCELERATORS = (
+    *("nvidia[0-9]*", "nvidiactl", "dxg", "kfd", "dri/renderD*", "accel*", "davinci*", "neuron*", "vfio/[0-9]*"),
+    "hl[0-9]*",
+)
 """What stands in /dev where there is one."""
 THREADS = "OMP_NUM_THREADS"
 _TORCHRUNS = ("TORCHELASTIC_", "EVERSTEP_", "ROLE_", "GROUP_", "LOCAL_", "MASTER_", "TORCH_NCCL_", "NCCL_ASYNC_")
-_TORCHRUNS_OWN = ("RANK", "WORLD_SIZE", "PYTHON_EXEC", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE")
+_TORCHRUNS_OWN = ("RANK", "WORLD_SIZE", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE")
 _RANK = f"{__name__}:rank"
-_WORKER = ["-m", "everstep.launch.worker"]
+_WORKER = [sys.executable, "-u", "-m", "everstep.launch.worker"]
+"""Not another python (PYTHON_EXEC), nor below a program that binds it to processors."""
 _PR_SET_NAME = 15
 
 
@@ -71,11 +75,15 @@ def install(script: str) -> None:
 
     sys.stdout.flush()
     loaded = dict(os.environ)
-    nursery = Nursery.split_off(_modules(script))
+    try:
+        nursery = Nursery.split_off(_modules(script))
+    except OSError as error:
+        print(f"everstep: ranks are not forked: {error}", file=sys.stderr)
+        return
     start = SubprocessHandler._popen
 
     def popen(self: Any, command: tuple[str, ...], environment: dict[str, str]) -> Any:
-        if list(command[2:4]) == _WORKER and is_same(loaded, environment):
+        if list(command[:4]) == _WORKER and is_same(loaded, environment):
             outputs = [self._stdout.fileno() if self._stdout else 1, self._stderr.fileno() if self._stderr else 2]
             try:
                 return nursery.fork(_RANK, command[4:], environment, os.getcwd(), outputs)
