@@ -35,10 +35,22 @@ os._exit(0)  # what stands in a buffer would be lost
 """
 
 
-def probe(folder: Path, warm: str, *options: str, **environment: str) -> list[dict[str, Any]]:
+KILLS_THE_FORKING_ONE = """
+import json, os, signal
+restart = os.environ["TORCHELASTIC_RESTART_COUNT"]
+print(json.dumps({"facts": {"rank": restart}, "comm": open("/proc/self/comm").read().strip()}))
+if restart == "0":
+    for pid in open(f"/proc/{os.getppid()}/task/{os.getppid()}/children").read().split():
+        if int(pid) != os.getpid():
+            os.kill(int(pid), signal.SIGKILL)
+    raise SystemExit(1)
+"""
+
+
+def probe(folder: Path, warm: str, *options: str, text: str = PROBE, **environment: str) -> list[dict[str, Any]]:
     """What each rank says of itself."""
     script = folder / "probe.py"
-    script.write_text(PROBE)
+    script.write_text(text)
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("EVERSTEP_", "PET_", "OMP_"))}
     variables = {**kept, "PYTHONPATH": python_path(), "EVERSTEP_WARM_RANKS": warm, **environment}
     command = [sys.executable, "-m", "everstep.launch", "torchrun", "--standalone", "--local-addr=127.0.0.1", *options]
@@ -73,3 +85,9 @@ def test_a_rank_is_started_where_another_python_is_to_run_it(tmp_path: Path) -> 
     other.chmod(0o755)
     (said,) = probe(tmp_path, "1", "--nproc-per-node=1", PYTHON_EXEC=str(other))
     assert not said["comm"].startswith("rank-")
+
+
+def test_a_rank_is_started_where_the_forking_process_is_gone(tmp_path: Path) -> None:
+    first, second = probe(tmp_path, "1", "--nproc-per-node=1", "--max-restarts=1", text=KILLS_THE_FORKING_ONE)
+    assert first["comm"] == "rank-0"
+    assert not second["comm"].startswith("rank-")
