@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -117,3 +119,21 @@ def test_a_process_that_nobody_can_wait_for_has_failed() -> None:
         os._exit(0)
     os.waitpid(pid, 0)
     assert Forked(pid, []).wait(5) == 1
+
+
+SPLITS = """
+import os, sys
+from everstep.launch.nursery import Nursery
+split = Nursery.split_off(["beside"], sys.argv[1])
+child = split.fork("beside:main", [], {**os.environ, "CODE": "7"}, "/", [1, 2])
+print(child.wait(20))
+split.close()
+"""
+
+
+def test_what_stands_beside_the_script_is_imported_ahead(tmp_path: Path) -> None:
+    (tmp_path / "beside.py").write_text("import os\ndef main(): raise SystemExit(int(os.environ['CODE']))\n")
+    command = [sys.executable, "-c", SPLITS, str(tmp_path)]
+    environment = {**os.environ, "PYTHONPATH": python_path()}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=30)
+    assert (done.stdout, done.stderr) == ("7\n", "")

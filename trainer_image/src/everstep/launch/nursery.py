@@ -93,13 +93,16 @@ class Nursery:
         return cls(ours, process)
 
     @classmethod
-    def split_off(cls, modules: Sequence[str]) -> Nursery:
-        """A fork of this process, which imports the modules besides. This process must have no other thread."""
+    def split_off(cls, modules: Sequence[str], folder: str) -> Nursery:
+        """A fork of this process, which imports the modules besides, also such as stand in the folder. This process
+        must have no other thread."""
         adopt_orphans()
         ours, theirs = _pair()
         pid = os.fork()
         if pid == 0:
             ours.close()
+            if not sys.flags.safe_path:
+                sys.path[0] = folder
             serve_and_do(theirs, modules)
             raise SystemExit
         theirs.close()

@@ -76,7 +76,7 @@ def install(script: str) -> None:
     sys.stdout.flush()
     loaded = dict(os.environ)
     try:
-        nursery = Nursery.split_off(_modules(script))
+        nursery = Nursery.split_off(_modules(script), _folder(script))
     except OSError as error:
         print(f"everstep: ranks are not forked: {error}", file=sys.stderr)
         return
@@ -97,6 +97,11 @@ def install(script: str) -> None:
 def _modules(script: str) -> list[str]:
     own = [name for name in os.environ.get(PRELOAD, "").replace(",", " ").split() if name]
     return [*MODULES, *(OF_THE_RECIPE if script == "everstep.train" else ()), *own]
+
+
+def _folder(script: str) -> str:
+    """Where a rank looks for modules first."""
+    return os.path.dirname(os.path.abspath(script)) if script.endswith(".py") else os.getcwd()
 
 
 def is_same(loaded: Mapping[str, str], environment: Mapping[str, str]) -> bool:
