@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import threading
 import time
@@ -95,3 +96,15 @@ def test_the_scripts_random_numbers_are_its_own() -> None:
     before = random.getstate()
     Tries(4).run(failing(3))
     assert random.getstate() == before
+
+
+def test_forked_clients_do_not_pause_for_the_same_time() -> None:
+    ours, theirs = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.write(theirs, str(module._jitter.random()).encode())
+        os._exit(0)
+    os.waitpid(pid, 0)
+    assert float(os.read(ours, 100)) != module._jitter.random()
+    os.close(ours)
+    os.close(theirs)

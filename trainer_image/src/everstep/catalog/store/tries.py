@@ -15,7 +15,8 @@ from everstep.errors import StorageUnavailableError
 T = TypeVar("T")
 
 _LONGEST_PAUSE = 20.0
-_jitter = random.Random()
+_jitter = random.SystemRandom()
+"""A fork draws others: ranks that are forked from one process would all pause for the same time."""
 
 
 class Tries:
