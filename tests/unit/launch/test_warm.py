@@ -42,6 +42,8 @@ def test_not_by_itself_where_there_is_an_accelerator(
         (["train.py"], None, None),
         (["--nproc-per-node=auto", "train.py"], None, None),
         (["train.py", "--nproc-per-node"], None, None),
+        (["train.py", "--nproc-per-node=4"], None, None),
+        (["-m", "train", "--nproc-per-node=4"], "1", None),
     ],
 )
 def test_libraries_are_told_before_they_are_loaded_what_torchrun_would_tell_the_ranks(

@@ -48,7 +48,7 @@ def prepare(arguments: Sequence[str]) -> None:
     default = os.environ.get("PET_NPROC_PER_NODE", "1")
     parser.add_argument("--nproc-per-node", "--nproc_per_node", default=default)
     try:
-        count = parser.parse_known_args(arguments)[0].nproc_per_node
+        count = parser.parse_known_args(_before_script(arguments))[0].nproc_per_node
     except argparse.ArgumentError:
         return  # torchrun says what is wrong
     if count.isdecimal() and int(count) > 1:
@@ -57,6 +57,15 @@ def prepare(arguments: Sequence[str]) -> None:
             file=sys.stderr,
         )
         os.environ[THREADS] = "1"
+
+
+def _before_script(arguments: Sequence[str]) -> Sequence[str]:
+    """A script may have options of the same names."""
+    for place, argument in enumerate(arguments):
+        is_module = place > 0 and arguments[place - 1] in ("-m", "--module") and not argument.startswith("-")
+        if is_module or argument.endswith(".py"):
+            return arguments[:place]
+    return arguments
 
 
 def wanted(devices: Path = Path("/dev")) -> bool:
