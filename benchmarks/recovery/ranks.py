@@ -1,7 +1,7 @@
 """`python -m benchmarks.recovery.ranks`: what it saves to fork ranks from their agent's imports. Needs no cluster.
 
-One node, torchrun with an FSDP script whose first rank kills itself after a step: in turn with forked and with started ranks.
-Raw results are in benchmarks/recovery/results/ranks.json, the table is in docs/recovery.md.
+One node, torchrun with an FSDP script whose first rank kills itself after a step: in turn with forked and with started
+ranks. Raw results: benchmarks/recovery/results/ranks.json; table: docs/recovery.md.
 """
 
 from __future__ import annotations
