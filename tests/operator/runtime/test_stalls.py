@@ -80,7 +80,8 @@ def test_slow_saves_pauses_suspensions_and_storage_that_stalls_cost_no_restart(
             status = rig.status()
             assert [entry["reason"] for entry in status["history"]] == ["Suspended"] * min(rounds, 10)
             assert (status["restarts"]["total"], status["restarts"]["inPlace"]) == (0, 0)
-            assert {entry.attempt for entry in rig.catalog().live()} <= {rounds, rounds + 1}
+            live = rig.catalog().live()
+            assert live[-1].attempt in (rounds, rounds + 1), "older ones are kept as long as the policy says"
 
 
 def _one_round(rig: Rig, way: Stalling, attempt: int) -> None:
