@@ -23,7 +23,7 @@ import typer
 from benchmarks.about import machine
 from benchmarks.page import table
 from benchmarks.recovery import ground
-from benchmarks.recovery.report import spread
+from benchmarks.recovery.report import place, spread
 from everstep.launch import warm
 from tests.support.python_path import python_path
 
@@ -122,8 +122,7 @@ def tables(run: dict[str, Any]) -> str:
             times = [spread([getattr(each, name) for each in of]) for name in ("start", "restart", "cpu")]
             rows.append([str(ranks), "forked" if forked else "started", str(len(of)), *times])
     head = (
-        f"Seconds, median (minimum–maximum), measured {about['began'][:10]} on {about['cpus']} cores ({about['cpu']}), "
-        f"{about['memory_gib']} GiB; load average {spread([result.load_average for result in results])}; "
+        f"Seconds, {place(about)}; load average {spread([result.load_average for result in results])}; "
         f"torch {about['torch']}, everstep at {about['commit']}."
     )
     columns = ["ranks", "are", "trials", "start to first step", "SIGKILL of a rank to next step", "CPU, both starts"]

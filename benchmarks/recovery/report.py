@@ -35,11 +35,18 @@ def latest(document: Json, what: str) -> Iterator[tuple[Json, list[Json]]]:
             yield run["about"], results
 
 
+def place(about: Json) -> str:
+    """When and on what machine."""
+    return (
+        f"median (minimum–maximum), measured {about['began'][:10]} on {about['cpus']} cores "
+        f"({about['cpu']}), {about['memory_gib']} GiB"
+    )
+
+
 def heading(about: Json, results: list[Json], beside: str) -> str:
     """`beside`: another version that counts."""
     return (
-        f"Seconds since the fault, median (minimum–maximum), measured {about['began'][:10]} on {about['cpus']} cores "
-        f"({about['cpu']}), {about['memory_gib']} GiB; load average at the faults "
+        f"Seconds since the fault, {place(about)}; load average at the faults "
         f"{spread([result['load_average'] for result in results])}; "
         f"Kubernetes {about['kubernetes']}, {beside}, everstep at {about['commit']}."
     )

@@ -81,7 +81,9 @@ def test_slow_saves_pauses_suspensions_and_storage_that_stalls_cost_no_restart(
             assert [entry["reason"] for entry in status["history"]] == ["Suspended"] * min(rounds, 10)
             assert (status["restarts"]["total"], status["restarts"]["inPlace"]) == (0, 0)
             live = rig.catalog().live()
-            assert live[-1].attempt in (rounds, rounds + 1), "older ones are kept as long as the policy says"
+            assert live[-1].attempt in (rounds, rounds + 1)
+            kept = {entry.attempt for entry in live}
+            assert kept <= {rounds - 1, rounds, rounds + 1}, "of the attempt before last one may be among the kept"
 
 
 def _one_round(rig: Rig, way: Stalling, attempt: int) -> None:

@@ -104,7 +104,7 @@ def install(script: str) -> None:
 
 
 def _modules(script: str) -> list[str]:
-    own = [name for name in os.environ.get(PRELOAD, "").replace(",", " ").split() if name]
+    own = os.environ.get(PRELOAD, "").replace(",", " ").split()
     return [*MODULES, *(OF_THE_RECIPE if script == "everstep.train" else ()), *own]
 
 
