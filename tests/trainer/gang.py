@@ -129,5 +129,5 @@ def run(folder: Path, command: Sequence[str], root: str, **options: Any) -> Gang
     """Start and wait for success."""
     gang = start(folder, command, root, **options)
     code = gang.wait()
-    assert code == 0, gang.log[-4000:]
+    assert code == 0, gang.log
     return gang

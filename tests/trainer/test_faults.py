@@ -125,6 +125,7 @@ def test_a_script_that_cannot_be_imported_is_named(tmp_path: Path) -> None:
     assert broken.record is not None
     assert broken.record.message == "No module named 'no_such_module'"
     assert "import no_such_module" in "".join(broken.record.traceback)
+    assert "leaked" not in broken.log, "what is said is about the script"
 
 
 def test_a_worker_killed_from_outside_is_the_cause(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import errno
 import gc
 import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -441,3 +442,14 @@ def test_a_file_system_that_finds_new_room_for_each_write_is_refused(
     assert losses == straight
     assert (checkpointer._local.failed, place.found()) == (9, [])
     assert "is on btrfs, which looks for new room" in caplog.text
+
+
+def test_the_ranks_of_a_node_remove_the_same_groups_at_the_same_time(tmp_path: Path) -> None:
+    """Each of them finds what another is removing."""
+    local = LocalFolder(tmp_path, "s3://bucket/job")
+    with ThreadPoolExecutor(4) as ranks:
+        for _ in range(100):
+            for rank in range(8):
+                local.slot("claim", rank, "a").clear()
+            list(ranks.map(lambda _: (local.drop(local.groups(), None), local.scan(), local.clear("claim")), range(4)))
+            assert not local.groups()

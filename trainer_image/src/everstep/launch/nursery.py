@@ -7,6 +7,7 @@ which waits for it as for a child of its own. Imports no torch.
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import gc
 import importlib
@@ -165,6 +166,7 @@ def serve_and_do(connection: socket.socket, modules: Sequence[str]) -> None:
     sys.stdout.flush()  # or each that is forked would say it again
     gc.collect()
     gc.freeze()  # what is shared stays shared
+    atexit.register(gc.unfreeze)  # or bindings take for leaked what stays, and say so below a script's last words
     if _threads() > 1:
         print(f"everstep: nothing is forked: an import has started threads ({', '.join(modules)})", file=sys.stderr)
         connection.close()  # its interpreter waits for them before it ends

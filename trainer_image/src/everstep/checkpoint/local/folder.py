@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import fcntl
+import glob
 import hashlib
 import logging
 import os
@@ -124,17 +125,17 @@ class LocalFolder:
 
     def scan(self) -> list[Found]:
         """All parts that are whole by what their documents say; whether their bytes are right is seen in reading."""
-        slots = [Slot(path.parent) for path in sorted(self.path.glob(f"*/rank-*/*/{DOCUMENT}"))]
+        slots = [Slot(path.parent) for path in sorted(_matching(self.path, f"*/rank-*/*/{DOCUMENT}"))]
         return [Found(part, slot) for slot in slots if (part := slot.read()) is not None]
 
     def groups(self) -> tuple[Path, ...]:
         """The folders of all worker groups that have saved here."""
-        return tuple(self.path.glob("*"))
+        return tuple(_matching(self.path, "*"))
 
     def drop(self, groups: Iterable[Path], local: str | None) -> None:
         """Remove of these groups what is no part of the save `local`. What cannot be removed is left."""
         for group in groups:
-            slots = [Slot(path) for path in group.glob("rank-*/*")]
+            slots = [Slot(path) for path in _matching(group, "rank-*/*")]
             stay = [slot for slot in slots if local is not None and (part := slot.read()) and part.location == local]
             for slot in slots:
                 if slot not in stay:
@@ -144,7 +145,7 @@ class LocalFolder:
 
     def clear(self, claim: str) -> None:
         """From now on no slot of this group holds anything, copies of other nodes' parts included."""
-        for path in self.path.glob(f"{claim}/rank-*/*/{DOCUMENT}"):
+        for path in _matching(self.path, f"{claim}/rank-*/*/{DOCUMENT}"):
             path.unlink(missing_ok=True)
 
     def remove(self) -> None:
@@ -204,6 +205,11 @@ def file_system(path: Path) -> int:
         return 0
     answer = (ctypes.c_long * 64)()  # more than any architecture's struct; the kind is its first word
     return 0 if ctypes.CDLL(None).statfs(os.fsencode(path), answer) else answer[0]
+
+
+def _matching(folder: Path, pattern: str) -> list[Path]:
+    """Path.glob raises where another rank of the node removes a folder that it is about to look into."""
+    return [folder / name for name in glob.glob(pattern, root_dir=folder)]
 
 
 def _size(path: Path) -> int:
