@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from dev.demo.kubectl import Kubectl
+from everstep.launch import warm
 
 # The worker is the process that torchrun gave a LOCAL_RANK: its environment says so, or its name where it was forked.
-_KILL_RANK = """
+_KILL_RANK = f"""
 import os, signal
 for pid in filter(str.isdigit, os.listdir("/proc")):
     try:
-        name = open(f"/proc/{pid}/comm").read().strip()
-        environment = open(f"/proc/{pid}/environ", "rb").read().split(b"\\0")
+        name = open("/proc/" + pid + "/comm").read().strip()
+        environment = open("/proc/" + pid + "/environ", "rb").read().split(b"\\0")
     except OSError:
         continue
-    if (name == "rank-0" or b"LOCAL_RANK=0" in environment) and int(pid) != os.getpid():
+    if (name == {warm.name("0")!r} or b"LOCAL_RANK=0" in environment) and int(pid) != os.getpid():
         os.kill(int(pid), signal.SIGKILL)
         print(pid)
         break

@@ -10,6 +10,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from everstep.launch import warm
+
 
 @dataclass(frozen=True)
 class Process:
@@ -60,7 +62,7 @@ def is_rank(pid: int) -> bool:
     """A forked one is known by its name alone: environment and command line, as /proc has them, are the agent's."""
     place = Path(f"/proc/{pid}")
     try:
-        named = re.fullmatch(r"rank-\d+", (place / "comm").read_text().strip())
+        named = re.fullmatch(warm.name(r"\d+"), (place / "comm").read_text().strip())
         return named is not None or b"\0LOCAL_RANK=" in b"\0" + (place / "environ").read_bytes()
     except OSError:
         return False

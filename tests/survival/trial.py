@@ -13,11 +13,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from everstep.launch.nursery import Forked
 from tests.support.python_path import python_path
 from tests.survival.matrix import Case
 from tests.survival.state import STARTS, STEPS
 from tests.survival.striker import Reader, Striker, children, lives
-from tests.survival.zygote import Forked, Zygote
+from tests.survival.zygote import Zygote
 
 END_SECONDS = 75.0
 """How long a gang may live on that has lost a rank: torchrun gives the others 30 s after SIGTERM."""

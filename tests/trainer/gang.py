@@ -7,7 +7,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,8 +17,7 @@ from everstep.checkpoint.termination import read_record
 from everstep.failure import FailureRecord
 from everstep.launch import warm
 from everstep.launch.nursery import Forked
-from tests.support import pod_processes, starting
-from tests.support.python_path import python_path
+from tests.support import pod_processes, starting, torchrun
 
 IMPORTED = ("everstep.launch.elastic", *warm.MODULES, *warm.OF_THE_RECIPE)
 TINY = str(Path(__file__).parent / "tiny.py")
@@ -95,21 +93,19 @@ def start(
     folder.mkdir(parents=True, exist_ok=True)
     termination = folder / "termination"
     termination.write_text("")
-    variables = {name: value for name, value in os.environ.items() if not name.startswith(("EVERSTEP_", "PET_"))}
-    variables |= {
+    told = {
         "EVERSTEP_ROOT": root,
         "EVERSTEP_TERMINATION_LOG": str(termination),
         "EVERSTEP_HEARTBEAT_SECONDS": "1",
         "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": python_path(),
-        **(environment or {}),
     }
+    variables = torchrun.environment(**told | dict(environment or {}))
     process: subprocess.Popen[str] | Forked
-    torchrun = ["torchrun", "--standalone", "--local-addr=127.0.0.1", f"--nproc-per-node={ranks}", *options, *command]
+    arguments = [*torchrun.arguments(ranks, *options), *command]
     with (folder / "log").open("w") as log:
         if starting.COLD:
             process = subprocess.Popen(
-                [sys.executable, "-m", "everstep.launch", *torchrun],
+                [*torchrun.ENTRY, *arguments],
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 cwd=folder,
@@ -120,7 +116,7 @@ def start(
         else:
             outputs = [log.fileno(), log.fileno()]
             process = starting.nursery(*IMPORTED).fork(
-                "everstep.launch.main:main", torchrun, variables, str(folder), outputs
+                "everstep.launch.main:main", arguments, variables, str(folder), outputs
             )
     return Gang(process, folder)
 

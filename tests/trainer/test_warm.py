@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from tests.support.python_path import python_path
+from everstep.launch import warm
+from tests.support import torchrun
 
 PROBE = """
 OTHER = ("MASTER_PORT", "EVERSTEP_STACKS", "EVERSTEP_WARM_RANKS", "TORCHELASTIC_RUN_ID", "TORCHELASTIC_ERROR_FILE")
@@ -47,16 +48,15 @@ if restart == "0":
 """
 
 
-def probe(folder: Path, warm: str, *options: str, text: str = PROBE, **environment: str) -> list[dict[str, Any]]:
+def probe(
+    folder: Path, forked: bool, ranks: int | str, *options: str, text: str = PROBE, **environment: str
+) -> list[dict[str, Any]]:
     """What each rank says of itself."""
     script = folder / "probe.py"
     script.write_text(text)
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(("EVERSTEP_", "PET_", "OMP_"))}
-    variables = {**kept, "PYTHONPATH": python_path(), "EVERSTEP_WARM_RANKS": warm, **environment}
-    command = [sys.executable, "-m", "everstep.launch", "torchrun", "--standalone", "--local-addr=127.0.0.1", *options]
-    done = subprocess.run(
-        [*command, str(script), "--an=argument"], env=variables, cwd=folder, capture_output=True, text=True, timeout=120
-    )
+    variables = torchrun.environment(**{warm.SWITCH: str(int(forked))}, **environment)
+    command = [*torchrun.ENTRY, *torchrun.arguments(ranks, *options), str(script), "--an=argument"]
+    done = subprocess.run(command, env=variables, cwd=folder, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     said = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     return sorted(said, key=lambda each: str(each["facts"]["rank"]))
@@ -64,7 +64,7 @@ def probe(folder: Path, warm: str, *options: str, text: str = PROBE, **environme
 
 def test_a_forked_rank_finds_what_a_started_one_finds(tmp_path: Path) -> None:
     options = {"EVERSTEP_PRELOAD": "no_such_module,tarfile"}
-    forked, started = (probe(tmp_path, warm, "--nproc-per-node=2", **options) for warm in "10")
+    forked, started = (probe(tmp_path, way, 2, **options) for way in (True, False))
     assert [each["comm"] for each in forked] == ["rank-0", "rank-1"]
     assert [each["comm"] for each in started] != ["rank-0", "rank-1"]
     assert [each["facts"] for each in forked] == [each["facts"] for each in started]
@@ -75,7 +75,7 @@ def test_a_forked_rank_finds_what_a_started_one_finds(tmp_path: Path) -> None:
 @pytest.mark.skipif(os.cpu_count() == 1, reason="torchrun leaves a single rank its threads")
 def test_a_rank_is_started_where_its_libraries_would_find_something_else(tmp_path: Path) -> None:
     """Here torchrun chooses the number of threads when torch is loaded already."""
-    said = probe(tmp_path, "1", "--nproc-per-node=cpu")
+    said = probe(tmp_path, True, "cpu")
     assert not [each for each in said if each["comm"].startswith("rank-")]
 
 
@@ -83,11 +83,11 @@ def test_a_rank_is_started_where_another_python_is_to_run_it(tmp_path: Path) -> 
     other = tmp_path / "other-python"
     other.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
     other.chmod(0o755)
-    (said,) = probe(tmp_path, "1", "--nproc-per-node=1", PYTHON_EXEC=str(other))
+    (said,) = probe(tmp_path, True, 1, PYTHON_EXEC=str(other))
     assert not said["comm"].startswith("rank-")
 
 
 def test_a_rank_is_started_where_the_forking_process_is_gone(tmp_path: Path) -> None:
-    first, second = probe(tmp_path, "1", "--nproc-per-node=1", "--max-restarts=1", text=KILLS_THE_FORKING_ONE)
+    first, second = probe(tmp_path, True, 1, "--max-restarts=1", text=KILLS_THE_FORKING_ONE)
     assert first["comm"] == "rank-0"
     assert not second["comm"].startswith("rank-")

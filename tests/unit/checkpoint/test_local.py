@@ -447,9 +447,15 @@ def test_a_file_system_that_finds_new_room_for_each_write_is_refused(
 def test_the_ranks_of_a_node_remove_the_same_groups_at_the_same_time(tmp_path: Path) -> None:
     """Each of them finds what another is removing."""
     local = LocalFolder(tmp_path, "s3://bucket/job")
+
+    def remove(rank: int) -> None:
+        local.drop(local.groups(), None)
+        local.scan()
+        local.clear("claim")
+
     with ThreadPoolExecutor(4) as ranks:
         for _ in range(100):
             for rank in range(8):
                 local.slot("claim", rank, "a").clear()
-            list(ranks.map(lambda _: (local.drop(local.groups(), None), local.scan(), local.clear("claim")), range(4)))
+            list(ranks.map(remove, range(4)))
             assert not local.groups()

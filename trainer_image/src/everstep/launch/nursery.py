@@ -84,11 +84,13 @@ class Nursery:
         self._process = process
 
     @classmethod
-    def start(cls, modules: Sequence[str], environment: Mapping[str, str]) -> Nursery:
+    def start(
+        cls, modules: Sequence[str], environment: Mapping[str, str], python: Sequence[str] = (sys.executable,)
+    ) -> Nursery:
         """A new process, for one that has not imported the modules itself."""
         adopt_orphans()
         ours, theirs = _pair()
-        command = [sys.executable, "-m", __name__, str(theirs.fileno()), *modules]
+        command = [*python, "-m", __name__, str(theirs.fileno()), *modules]
         process = subprocess.Popen(command, env=dict(environment), pass_fds=[theirs.fileno()], start_new_session=True)
         theirs.close()
         return cls(ours, process)
