@@ -3,6 +3,8 @@ SHELL := /bin/bash
 UV ?= $(shell command -v uv 2>/dev/null || echo $(HOME)/.cache/everstep/uv/bin/uv)
 RUN := $(UV) run --no-sync
 export UV_COMPILE_BYTECODE := 1
+# Hundreds of processes import what stands here: one of them compiles it.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help

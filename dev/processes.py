@@ -16,6 +16,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+ENVIRONMENT = {"GOGC": "400"}
+"""Of each daemon, where nothing else is set: Kubernetes is written in Go, and a development machine has memory to spare
+sooner than processor seconds."""
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -69,7 +72,7 @@ class Processes:
         pid = os.posix_spawn(
             path,
             command,
-            {**os.environ, **(environment or {})},
+            {**ENVIRONMENT, **os.environ, **(environment or {})},
             setsid=True,
             file_actions=[
                 (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),

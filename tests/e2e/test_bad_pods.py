@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from tests.support.kubelet import wait_for
 from tests.support.tenant import LOCKED_DOWN, RefusedError, Tenant
 from tests.support.troubleshooting import PAGE, explains, indented
+from tests.support.waiting import wait_for
 
 
 def container(manifest: dict[str, Any]) -> dict[str, Any]:

@@ -8,9 +8,9 @@ from collections.abc import Callable
 import pytest
 
 from tests.e2e.conftest import CLOSED
-from tests.support.kubelet import wait_for
 from tests.support.tenant import Tenant
 from tests.support.troubleshooting import explains
+from tests.support.waiting import wait_for
 
 Tenants = Callable[[str], Tenant]
 

@@ -11,8 +11,8 @@ import pytest
 from everstep.catalog import JobCatalog
 from everstep.failure import reached
 from tests.support import pod_processes
-from tests.support.kubelet import wait_for
 from tests.support.tenant import Tenant
+from tests.support.waiting import wait_for
 from tests.trainers.lite import SHARD, chain
 
 SLOW = ("--total-steps=60", "--seconds-per-step=0.1", "--save-every=5")

@@ -14,9 +14,9 @@ from dev.s3 import S3Endpoint
 from tests.plugins.cluster import RunningCluster
 from tests.support.helm import CHART, previous_chart
 from tests.support.installed import SELECTOR, Installed, installed
-from tests.support.kubelet import wait_for
 from tests.support.network_policy import REFUSED, enforced
 from tests.support.tenant import Tenant, tenants
+from tests.support.waiting import wait_for
 
 KUBELET = 10250
 """Open to whoever reaches the node, and none of the operator's business."""

@@ -66,7 +66,7 @@ class Disturber:
                 self._kill(blow.pod)
             case "delete-pod":
                 self._until(f"pod {blow.pod} runs", lambda: self._ended() or bool(self._running(blow.pod)))
-                with contextlib.suppress(AssertionError):  # it was on its way out already
+                with contextlib.suppress(client.ApiException):  # it was on its way out already
                     self.site.delete_pod(self._pod(blow.pod))
             case "kill-operator":
                 arguments = ("--force", "--grace-period=0", "--wait=false")

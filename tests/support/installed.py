@@ -23,7 +23,7 @@ from dev.s3 import S3Endpoint
 from everstep_operator.api import PLURAL
 from tests.plugins.cluster import RunningCluster
 from tests.support.helm import CHART
-from tests.support.kubelet import wait_for
+from tests.support.waiting import wait_for
 
 CRD = REPOSITORY / "crds" / "trainingjobs.everstep.dev.yaml"
 SECRET = "s3-credentials"

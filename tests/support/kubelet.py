@@ -261,14 +261,3 @@ class Kubelet:
 
 def _now() -> str:
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def wait_for(what: str, found: Callable[[], Any], seconds: float = 30.0) -> Any:
-    """What `found` returns once it is true; fails with `what` after `seconds`."""
-    deadline = time.monotonic() + seconds
-    while True:
-        value = found()
-        if value:
-            return value
-        assert time.monotonic() < deadline, f"after {seconds:g} s still not: {what}"
-        time.sleep(0.05)

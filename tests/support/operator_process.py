@@ -55,7 +55,7 @@ class OperatorProcess:
                 self.process = subprocess.Popen(command, env=environment, stdout=output, stderr=output)
             else:
                 outputs = [output.fileno(), output.fileno()]
-                nursery = starting.nursery("everstep_operator.main")
+                nursery = starting.nursery("everstep_operator.main", "everstep.catalog.store.s3")
                 self.process = nursery.fork("everstep_operator.main:main", [], environment, os.getcwd(), outputs)
         return self
 

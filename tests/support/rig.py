@@ -16,8 +16,9 @@ from kubernetes import client, config
 from dev.s3 import S3Endpoint
 from everstep.catalog import Catalog, JobCatalog, Store, job_root, open_store
 from tests.plugins.cluster import RunningCluster
-from tests.support.kubelet import Kubelet, wait_for
+from tests.support.kubelet import Kubelet
 from tests.support.operator_process import OperatorProcess
+from tests.support.waiting import wait_for
 from tests.trainers.lite import Options
 
 PATIENT = urllib3.Retry(5, backoff_factor=0.5, status_forcelist=(429, 503, 504), raise_on_status=False)

@@ -74,8 +74,7 @@ class Site:
 
     def delete_pod(self, pod: str) -> None:
         """By force: no grace, its object is gone at once."""
-        arguments = ("--force", "--grace-period=0", "--wait=false")
-        self.cluster.kubectl("delete", "pod", pod, f"--namespace={self.namespace}", *arguments)
+        self.cluster.core.delete_namespaced_pod(pod, self.namespace, grace_period_seconds=0)
 
     def followers(self, job: str) -> Followers:
         return Followers(self.cluster.kubeconfig, self.namespace, job)

@@ -17,7 +17,7 @@ from dev.s3 import S3Endpoint
 from everstep.catalog import Catalog, JobCatalog, S3Access, job_root, open_store
 from everstep_operator.api import GROUP, PLURAL, VERSION
 from tests.support.installed import SECRET, Installed
-from tests.support.kubelet import wait_for
+from tests.support.waiting import wait_for
 
 Json = dict[str, Any]
 ENDED = ("Succeeded", "Failed")

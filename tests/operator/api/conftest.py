@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,9 @@ class Jobs:
         """The job as it is stored."""
         return self._call("get_namespaced_custom_object", name=name)
 
+    def clear(self) -> None:
+        self._call("delete_collection_namespaced_custom_object")
+
     def _call(self, method: str, **arguments: Any) -> Manifest:
         try:
             found: Manifest = getattr(self.api, method)(
@@ -97,7 +101,15 @@ def crd_jobs(crd_server: RunningCluster) -> Jobs:
     return Jobs(client.CustomObjectsApi(api_client), "default")
 
 
+@pytest.fixture(scope="session")
+def jobs_namespace(crd_server: RunningCluster) -> Iterator[str]:
+    with crd_server.namespace() as name:
+        yield name
+
+
 @pytest.fixture
-def jobs(crd_jobs: Jobs, api_namespace: str) -> Jobs:
-    """TrainingJobs in a fresh namespace."""
-    return Jobs(crd_jobs.api, api_namespace)
+def jobs(crd_jobs: Jobs, jobs_namespace: str) -> Iterator[Jobs]:
+    """TrainingJobs in a namespace where none are."""
+    made = Jobs(crd_jobs.api, jobs_namespace)
+    yield made
+    made.clear()

@@ -9,7 +9,7 @@ import pytest
 
 from tests.operator.chart.conftest import Release
 from tests.support.helm import CHART, previous_chart
-from tests.support.kubelet import wait_for
+from tests.support.waiting import wait_for
 from tests.trainers.lite import Options
 
 LONG = Options(total_steps=10_000, seconds_per_step=0.05, save_every=10, heartbeat_seconds=0.2)

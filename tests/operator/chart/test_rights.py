@@ -10,8 +10,8 @@ import pytest
 from tests.operator.chart.conftest import Release
 from tests.plugins.audit import Request
 from tests.support.helm import CHART, Manifest, render
-from tests.support.kubelet import wait_for
 from tests.support.rig import Rig
+from tests.support.waiting import wait_for
 from tests.trainers.lite import Options
 
 QUICK = Options(total_steps=30, seconds_per_step=0.02, save_every=10, heartbeat_seconds=0.2)

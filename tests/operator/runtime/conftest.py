@@ -12,9 +12,10 @@ import pytest
 from dev.s3 import S3Endpoint
 from everstep.catalog import S3Access
 from tests.plugins.cluster import RunningCluster
-from tests.support.kubelet import Kubelet, wait_for
+from tests.support.kubelet import Kubelet
 from tests.support.operator_process import OperatorProcess
 from tests.support.rig import Rig, write_profiles
+from tests.support.waiting import wait_for
 from tests.trainers.lite import Job, Options
 
 CRD = Path(__file__).parents[3] / "crds/trainingjobs.everstep.dev.yaml"

@@ -23,9 +23,9 @@ from dev import kubeconfig
 from dev.s3 import S3Endpoint
 from everstep.catalog.keys import CATALOG, PROGRESS
 from tests.plugins.cluster import RunningCluster
-from tests.support.kubelet import wait_for
 from tests.support.proxy import Proxy, Trap
 from tests.support.rig import Rig
+from tests.support.waiting import wait_for
 from tests.trainers.lite import Options, chain
 
 RUN = Options(total_steps=60, seconds_per_step=0.02, save_every=10, heartbeat_seconds=0.2)

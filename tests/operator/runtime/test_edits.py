@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from everstep_operator.api.fields import changing
-from tests.support.kubelet import wait_for
 from tests.support.rig import Rig
 from tests.support.trainingjobs import full
+from tests.support.waiting import wait_for
 from tests.trainers.lite import Options, chain
 
 LONG = Options(total_steps=400, seconds_per_step=0.05, save_every=1000, heartbeat_seconds=0.2)

@@ -6,8 +6,8 @@ from dataclasses import replace
 from typing import Any
 
 from everstep.catalog.keys import CATALOG
-from tests.support.kubelet import wait_for
 from tests.support.rig import Rig
+from tests.support.waiting import wait_for
 from tests.trainers.lite import Options, chain
 
 QUICK = Options(total_steps=30, seconds_per_step=0.02, save_every=10, heartbeat_seconds=0.2)

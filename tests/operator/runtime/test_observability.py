@@ -10,9 +10,9 @@ from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.support.kubelet import wait_for
 from tests.support.operator_process import OperatorProcess
 from tests.support.rig import Rig
+from tests.support.waiting import wait_for
 from tests.trainers.lite import Options
 
 QUICK = Options(total_steps=30, seconds_per_step=0.02, save_every=10, heartbeat_seconds=0.2)

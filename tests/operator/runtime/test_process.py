@@ -12,9 +12,9 @@ from dataclasses import replace
 import pytest
 
 from tests.plugins.audit import Request
-from tests.support.kubelet import wait_for
 from tests.support.operator_process import OperatorProcess
 from tests.support.rig import Rig
+from tests.support.waiting import wait_for
 from tests.trainers.lite import Options, chain
 
 LONG = Options(total_steps=400, seconds_per_step=0.05, save_every=100, heartbeat_seconds=0.5)

@@ -75,7 +75,7 @@ class Storages:
             return known
         lane = self._lanes.lane(granted.endpoint)
         limit = self._request_timeout * 2
-        async with self._opening:  # stores of one access share a client, which costs 100 ms and 20 MB: make it once
+        async with self._opening:  # stores of one access share its clients: make them once
             opened = await asyncio.to_thread(JobStorage, root, access, lane, limit, self._told, self._now)
         self._open[job.metadata.uid] = opened
         return opened
