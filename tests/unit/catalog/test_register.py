@@ -7,7 +7,7 @@ import pytest
 
 from everstep.catalog.documents import Catalog
 from everstep.catalog.register import Backoff, Register
-from everstep.catalog.store import SwapUnanswered
+from everstep.catalog.store import SwapUnanswered, Unchanged, Versioned
 from everstep.catalog.store.posix import PosixStore
 from everstep.errors import StorageUnavailableError
 
@@ -34,3 +34,30 @@ def test_a_store_that_hangs_ends_a_swap_in_time(tmp_path: Path, monkeypatch: pyt
     with pytest.raises(StorageUnavailableError):
         register.swap(lambda _: Catalog(attempt=1))
     assert clock[0] <= 300
+
+
+@pytest.mark.parametrize("changed", [False, True])
+def test_a_swap_begins_with_what_is_known_and_reads_again_where_that_is_old(tmp_path: Path, changed: bool) -> None:
+    reads = []
+
+    class Counting(PosixStore):
+        def read_register(self, key: str, known: str | None = None) -> Versioned | Unchanged | None:
+            reads.append(key)
+            return super().read_register(key, known)
+
+    register = Register(Counting(tmp_path), sleep=lambda _: None)
+    register.swap(lambda _: Catalog(attempt=1))
+    known = register.read()
+    assert known is not None
+    if changed:
+        register.swap(lambda found: Catalog(attempt=2, generation=found.generation if found else 0))
+    reads.clear()
+    told = []
+
+    def decide(found: Catalog | None) -> Catalog:
+        assert found is not None
+        told.append(found.attempt)
+        return found.model_copy(update={"epoch": 7})
+
+    assert register.swap(decide, known=known).epoch == 7
+    assert (told, len(reads)) == (([1, 2], 1) if changed else ([1], 0))

@@ -18,7 +18,7 @@ from everstep.catalog import transitions
 from everstep.catalog.documents import RESERVE, Catalog, Entry, Owner
 from everstep.catalog.keys import CATALOG, CHECKPOINTS, COMMITTED, MANIFEST, PROGRESS, Location
 from everstep.catalog.ledger import MOST_LISTED, Ledger, utc_now
-from everstep.catalog.register import Register
+from everstep.catalog.register import Register, Snapshot
 from everstep.catalog.retention import Retention, expendable, safeguarded
 from everstep.catalog.store import KeyNotFound, Store
 from everstep.catalog.transitions import AUTO, Resume, ResumePoint, resume_point
@@ -176,9 +176,15 @@ class JobCatalog(Ledger):
     # the trainer's side
 
     def claim(
-        self, attempt: int | None = None, uid: str | None = None, resume: Resume = AUTO, local: bool = False
+        self,
+        attempt: int | None = None,
+        uid: str | None = None,
+        resume: Resume = AUTO,
+        local: bool = False,
+        known: Snapshot | None = None,
     ) -> Claimed:
-        """Take the right to commit for one worker group. `local`: it has a local tier, and calls `Claimed.begin`.
+        """Take the right to commit for one worker group. `local`: it has a local tier, and calls `Claimed.begin`;
+        `known`: see `Register.swap`.
 
         Raises FencedError for an older attempt or incarnation, and where another group claims while this one still
         waits for its answer: of two that race, the one that began earlier never displaces the other.
@@ -198,7 +204,7 @@ class JobCatalog(Ledger):
                 raise FencedError("another worker group has taken over while this one was claiming")
             return transitions.claim(catalog, claim_id, self._clock(), attempt, uid, resume, local)
 
-        return Claimed(self, claim_id, self.register.swap(decide))
+        return Claimed(self, claim_id, self.register.swap(decide, known=known))
 
 
 class Claimed:

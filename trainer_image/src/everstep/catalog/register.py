@@ -70,12 +70,13 @@ class Register:
             return found
         return Snapshot(self._decode(found.body), found.token)
 
-    def swap(self, decide: Decide, reserve: int = 0) -> Catalog:
-        """Replace the document by `decide`'s answer to it; returns the document in force. `reserve`: see `encode`.
+    def swap(self, decide: Decide, reserve: int = 0, known: Snapshot | None = None) -> Catalog:
+        """Replace the document by `decide`'s answer to it; returns the document in force. `reserve`: see `encode`;
+        `known`: what a caller has just read, which saves a round trip.
 
         Raises what `decide` raises, and StorageUnavailableError where it stays unknown whether the swap was applied.
         """
-        snapshot = self.read()
+        snapshot = known or self.read()
         deadline = time.monotonic() + self._backoff.seconds
         for turn in range(self._backoff.tries):
             current = snapshot.catalog if snapshot else None

@@ -82,9 +82,10 @@ class Session:
 
     def _claim(self, resume: Resume) -> Identity:
         environment = self._environment
-        patiently(self.job.read)  # the claim itself is not tried again: by then a newer group may hold it
-        has_local = self.local is not None
-        self._claimed = claimed = self.job.claim(environment.attempt, environment.job_uid, resume, has_local)
+        known = patiently(self.job.register.read)  # the claim is not tried again: by then a newer group may hold it
+        self._claimed = claimed = self.job.claim(
+            environment.attempt, environment.job_uid, resume, self.local is not None, known
+        )
         return Identity(claimed.id, claimed.attempt, claimed.epoch, claimed.resume, claimed.catalog.begun)
 
     def begin(self) -> None:
