@@ -1,5 +1,5 @@
 """`python -m everstep.launch COMMAND …`, the same as `everstep-run`."""
 
-from everstep.launch.main import main
+from everstep.launch.main import run
 
-main()
+run()

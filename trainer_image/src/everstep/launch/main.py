@@ -12,11 +12,18 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from types import FrameType
+from typing import NoReturn
 
 from everstep import exits
+from everstep.launch.ending import end_after
 
 PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 NOT_FOUND = 127
+
+
+def run() -> NoReturn:
+    """`everstep-run`."""
+    end_after(main)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

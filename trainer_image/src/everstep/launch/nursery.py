@@ -7,7 +7,6 @@ which waits for it as for a child of its own. Imports no torch.
 
 from __future__ import annotations
 
-import atexit
 import ctypes
 import gc
 import importlib
@@ -21,7 +20,9 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, TextIO
+from typing import Any, NoReturn, TextIO
+
+from everstep.launch.ending import end_after
 
 _PR_SET_CHILD_SUBREAPER = 36
 _HANDLED = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGCHLD)
@@ -107,7 +108,6 @@ class Nursery:
             if not sys.flags.safe_path:
                 sys.path[0] = folder
             serve_and_do(theirs, modules)
-            raise SystemExit
         theirs.close()
         return cls(ours, Forked(pid, []))
 
@@ -151,9 +151,9 @@ def adopt_orphans() -> None:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
 
 
-def serve_and_do(connection: socket.socket, modules: Sequence[str]) -> None:
-    """Import the modules, then fork what is asked for until nobody can ask. Returns in each forked process as well,
-    when what it was made for is done."""
+def serve_and_do(connection: socket.socket, modules: Sequence[str]) -> NoReturn:
+    """Import the modules, then fork what is asked for until nobody can ask. Each forked process does what it was made
+    for, and ends."""
     interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)
     for number in _HANDLED:
         signal.signal(number, signal.SIG_DFL)
@@ -168,15 +168,18 @@ def serve_and_do(connection: socket.socket, modules: Sequence[str]) -> None:
     sys.stdout.flush()  # or each that is forked would say it again
     gc.collect()
     gc.freeze()  # what is shared stays shared
-    atexit.register(gc.unfreeze)  # or bindings take for leaked what stays, and say so below a script's last words
     if _threads() > 1:
         print(f"everstep: nothing is forked: an import has started threads ({', '.join(modules)})", file=sys.stderr)
-        connection.close()  # its interpreter waits for them before it ends
-        return
+        connection.close()
+        end_after(_nothing)
     todo = _serve(connection, by_imports)
     if todo is not None:
         signal.signal(signal.SIGINT, interrupt)
-        todo()
+    end_after(todo or _nothing)
+
+
+def _nothing() -> None:
+    pass
 
 
 def _threads() -> int:

@@ -23,7 +23,7 @@ SWITCH = "EVERSTEP_WARM_RANKS"
 """1: fork ranks; 0: do not; otherwise where the machine shows no accelerator."""
 PRELOAD = "EVERSTEP_PRELOAD"
 """Modules that a forked rank is to find imported, with commas between; they must not touch an accelerator."""
-MODULES = ("everstep", "everstep.launch.worker", "torch.distributed.fsdp", "torch._dynamo")
+MODULES = ("everstep.checkpoint.checkpointer", "everstep.launch.worker", "torch.distributed.fsdp", "torch._dynamo")
 """The last: what making an optimizer imports."""
 OF_THE_RECIPE = ("everstep.train.recipe", "transformers.models.gpt2.modeling_gpt2", "torch.utils.tensorboard", "boto3")
 ACCELERATORS = (
