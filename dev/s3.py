@@ -111,7 +111,7 @@ class S3Server:
         self.processes.start(
             "s3",
             [weed(), "-logtostderr=true", "server", f"-options={self.directory / 'weed.options'}"],
-            environment={"GOMEMLIMIT": MEMORY, "GOGC": "50"},
+            environment={"GOMEMLIMIT": MEMORY},
             prefix=self.prefix,
         )
         client = self.endpoint.client()

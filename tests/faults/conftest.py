@@ -17,6 +17,7 @@ from tests.support.followers import Followers
 from tests.support.gate import Gate
 from tests.support.site import Site, opened
 
+SMALL = ("--model.layers=2", "--data.sequence=64", "--data.max_bytes=1000000")
 KEEP = {"keepLast": 2, "keepBest": {"count": 1, "metric": "loss", "mode": "min"}, "keepEvery": 20}
 
 
@@ -58,7 +59,7 @@ def shooting_range(
         Gate(cluster_s3.url, cluster.instance.network.host_address) as gate,
         opened(cluster, cluster_s3, bucket, operator, gate.url) as site,
     ):
-        args = ["torchrun", "-m", "everstep.train", f"--steps={STEPS}", "--evaluation.every=20"]
+        args = ["torchrun", "-m", "everstep.train", f"--steps={STEPS}", "--evaluation.every=20", *SMALL]
         checkpoint = {"interval": {"steps": SAVE_EVERY}, **KEEP}
         yield Range(site, trainer, tmp_path_factory.mktemp("evidence"), args, checkpoint, gate)
 

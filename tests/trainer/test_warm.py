@@ -36,6 +36,10 @@ os._exit(0)  # what stands in a buffer would be lost
 """
 
 
+NAME = """
+import json, os
+print(json.dumps({"facts": {"rank": os.environ["RANK"]}, "comm": open("/proc/self/comm").read().strip()}))
+"""
 KILLS_THE_FORKING_ONE = """
 import json, os, signal
 restart = os.environ["TORCHELASTIC_RESTART_COUNT"]
@@ -75,7 +79,7 @@ def test_a_forked_rank_finds_what_a_started_one_finds(tmp_path: Path) -> None:
 @pytest.mark.skipif(os.cpu_count() == 1, reason="torchrun leaves a single rank its threads")
 def test_a_rank_is_started_where_its_libraries_would_find_something_else(tmp_path: Path) -> None:
     """Here torchrun chooses the number of threads when torch is loaded already."""
-    said = probe(tmp_path, True, "cpu")
+    said = probe(tmp_path, True, "cpu", text=NAME)
     assert not [each for each in said if each["comm"].startswith("rank-")]
 
 
@@ -83,7 +87,7 @@ def test_a_rank_is_started_where_another_python_is_to_run_it(tmp_path: Path) -> 
     other = tmp_path / "other-python"
     other.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
     other.chmod(0o755)
-    (said,) = probe(tmp_path, True, 1, PYTHON_EXEC=str(other))
+    (said,) = probe(tmp_path, True, 1, text=NAME, PYTHON_EXEC=str(other))
     assert not said["comm"].startswith("rank-")
 
 
