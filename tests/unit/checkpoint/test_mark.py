@@ -104,6 +104,7 @@ def test_a_record_that_knows_no_step_gets_the_noted_one(log: Path) -> None:
     assert reached(log.read_bytes()) is None, "of another worker group"
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_has_noted_its_last_step(tmp_path: Path, log: Path) -> None:
     script = (
         "import os, signal, torch\n"

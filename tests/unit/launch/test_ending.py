@@ -10,6 +10,8 @@ import pytest
 
 from tests.support.python_path import python_path
 
+pytestmark = pytest.mark.slow
+
 SCRIPT = """
 import atexit, ctypes, sys, threading, time
 

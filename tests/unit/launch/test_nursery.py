@@ -16,6 +16,8 @@ from everstep.launch import nursery
 from everstep.launch.nursery import Forked, Nursery
 from tests.support.python_path import python_path
 
+pytestmark = pytest.mark.slow
+
 FORKS_ONCE = """
 import os, signal
 real, first = os.fork, os.getpid()

@@ -16,6 +16,8 @@ from everstep.catalog.sums import block_sums
 from everstep.errors import InvalidOperationError, StorageUnavailableError, UploaderDiedError
 from everstep.transfer import Segment, SharedBuffer, Uploader
 
+pytestmark = pytest.mark.slow  # each starts a process
+
 MEGABYTE = 1 << 20
 
 
