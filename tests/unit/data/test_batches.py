@@ -104,7 +104,7 @@ def test_the_position_is_that_of_what_was_consumed_whatever_workers_have_read_ah
     ahead.close()
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_what_samples_draw_is_theirs_and_not_the_models(workers: int) -> None:
     torch.manual_seed(5)
     np.random.seed(5)

@@ -56,7 +56,7 @@ class CountingIterator:
         self.at = state["at"]
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_torchdatas_loader_resumes_in_every_place_of_an_epoch(workers: int) -> None:
     def make() -> PerRank:
         return PerRank(StatefulDataLoader(Numbers(), batch_size=4, shuffle=True, num_workers=workers), seed=1)
@@ -64,7 +64,7 @@ def test_torchdatas_loader_resumes_in_every_place_of_an_epoch(workers: int) -> N
     verify(make, steps=8, at=range(8) if workers == 0 else [2, 3])
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_beginning_an_epoch_draws_nothing_from_the_model(workers: int) -> None:
     loader = StatefulDataLoader(Numbers(), batch_size=4, shuffle=True, num_workers=workers)
     before = torch.get_rng_state()

@@ -87,7 +87,14 @@ def test_windows_and_open_shards_mix_and_epochs_differ() -> None:
     assert len({number // 1000 for number in first[:8]}) > 1
 
 
-@pytest.mark.parametrize("workers", [1, 2, 3])
+@pytest.mark.parametrize(
+    "workers",
+    [
+        pytest.param(1, marks=pytest.mark.slow),
+        pytest.param(2, marks=pytest.mark.slow),
+        pytest.param(3, marks=pytest.mark.slow),
+    ],
+)
 def test_workers_change_nothing(workers: int) -> None:
     source = Shards((7, 3, 0, 11))
     options: dict[str, Any] = {"seed": 2, "interleave": 2, "window": 5, "decode": drawn}

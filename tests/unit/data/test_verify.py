@@ -52,7 +52,7 @@ def test_data_that_resumes_passes() -> None:
     verify(lambda: Batches(range(10), 4, seed=1), steps=9, at=range(9))
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.slow)])
 def test_workers_that_read_ahead_pass(workers: int) -> None:
     verify(lambda: StreamBatches(Shards((5, 6)), 3, decode=drawn, workers=workers), steps=8, at=[1, 6])
 
