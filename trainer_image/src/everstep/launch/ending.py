@@ -18,16 +18,18 @@ def end_after(todo: Callable[[], None]) -> NoReturn:
     imported: with torch that takes most of a second, and more in a fork, where each page is copied first; its bindings
     then call leaked what is shared, below a script's last words."""
     code, interrupted = _outcome(todo)
-    threading._shutdown()  # type: ignore[attr-defined]
-    atexit._run_exitfuncs()
-    for stream in (sys.stdout, sys.stderr):
-        with suppress(OSError, ValueError):
-            stream.flush()
-    ctypes.CDLL(None).fflush(None)
-    if interrupted:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-        os.kill(os.getpid(), signal.SIGINT)
-    os._exit(code & 0xFF)
+    try:
+        threading._shutdown()  # type: ignore[attr-defined]
+        atexit._run_exitfuncs()
+    finally:  # also where a signal's handler raises meanwhile: nothing above this frame is to go on
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError):
+                stream.flush()
+        ctypes.CDLL(None).fflush(None)
+        if interrupted:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            os.kill(os.getpid(), signal.SIGINT)
+        os._exit(code & 0xFF)
 
 
 def _outcome(todo: Callable[[], None]) -> tuple[int, bool]:
