@@ -11,7 +11,7 @@ import os
 import secrets
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -81,8 +81,11 @@ class RunningCluster:
             wait_for(f"{name} has its ServiceAccount", lambda: self._has_account(name))
             yield name
         finally:
-            with suppress(client.ApiException):  # a test may have deleted it
+            try:
                 self.core.delete_namespace(name)
+            except client.ApiException as error:
+                if error.status != 404:  # a test may have deleted it
+                    raise
 
     def _has_account(self, namespace: str) -> bool:
         try:

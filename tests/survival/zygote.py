@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import runpy
+import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,6 +25,7 @@ TORCH = (
 class Zygote:
     def __init__(self, modules: Sequence[str], python: Sequence[str] = (sys.executable,)) -> None:
         environment = {**os.environ, "PYTHONPATH": python_path(), "OMP_NUM_THREADS": "1"}
+        subprocess.run([*python, "-c", ""], check=True)  # what it has to fetch first may take longer than a nursery may
         self._nursery = Nursery.start([*TORCH, *modules, __name__], environment, python)
 
     def start(self, script: str, folder: Path, log: Path, environment: Mapping[str, str]) -> Forked:

@@ -21,7 +21,7 @@ from tests.support.rig import Rig, write_profiles
 from tests.trainers.lite import Job, Options
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="session")
 def chart_server() -> Iterator[RunningCluster]:
     """An API server on which nothing is but what Helm puts there."""
     with shared(f"test-chart-{os.getpid()}", Level.api, s3=False) as running:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
 
@@ -19,11 +20,14 @@ def todo():
     atexit.register(print, "exit handler")
     threading.Thread(target=lambda: (time.sleep(0.2), print("other thread"))).start()
     ctypes.CDLL(None).printf(b"of a library\\n")
+    globals()["left_open"] = open("left-open", "w")
+    left_open.write("last lines")
     print("done", end="")
     {end}
 
 {how}
 """
+SHORT = "import everstep.launch.ending; everstep.launch.ending.end_after(todo)"
 ENDS = [
     "pass",
     "sys.exit(0)",
@@ -35,15 +39,43 @@ ENDS = [
 ]
 
 
-def outcome(end: str, how: str) -> tuple[int, list[str], str]:
-    """Exit code, what was printed, and the last line of what was said against it."""
+def outcome(folder: Path, end: str, how: str) -> tuple[int, list[str], str, str]:
+    """Exit code, what was printed, the end of what was said against it, and what stands in a file."""
+    (folder / "left-open").unlink(missing_ok=True)
     script = textwrap.dedent(SCRIPT).format(end=end, how=how)
     environment = {"PYTHONPATH": python_path()}
-    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=60)
-    return done.returncode, sorted(done.stdout.replace("done", "").split("\n")), done.stderr[-12:]
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=60)
+    printed = sorted(done.stdout.replace("done", "").split("\n"))
+    return done.returncode, printed, done.stderr[-12:], (folder / "left-open").read_text()
 
 
 @pytest.mark.parametrize("end", ENDS)
-def test_it_ends_as_an_interpreter_does(end: str) -> None:
-    short = "import everstep.launch.ending; everstep.launch.ending.end_after(todo)"
-    assert outcome(end, short) == outcome(end, "todo()")
+def test_it_ends_as_an_interpreter_does(tmp_path: Path, end: str) -> None:
+    assert outcome(tmp_path, end, SHORT) == outcome(tmp_path, end, "todo()")
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        "sys.excepthook = lambda *_: 1 / 0",
+        "sys.excepthook = lambda *_: sys.exit(3)",
+        "sys.stdout = None",
+        "signal.signal(signal.SIGALRM, lambda *_: 1 / 0), signal.setitimer(signal.ITIMER_REAL, 0.1)",
+    ],
+)
+def test_nothing_above_it_goes_on(tmp_path: Path, spoil: str) -> None:
+    """Hooks that fail, and a signal while another thread is waited for."""
+    how = f"import signal\n{spoil}\ntry:\n    {SHORT}\nexcept BaseException:\n    os._exit(99)"
+    script = textwrap.dedent(SCRIPT).format(end="raise OSError(7, 'no')", how=how)
+    done = subprocess.run(
+        [sys.executable, "-c", "import os\n" + script],
+        cwd=tmp_path,
+        env={"PYTHONPATH": python_path()},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 1
+    assert "[Errno 7] no" in done.stderr
+    assert (tmp_path / "left-open").read_text() == "last lines"

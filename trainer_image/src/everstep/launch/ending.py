@@ -4,44 +4,73 @@ from __future__ import annotations
 
 import atexit
 import ctypes
+import gc
+import io
 import os
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from typing import NoReturn
 
+_INTERRUPTED = 128 + signal.SIGINT
+
 
 def end_after(todo: Callable[[], None]) -> NoReturn:
-    """Do it and end as an interpreter does, other threads and exit handlers first, but take apart nothing of what was
-    imported: with torch that takes most of a second, and more in a fork, where each page is copied first; its bindings
-    then call leaked what is shared, below a script's last words."""
-    code, interrupted = _outcome(todo)
+    """Do it and end as an interpreter does, with other threads, exit handlers and unwritten files, but take apart
+    nothing of what was imported: with torch that takes most of a second, and more in a fork, where each page is copied
+    first; its bindings then call leaked what is shared, below a script's last words.
+
+    Nothing above this frame goes on, whatever handlers and hooks raise: in a fork that would be another's work.
+    """
+    code = 1
     try:
-        threading._shutdown()  # type: ignore[attr-defined]
-        atexit._run_exitfuncs()
-    finally:  # also where a signal's handler raises meanwhile: nothing above this frame is to go on
-        for stream in (sys.stdout, sys.stderr):
-            with suppress(OSError, ValueError):
-                stream.flush()
-        ctypes.CDLL(None).fflush(None)
-        if interrupted:
-            signal.signal(signal.SIGINT, signal.SIG_DFL)
-            os.kill(os.getpid(), signal.SIGINT)
-        os._exit(code & 0xFF)
+        try:
+            code = _exit_code(todo)
+        finally:
+            try:
+                threading._shutdown()  # type: ignore[attr-defined]
+            finally:
+                atexit._run_exitfuncs()
+    finally:
+        try:
+            _write_out()
+        finally:
+            if code == _INTERRUPTED:
+                signal.signal(signal.SIGINT, signal.SIG_DFL)
+                os.kill(os.getpid(), signal.SIGINT)
+            os._exit(code & 0xFF)
 
 
-def _outcome(todo: Callable[[], None]) -> tuple[int, bool]:
-    """The exit code that an interpreter would give, and whether it would end by SIGINT."""
+def _exit_code(todo: Callable[[], None]) -> int:
+    """What an interpreter would give; for KeyboardInterrupt it ends by the signal."""
     try:
         todo()
     except SystemExit as end:
         if end.code is None or isinstance(end.code, int):
-            return end.code or 0, False
+            return end.code or 0
         print(end.code, file=sys.stderr)
-        return 1, False
+        return 1
     except BaseException as error:  # noqa: BLE001 - whatever it is, it ends this process
-        sys.excepthook(type(error), error, error.__traceback__)
-        return 1, isinstance(error, KeyboardInterrupt)
-    return 0, False
+        try:
+            sys.excepthook(type(error), error, error.__traceback__)
+        except BaseException:  # noqa: BLE001 - a hook of somebody's own
+            traceback.print_exception(error)
+        return _INTERRUPTED if isinstance(error, KeyboardInterrupt) else 1
+    return 0
+
+
+def _write_out() -> None:
+    """What stands in the buffers of files that nobody has closed. Those of before a fork are frozen, and not seen."""
+    tracked = gc.get_objects()
+    for kind in (io.TextIOWrapper, io.BufferedWriter, io.BufferedRandom):
+        for each in tracked:
+            if issubclass(type(each), kind):  # not isinstance: some objects import a module when they are asked
+                with suppress(Exception):
+                    each.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(Exception):
+            stream.flush()
+    ctypes.CDLL(None).fflush(None)

@@ -104,10 +104,13 @@ class Nursery:
         ours, theirs = _pair()
         pid = os.fork()
         if pid == 0:
-            ours.close()
-            if not sys.flags.safe_path:
-                sys.path[0] = folder
-            serve_and_do(theirs, modules)
+            try:
+                ours.close()
+                if not sys.flags.safe_path:
+                    sys.path[0] = folder
+                serve_and_do(theirs, modules)
+            finally:
+                os._exit(1)  # whatever was raised: what stands above is the other process's work
         theirs.close()
         return cls(ours, Forked(pid, []))
 

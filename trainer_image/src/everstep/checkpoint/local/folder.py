@@ -145,8 +145,9 @@ class LocalFolder:
 
     def clear(self, claim: str) -> None:
         """From now on no slot of this group holds anything, copies of other nodes' parts included."""
-        for path in _matching(self.path, f"{claim}/rank-*/*/{DOCUMENT}"):
-            path.unlink(missing_ok=True)
+        for folder, _, names in os.walk(self.path / claim, onerror=_unless_gone):
+            if DOCUMENT in names:
+                Path(folder, DOCUMENT).unlink(missing_ok=True)
 
     def remove(self) -> None:
         shutil.rmtree(self.path, ignore_errors=True)
@@ -207,8 +208,14 @@ def file_system(path: Path) -> int:
     return 0 if ctypes.CDLL(None).statfs(os.fsencode(path), answer) else answer[0]
 
 
+def _unless_gone(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError):
+        raise error
+
+
 def _matching(folder: Path, pattern: str) -> list[Path]:
-    """Path.glob raises where another rank of the node removes a folder that it is about to look into."""
+    """What cannot be looked into is left out. Path.glob raises where another rank of the node removes a folder that it
+    is about to look into."""
     return [folder / name for name in glob.glob(pattern, root_dir=folder)]
 
 
