@@ -33,19 +33,24 @@ ENDS = [
     "sys.exit(0)",
     "sys.exit(3)",
     "sys.exit(300)",
+    "sys.exit(130)",
     "sys.exit('why')",
     "raise OSError(7, 'no')",
     "raise KeyboardInterrupt",
 ]
 
 
+def run(folder: Path, end: str, how: str) -> subprocess.CompletedProcess[str]:
+    script = textwrap.dedent(SCRIPT).format(end=end, how=how)
+    command = [sys.executable, "-c", script]
+    environment = {"PYTHONPATH": python_path()}
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=60)
+
+
 def outcome(folder: Path, end: str, how: str) -> tuple[int, list[str], str, str]:
     """Exit code, what was printed, the end of what was said against it, and what stands in a file."""
     (folder / "left-open").unlink(missing_ok=True)
-    script = textwrap.dedent(SCRIPT).format(end=end, how=how)
-    environment = {"PYTHONPATH": python_path()}
-    command = [sys.executable, "-c", script]
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=60)
+    done = run(folder, end, how)
     printed = sorted(done.stdout.replace("done", "").split("\n"))
     return done.returncode, printed, done.stderr[-12:], (folder / "left-open").read_text()
 
@@ -66,16 +71,8 @@ def test_it_ends_as_an_interpreter_does(tmp_path: Path, end: str) -> None:
 )
 def test_nothing_above_it_goes_on(tmp_path: Path, spoil: str) -> None:
     """Hooks that fail, and a signal while another thread is waited for."""
-    how = f"import signal\n{spoil}\ntry:\n    {SHORT}\nexcept BaseException:\n    os._exit(99)"
-    script = textwrap.dedent(SCRIPT).format(end="raise OSError(7, 'no')", how=how)
-    done = subprocess.run(
-        [sys.executable, "-c", "import os\n" + script],
-        cwd=tmp_path,
-        env={"PYTHONPATH": python_path()},
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    how = f"import os, signal\n{spoil}\ntry:\n    {SHORT}\nexcept BaseException:\n    os._exit(99)"
+    done = run(tmp_path, "raise OSError(7, 'no')", how)
     assert done.returncode == 1
     assert "[Errno 7] no" in done.stderr
     assert (tmp_path / "left-open").read_text() == "last lines"

@@ -15,8 +15,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import NoReturn
 
-_INTERRUPTED = 128 + signal.SIGINT
-
 
 def end_after(todo: Callable[[], None]) -> NoReturn:
     """Do it and end as an interpreter does, with other threads, exit handlers and unwritten files, but take apart
@@ -25,10 +23,10 @@ def end_after(todo: Callable[[], None]) -> NoReturn:
 
     Nothing above this frame goes on, whatever handlers and hooks raise: in a fork that would be another's work.
     """
-    code = 1
+    code, interrupted = 1, False
     try:
         try:
-            code = _exit_code(todo)
+            code, interrupted = _outcome(todo)
         finally:
             try:
                 threading._shutdown()  # type: ignore[attr-defined]
@@ -38,28 +36,28 @@ def end_after(todo: Callable[[], None]) -> NoReturn:
         try:
             _write_out()
         finally:
-            if code == _INTERRUPTED:
+            if interrupted:  # PID 1 outlives that
                 signal.signal(signal.SIGINT, signal.SIG_DFL)
                 os.kill(os.getpid(), signal.SIGINT)
             os._exit(code & 0xFF)
 
 
-def _exit_code(todo: Callable[[], None]) -> int:
-    """What an interpreter would give; for KeyboardInterrupt it ends by the signal."""
+def _outcome(todo: Callable[[], None]) -> tuple[int, bool]:
+    """The exit code that an interpreter would give, and whether it would end by SIGINT."""
     try:
         todo()
     except SystemExit as end:
         if end.code is None or isinstance(end.code, int):
-            return end.code or 0
+            return end.code or 0, False
         print(end.code, file=sys.stderr)
-        return 1
+        return 1, False
     except BaseException as error:  # noqa: BLE001 - whatever it is, it ends this process
         try:
             sys.excepthook(type(error), error, error.__traceback__)
         except BaseException:  # noqa: BLE001 - a hook of somebody's own
             traceback.print_exception(error)
-        return _INTERRUPTED if isinstance(error, KeyboardInterrupt) else 1
-    return 0
+        return (128 + signal.SIGINT, True) if isinstance(error, KeyboardInterrupt) else (1, False)
+    return 0, False
 
 
 def _write_out() -> None:

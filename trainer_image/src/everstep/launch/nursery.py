@@ -20,6 +20,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any, NoReturn, TextIO
 
 from everstep.launch.ending import end_after
@@ -104,13 +105,10 @@ class Nursery:
         ours, theirs = _pair()
         pid = os.fork()
         if pid == 0:
-            try:
-                ours.close()
-                if not sys.flags.safe_path:
-                    sys.path[0] = folder
-                serve_and_do(theirs, modules)
-            finally:
-                os._exit(1)  # whatever was raised: what stands above is the other process's work
+            ours.close()
+            if not sys.flags.safe_path:
+                sys.path[0] = folder
+            end_after(partial(serve_and_do, theirs, modules))  # what stands above is the other process's work
         theirs.close()
         return cls(ours, Forked(pid, []))
 
@@ -174,15 +172,10 @@ def serve_and_do(connection: socket.socket, modules: Sequence[str]) -> NoReturn:
     if _threads() > 1:
         print(f"everstep: nothing is forked: an import has started threads ({', '.join(modules)})", file=sys.stderr)
         connection.close()
-        end_after(_nothing)
-    todo = _serve(connection, by_imports)
-    if todo is not None:
+    elif (todo := _serve(connection, by_imports)) is not None:
         signal.signal(signal.SIGINT, interrupt)
-    end_after(todo or _nothing)
-
-
-def _nothing() -> None:
-    pass
+        end_after(todo)
+    end_after(lambda: None)
 
 
 def _threads() -> int:
