@@ -92,8 +92,8 @@ def test_fewer_ranks_go_on_with_the_same_samples(straight: gang.Gang, tmp_path: 
     again = gang.run(tmp_path, command, str(root), ranks=1)
     assert "saved by 2 ranks, now 1" in again.log
     assert again.samples() == {31: [240, 248], 32: [248, 256], 33: [256, 264]}
-    first, last = (straight.lines()[place]["loss"] for place in (0, -1))
-    assert all(line["loss"] < (first + last) / 2 for line in again.lines()), "it goes on with what was learnt"
+    last = straight.lines()[-1]["loss"]
+    assert all(abs(line["loss"] - last) < 0.5 for line in again.lines())
 
 
 def test_another_architecture_ends_at_once_and_names_the_tensors(straight: gang.Gang, tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from kubernetes import client, config
 
 from tests.plugins.cluster import RunningCluster
 from tests.support.trainingjobs import Manifest
+from tests.support.waiting import wait_for
 
 CRD = Path(__file__).parents[3] / "crds/trainingjobs.everstep.dev.yaml"
 
@@ -77,10 +77,7 @@ class Jobs:
 def crd_server(api_server: RunningCluster) -> RunningCluster:
     """The API server with this tree's CRD, applied under strict validation."""
     api_server.apply(CRD.read_text(encoding="utf-8"))
-    deadline = time.monotonic() + 30
-    while not _served(api_server):
-        assert time.monotonic() < deadline, "the CRD is not served after 30 s"
-        time.sleep(0.1)
+    wait_for("the CRD is served", lambda: _served(api_server))
     return api_server
 
 

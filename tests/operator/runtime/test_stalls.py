@@ -95,8 +95,9 @@ def _one_round(rig: Rig, way: Stalling, attempt: int) -> None:
     _until_commit(rig)
     rig.patch({"spec": {"suspend": True}})
     rig.until_phase("Suspended", seconds=60)
-    others = [entry["message"] for entry in rig.status()["history"] if entry["reason"] != "Suspended"]
-    assert not others, f"{others}\n{rig.operator.tail()}"
+    history = rig.status()["history"]
+    told = "\n".join(entry["message"] for entry in history)
+    assert {entry["reason"] for entry in history} == {"Suspended"}, f"{told}\n{rig.operator.tail()}"
     assert rig.catalog().live()[-1].step == rig.kubelet.container(f"job-{attempt}-0").run.step, "it has saved"
     rig.patch({"spec": {"suspend": False}})
     rig.until_running(attempt + 1)
