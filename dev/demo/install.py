@@ -13,6 +13,7 @@ from dev.demo.target import NAMESPACE, Target, repository
 RELEASE = "everstep"
 SYSTEM = "everstep-system"
 SECRET = "s3-credentials"
+PROFILE = "demo"
 
 
 class InstallError(RuntimeError):
@@ -20,12 +21,14 @@ class InstallError(RuntimeError):
 
 
 def install(target: Target) -> None:
+    """Raises InstallError, also where the cluster has an everstep that is in use: its profiles would be gone."""
+    _refuse_to_replace(target)
     repo, _, tag = target.operator_image.rpartition(":")
     values = {
         "image": {"repository": repo, "tag": tag},
         "storageProfiles": [
             {
-                "name": "demo",
+                "name": PROFILE,
                 "namespaces": [NAMESPACE],
                 "endpoint": target.s3.url,
                 "region": target.s3.region,
@@ -42,6 +45,19 @@ def install(target: Target) -> None:
     )
     if done.returncode:
         raise InstallError(f"{' '.join(command)}: {done.stderr.strip()}")
+
+
+def _refuse_to_replace(target: Target) -> None:
+    command = [target.helm, "get", "values", RELEASE, f"--namespace={SYSTEM}", "--output=json"]
+    done = subprocess.run(command, env=target.helm_environment(), capture_output=True, text=True)
+    if done.returncode:  # there is none
+        return
+    found = [str(profile.get("name")) for profile in (json.loads(done.stdout) or {}).get("storageProfiles") or []]
+    if found != [PROFILE]:
+        raise InstallError(
+            f"the release {RELEASE} in {SYSTEM} is not the demo's (storage profiles: {', '.join(found) or 'none'}), "
+            "and the demo would replace its values: use another cluster, or uninstall it first"
+        )
 
 
 def prepare_namespace(target: Target) -> None:

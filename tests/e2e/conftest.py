@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -17,13 +16,6 @@ from tests.support.tenant import Tenant, tenants
 NAMESPACES = ("team", "crowded", "wrong-keys", "no-keys", "no-bucket", "far-away", "loose", "nobody")
 """What each of them has to live with; `nobody` has no storage profile."""
 CLOSED = "http://127.0.0.1:9"
-
-
-def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
-    """The first test waits until images are imported, which takes minutes when the cluster has none yet."""
-    for item in items:
-        if Path(__file__).parent in item.path.parents and item.get_closest_marker("timeout") is None:
-            item.add_marker(pytest.mark.timeout(900))
 
 
 @pytest.fixture(scope="session")

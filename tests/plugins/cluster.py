@@ -10,7 +10,7 @@ import fcntl
 import os
 import secrets
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -27,6 +27,9 @@ from dev.paths import instances
 from dev.s3 import S3Endpoint, S3Server
 from tests.plugins.audit import AuditLog
 from tests.support.waiting import wait_for
+
+WITH_IMAGES = 900
+"""Seconds."""
 
 
 @dataclass(frozen=True)
@@ -148,6 +151,14 @@ def cluster_namespace(cluster: RunningCluster) -> Iterator[str]:
 def cluster_s3(cluster: RunningCluster) -> S3Endpoint:
     """The whole cluster's S3 server, at an address that its pods and the tests both reach."""
     return clusters.s3_server(cluster.instance).endpoint
+
+
+def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
+    """Whichever test of a tier comes first waits for images, for minutes where the cluster has none yet."""
+    for item in items:
+        if "load_image" in getattr(item, "fixturenames", ()):
+            own = item.get_closest_marker("timeout")
+            item.add_marker(pytest.mark.timeout(max(WITH_IMAGES, own.args[0] if own else 0)), append=False)
 
 
 @pytest.fixture(scope="session")

@@ -15,6 +15,7 @@ from typing import Any
 
 from everstep_operator.api.common import RULES
 from everstep_operator.api.crd import root_schema
+from everstep_operator.api.pod_template import USERS
 from everstep_operator.api.schema import Schema
 from tests.support.trainingjobs import GONE, Manifest, edited, full
 
@@ -263,6 +264,10 @@ def ruled() -> tuple[Case, ...]:
         _ruled("spec.template.spec.subdomain", "me", "must be absent: the operator names the pods", GONE),
         _ruled(f"{_CONTAINERS}.0.env.0.name", "EVERSTEP_ATTEMPT", "must not start with PET_ or EVERSTEP_"),
         _ruled(f"{_CONTAINERS}.0.env.0.name", "PET_NNODES", "must not start with PET_ or EVERSTEP_", "PETS"),
+        *(
+            _ruled(f"{_CONTAINERS}.0.env.0.name", f"{name}_OF", "must not start with PET_ or EVERSTEP_", name)
+            for name in USERS
+        ),
         _ruled(
             "spec.template.spec.initContainers",
             [{**_PLAIN, "env": [{"name": "PET_NNODES", "value": "9"}]}],

@@ -67,7 +67,8 @@ def main() -> None:
             dist.all_gather_object(seen, batch["number"].tolist())
             if rank == 0:
                 samples = [number for part in seen for number in part]
-                print(json.dumps({"step": step, "loss_hex": float(total).hex(), "samples": samples}), flush=True)
+                line = {"step": step, "loss_hex": float(total).hex(), "samples": samples}
+                sys.stdout.write(json.dumps(line) + "\n")
     dist.destroy_process_group()
 
 

@@ -99,8 +99,12 @@ def test_a_fenced_gang_commits_nothing_and_says_so(tmp_path: Path) -> None:
     assert fenced.record.exception == "FencedError"
 
 
+UP = "import os, time\nos.write(1, b'up\\n')\ntime.sleep(600)\n"
+"""In one write: both ranks have the same standard output."""
+
+
 def test_no_rank_outlives_its_agent(tmp_path: Path) -> None:
-    (tmp_path / "script.py").write_text("import time\nprint('up', flush=True)\ntime.sleep(600)\n")
+    (tmp_path / "script.py").write_text(UP)
     running = gang.start(tmp_path, ["script.py"], str(tmp_path / "root"))
     running.wait_for("up\nup")
     workers = running.workers()
@@ -129,7 +133,7 @@ def test_a_script_that_cannot_be_imported_is_named(tmp_path: Path) -> None:
 
 
 def test_a_worker_killed_from_outside_is_the_cause(tmp_path: Path) -> None:
-    (tmp_path / "script.py").write_text("import time\nprint('up', flush=True)\ntime.sleep(600)\n")
+    (tmp_path / "script.py").write_text(UP)
     running = gang.start(tmp_path, ["script.py"], str(tmp_path / "root"))
     running.wait_for("up\nup")
     victim = running.workers()[0]

@@ -37,8 +37,9 @@ os._exit(0)  # what stands in a buffer would be lost
 
 
 NAME = """
-import json, os
-print(json.dumps({"facts": {"rank": os.environ["RANK"]}, "comm": open("/proc/self/comm").read().strip()}))
+import json, os, sys
+line = json.dumps({"facts": {"rank": os.environ["RANK"]}, "comm": open("/proc/self/comm").read().strip()})
+sys.stdout.write(line + "\\n")  # one write: another rank writes there, too
 """
 KILLS_THE_FORKING_ONE = """
 import json, os, signal

@@ -158,7 +158,7 @@ def main() -> None:
             checkpointer.report(loss=total, samples=8)
             if dist.get_rank() == 0:
                 line = {"step": step, "loss_hex": float(total).hex(), "samples": [data.position - 1, data.position]}
-                print(json.dumps(line), flush=True)
+                sys.stdout.write(json.dumps(line) + "\n")  # unbuffered, and one write: others write there, too
             if uploading and step == 3 and dist.get_rank() == 1:
                 upload: Any = checkpointer._shards._upload
                 os.kill(upload._uploader.pid, signal.SIGKILL)

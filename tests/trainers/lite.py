@@ -170,6 +170,7 @@ class Run:
                 if self._hangs("evaluating"):
                     return self._hang(beats, "evaluating")
                 self._pause(beats, "evaluating", self.options.evaluate_seconds)
+                beats.update("training", self.step)
             stopping = self.stop.is_set() and not self.options.ignore_sigterm
             due = beats.asked(self.step) or self.step % self.options.save_every == 0
             if stopping or due or self.step == self.options.total_steps:
@@ -270,8 +271,6 @@ class Run:
         while seconds and (left := until - time.monotonic()) > 0 and not self.kill.is_set():
             beats.update(phase, self.step)
             self.kill.wait(min(left, self.options.heartbeat_seconds))
-        if seconds:
-            beats.update("training", self.step)
 
     def _tell(self, code: int, error: Exception) -> None:
         if self.job.termination_log is not None:

@@ -9,6 +9,9 @@ from tests.support.waiting import wait_for
 from tests.trainers.lite import Options, chain
 
 QUICK = Options(total_steps=30, seconds_per_step=0.02, save_every=10, heartbeat_seconds=0.2)
+MEANT_TO_STOP = replace(QUICK, total_steps=600, seconds_per_step=0.05)
+"""Of a first attempt: what ends it comes long before its own end, on a busy machine too."""
+REST = replace(QUICK, total_steps=600, seconds_per_step=0.002, save_every=100)
 
 
 def test_a_job_runs_to_success(rig: Rig) -> None:
@@ -43,7 +46,7 @@ def test_a_failed_pod_is_followed_by_an_attempt_that_resumes_the_newest_commit(r
 
 
 def test_a_deleted_pod_is_followed_by_an_attempt(rig: Rig) -> None:
-    rig.options[0] = replace(QUICK, total_steps=60, seconds_per_step=0.05)
+    rig.options.update({1: MEANT_TO_STOP, 0: REST})
     rig.apply()
     rig.until_running(1)
     wait_for("a commit", lambda: rig.status().get("lastCheckpoint"))
@@ -51,7 +54,7 @@ def test_a_deleted_pod_is_followed_by_an_attempt(rig: Rig) -> None:
     rig.until_running(2)
     status = rig.until_phase("Succeeded")
     assert status["attempt"] == 2
-    assert rig.kubelet.container("job-2-0").run.state == chain(60)
+    assert rig.kubelet.container("job-2-0").run.state == chain(600)
 
 
 def test_what_a_torn_gang_has_lost_is_told_by_the_pod_that_outlives_it(rig: Rig) -> None:
@@ -69,7 +72,7 @@ def test_what_a_torn_gang_has_lost_is_told_by_the_pod_that_outlives_it(rig: Rig)
 
 
 def test_suspend_saves_stops_and_resumes_where_it_stopped(rig: Rig) -> None:
-    rig.options[0] = replace(QUICK, total_steps=60, seconds_per_step=0.05)
+    rig.options.update({1: MEANT_TO_STOP, 0: REST})
     rig.apply()
     rig.until_running(1)
     wait_for("a commit", lambda: rig.status().get("lastCheckpoint"))
@@ -82,11 +85,11 @@ def test_suspend_saves_stops_and_resumes_where_it_stopped(rig: Rig) -> None:
     status = rig.until_phase("Succeeded")
     assert rig.kubelet.container("job-2-0").environment["EVERSTEP_RESUME_STEP"] == str(stopped)
     assert status.get("restarts", {}).get("total", 0) == 0
-    assert rig.kubelet.container("job-2-0").run.state == chain(60)
+    assert rig.kubelet.container("job-2-0").run.state == chain(600)
 
 
 def test_a_change_of_mind_while_the_gang_saves_does_not_cost_the_save(rig: Rig) -> None:
-    rig.options[0] = replace(QUICK, total_steps=60, seconds_per_step=0.05)
+    rig.options.update({1: MEANT_TO_STOP, 0: REST})
     rig.apply()
     rig.until_running(1)
     wait_for("a commit", lambda: rig.status().get("lastCheckpoint"))

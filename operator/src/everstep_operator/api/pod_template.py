@@ -22,7 +22,9 @@ DATA_FILE: Final = "pod_template.schema.json"
 MAX_CONTAINERS: Final = 16
 MAX_VARIABLES: Final = 256
 RECIPE_PREFIX: Final = "EVERSTEP_TRAIN_"
-"""Variables that configure the recipe; all others that start with EVERSTEP_ or PET_ are the operator's."""
+"""Variables that configure the recipe."""
+USERS: Final = ("EVERSTEP_PRELOAD", "EVERSTEP_WARM_RANKS", "PET_MAX_RESTARTS")
+"""What else is the user's to set; all others that start with EVERSTEP_ or PET_ are the operator's."""
 
 _ROOT: Final = "io.k8s.api.core.v1.PodTemplateSpec"
 _METADATA: Final = "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta"
@@ -101,9 +103,10 @@ def constrained(schema: Schema) -> Schema:
         env["items"]["properties"]["name"]["maxLength"] = 256
         env["items"][RULES] = [
             rule(
-                "!self.name.startsWith('PET_') && "
-                f"(!self.name.startsWith('EVERSTEP_') || self.name.startsWith('{RECIPE_PREFIX}'))",
-                f"must not start with PET_ or EVERSTEP_ ({RECIPE_PREFIX} excepted): these are the operator's to set",
+                "!(self.name.startsWith('PET_') || self.name.startsWith('EVERSTEP_')) "
+                f"|| self.name.startsWith('{RECIPE_PREFIX}') || self.name in {list(USERS)}",
+                "must not start with PET_ or EVERSTEP_: these are the operator's to set "
+                f"(but {RECIPE_PREFIX}…, {', '.join(USERS)})",
                 path=".name",
             )
         ]

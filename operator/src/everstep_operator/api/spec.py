@@ -93,7 +93,8 @@ class TrainingJobSpec(SpecModel):
     """Save, stop the pods, and wait until it is false again; the job then resumes at its latest commit."""
     template: Annotated[dict[str, Any], Field(json_schema_extra=changes("restart", **{INLINE: "pod_template"}))]
     """The pods of the gang, a PodTemplateSpec. restartPolicy, hostname, subdomain and the variables EVERSTEP_… and
-    PET_… are the operator's to set."""
+    PET_… are the operator's to set, but EVERSTEP_TRAIN_…, EVERSTEP_PRELOAD, EVERSTEP_WARM_RANKS and PET_MAX_RESTARTS
+    (restarts in place) are not."""
     checkpoint: Checkpoint
     """Where checkpoints are written, how often, and which are kept."""
     resume: Resume = Resume()

@@ -55,7 +55,8 @@ class Condition(StatusModel):
     """One aspect of the job's state, as all Kubernetes resources show it."""
 
     type: Annotated[str, StringConstraints(min_length=1, max_length=316)]
-    """What the condition is about."""
+    """What it is about: Suspended, Running, Restarting, Stalled, CheckpointAvailable, Complete, Failed, StorageReady,
+    SpecApplied or Valid."""
     status: Literal["True", "False", "Unknown"]
     """Whether it holds."""
     reason: Annotated[str, StringConstraints(max_length=1024)] = ""
@@ -80,7 +81,7 @@ class Restarts(StatusModel):
     without_progress: Count = 0
     """Attempts in a row, up to now, that committed nothing new."""
     disrupted: Count = 0
-    """Those of them that did not count, such as disruptions."""
+    """How many of `withoutProgress` did not count, such as disruptions."""
     recent: Annotated[
         list[Time],
         Field(max_length=RECENT_LIMIT, json_schema_extra={"x-kubernetes-list-type": "atomic"}),

@@ -10,10 +10,22 @@ import os
 import signal
 import sys
 import threading
+import time
 import traceback
-from collections.abc import Callable
+import weakref
+from _io import _IOBase  # io.IOBase asks each class that it is shown whether it is one
+from collections.abc import Callable, Iterable
 from contextlib import suppress
-from typing import NoReturn
+from typing import Any, NoReturn
+
+_PATIENCE = 30.0
+"""Seconds that all unwritten files have together. One that another thread writes to, and cannot, is never free."""
+_STUCK = 1.0
+"""Seconds after which the other files go on without one; an interpreter, too, waits so long for a busy file."""
+_HELPERS = 8
+
+_BUFFERED = (io.TextIOWrapper, io.BufferedWriter, io.BufferedRandom)
+_frozen: list[weakref.ref[Any]] = []
 
 
 def end_after(todo: Callable[[], None]) -> NoReturn:
@@ -34,7 +46,7 @@ def end_after(todo: Callable[[], None]) -> NoReturn:
                 atexit._run_exitfuncs()
     finally:
         try:
-            _write_out()
+            _finish(_open_files())
         finally:
             if interrupted:  # PID 1 outlives that
                 signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -60,15 +72,64 @@ def _outcome(todo: Callable[[], None]) -> tuple[int, bool]:
     return 0, False
 
 
-def _write_out() -> None:
-    """What stands in the buffers of files that nobody has closed. Those of before a fork are frozen, and not seen."""
-    tracked = gc.get_objects()
-    for kind in (io.TextIOWrapper, io.BufferedWriter, io.BufferedRandom):
-        for each in tracked:
-            if issubclass(type(each), kind):  # not isinstance: some objects import a module when they are asked
-                with suppress(Exception):
-                    each.flush()
-    for stream in (sys.stdout, sys.stderr):
-        with suppress(Exception):
-            stream.flush()
-    ctypes.CDLL(None).fflush(None)
+def before_forking() -> None:
+    """Write what stands in buffers, or each fork would write it again, and freeze what is shared, so that it stays so.
+    Frozen objects are seen by no collector: the files among them are kept in mind."""
+    files = _open_files()
+    for each in files:
+        if isinstance(each, _BUFFERED):
+            with suppress(Exception):
+                each.flush()
+    _frozen.extend(weakref.ref(each) for each in files)
+    del files
+    gc.collect()
+    gc.freeze()
+
+
+def _open_files() -> list[Any]:
+    """What has something to write when an interpreter takes it apart, in the order in which the one writes into the
+    other."""
+    module = sys.modules.get("zipfile")
+    kinds = (_IOBase,) if module is None else (_IOBase, module.ZipFile)
+    tracked = [reference() for reference in _frozen] + gc.get_objects()
+    # not isinstance: some objects import a module when they are asked
+    found = [each for each in tracked if issubclass(type(each), kinds)]
+    return sorted((each for each in found if type(each).__module__ != "_io" or isinstance(each, _BUFFERED)), key=_turn)
+
+
+def _turn(file: Any) -> int:
+    if isinstance(file, io.TextIOWrapper):
+        return 0
+    if isinstance(file, _BUFFERED):
+        return 3
+    if not isinstance(file, _IOBase):
+        return 2  # an archive, after what is open in it
+    return 4 if isinstance(file, io.RawIOBase) else 1
+
+
+def _finish(files: Iterable[Any]) -> None:
+    """Each file in its turn. One that blocks holds up the end for a while, and no other."""
+    turns = iter([*files, sys.stdout, sys.stderr, None])
+
+    def work() -> None:
+        for each in turns:
+            with suppress(Exception):
+                _write(each)
+
+    until = time.monotonic() + _PATIENCE
+    helpers: list[threading.Thread] = []
+    while len(helpers) < _HELPERS and not (helpers and not helpers[-1].is_alive()):
+        helpers.append(threading.Thread(target=work, daemon=True))
+        helpers[-1].start()
+        helpers[-1].join(_STUCK)
+    for helper in helpers:
+        helper.join(max(0.0, until - time.monotonic()))
+
+
+def _write(file: Any) -> None:
+    if file is None:
+        ctypes.CDLL(None).fflush(None)
+    elif isinstance(file, _BUFFERED) or file is sys.stdout or file is sys.stderr:
+        file.flush()
+    elif not isinstance(file, _IOBase) or file.writable():
+        file.close()  # its last bytes, such as a sum or a directory, are written by no flush

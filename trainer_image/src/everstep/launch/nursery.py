@@ -8,7 +8,6 @@ which waits for it as for a child of its own. Imports no torch.
 from __future__ import annotations
 
 import ctypes
-import gc
 import importlib
 import io
 import json
@@ -23,7 +22,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, NoReturn, TextIO
 
-from everstep.launch.ending import end_after
+from everstep.launch.ending import before_forking, end_after
 
 _PR_SET_CHILD_SUBREAPER = 36
 _HANDLED = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGCHLD)
@@ -166,9 +165,7 @@ def serve_and_do(connection: socket.socket, modules: Sequence[str]) -> NoReturn:
             print(f"everstep: {name} was not imported ahead: {type(error).__name__}: {error}", file=sys.stderr)
     changed = {name: value for name, value in os.environ.items() if before.get(name) != value}
     by_imports = {name: value for name, value in changed.items() if name not in _SET_WHEN_MISSING}
-    sys.stdout.flush()  # or each that is forked would say it again
-    gc.collect()
-    gc.freeze()  # what is shared stays shared
+    before_forking()
     if _threads() > 1:
         print(f"everstep: nothing is forked: an import has started threads ({', '.join(modules)})", file=sys.stderr)
         connection.close()

@@ -45,6 +45,8 @@ class S3Clients:
             region_name=access.region or os.environ.get("AWS_REGION"),  # boto3 itself reads AWS_DEFAULT_REGION alone
             botocore_session=_core(),
         )
+        paths = _descriptions().search_paths
+        paths[:] = dict.fromkeys(paths)  # boto3 adds its own once more for each session
         self._lock = threading.Lock()
         self._data: DataPath | None = None
         self._parts: DaemonPool | None = None
