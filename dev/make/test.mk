@@ -14,8 +14,8 @@ test: cluster-build images-build  ## run every tier, in lanes side by side; a ti
 
 # A tier spends much of its time waiting for processes that start: four lanes, about as long as each other, keep two
 # cores busy. The first two share a cluster.
-lane-pods: IN_ORDER := test-e2e
-lane-faults: IN_ORDER := test-faults test-storage test-dev
+lane-pods: IN_ORDER := test-e2e test-dev
+lane-faults: IN_ORDER := test-faults test-storage
 lane-operator: IN_ORDER := test-operator
 lane-library: IN_ORDER := lint test-unit test-model test-trainer
 $(LANES): env
