@@ -24,8 +24,6 @@ from tests.trainers.lite import Options
 PATIENT = urllib3.Retry(5, backoff_factor=0.5, status_forcelist=(429, 503, 504), raise_on_status=False)
 """A question is asked again where the API server of a busy machine did not get to it."""
 
-LITE: dict[str, Any] = {"spec": {"containers": [{"name": "trainer", "image": "example.test/lite:1"}]}}
-
 
 @dataclass
 class Rig:
@@ -76,7 +74,7 @@ class Rig:
             "metadata": {"name": name, "namespace": self.namespace},
             "spec": {
                 "nodes": 2,
-                "template": LITE,
+                "template": {"spec": {"containers": [{"name": "trainer", "image": "example.test/lite:1"}]}},
                 "checkpoint": checkpoint,
                 **spec,
             },

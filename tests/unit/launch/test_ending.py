@@ -46,7 +46,10 @@ ENDS = [
 
 
 def run(folder: Path, end: str, how: str) -> subprocess.CompletedProcess[str]:
-    script = textwrap.dedent(SCRIPT).format(end=end, how=how)
+    return python(folder, textwrap.dedent(SCRIPT).format(end=end, how=how))
+
+
+def python(folder: Path, script: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", script]
     environment = {"PYTHONPATH": python_path()}
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=60)
@@ -112,9 +115,7 @@ ending.end_after(todo)
 
 
 def test_a_file_that_another_thread_cannot_write_holds_up_no_other(tmp_path: Path) -> None:
-    environment = {"PYTHONPATH": python_path()}
-    done = subprocess.run([sys.executable, "-c", STUCK], cwd=tmp_path, env=environment, timeout=20)
-    assert done.returncode == 0
+    assert python(tmp_path, STUCK).returncode == 0
     assert [(tmp_path / name).read_text() for name in ("left-open", "left-open-too")] == ["last lines"] * 2
 
 
@@ -135,6 +136,5 @@ end_after(lambda: None)
 
 
 def test_what_was_open_before_a_fork_is_written_by_all_after_it(tmp_path: Path) -> None:
-    environment = {"PYTHONPATH": python_path()}
-    subprocess.run([sys.executable, "-c", FROZEN], cwd=tmp_path, env=environment, timeout=20, check=True)
+    assert python(tmp_path, FROZEN).returncode == 0
     assert (tmp_path / "shared").read_text() == "once\nchild\nparent\n"

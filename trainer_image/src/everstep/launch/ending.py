@@ -16,6 +16,7 @@ import weakref
 from _io import _IOBase  # io.IOBase asks each class that it is shown whether it is one
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from functools import partial
 from typing import Any, NoReturn
 
 _PATIENCE = 30.0
@@ -109,27 +110,29 @@ def _turn(file: Any) -> int:
 
 def _finish(files: Iterable[Any]) -> None:
     """Each file in its turn. One that blocks holds up the end for a while, and no other."""
-    turns = iter([*files, sys.stdout, sys.stderr, None])
+    of_c = partial(ctypes.CDLL(None).fflush, None)
+    turns = iter([*(partial(_write, each) for each in (*files, sys.stdout, sys.stderr)), of_c])
 
     def work() -> None:
-        for each in turns:
+        for turn in turns:
             with suppress(Exception):
-                _write(each)
+                turn()
 
     until = time.monotonic() + _PATIENCE
-    helpers: list[threading.Thread] = []
-    while len(helpers) < _HELPERS and not (helpers and not helpers[-1].is_alive()):
-        helpers.append(threading.Thread(target=work, daemon=True))
-        helpers[-1].start()
-        helpers[-1].join(_STUCK)
-    for helper in helpers:
+    stuck: list[threading.Thread] = []
+    for _ in range(_HELPERS):
+        helper = threading.Thread(target=work, daemon=True)
+        helper.start()
+        helper.join(_STUCK)
+        if not helper.is_alive():
+            break
+        stuck.append(helper)
+    for helper in stuck:
         helper.join(max(0.0, until - time.monotonic()))
 
 
 def _write(file: Any) -> None:
-    if file is None:
-        ctypes.CDLL(None).fflush(None)
-    elif isinstance(file, _BUFFERED) or file is sys.stdout or file is sys.stderr:
+    if isinstance(file, _BUFFERED) or file is sys.stdout or file is sys.stderr:
         file.flush()
     elif not isinstance(file, _IOBase) or file.writable():
         file.close()  # its last bytes, such as a sum or a directory, are written by no flush
