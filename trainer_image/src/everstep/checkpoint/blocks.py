@@ -91,6 +91,15 @@ def _fill(store: Readable, key: str, file: File, start: int, into: memoryview) -
     return [first + number for number, value in enumerate(committed) if number >= len(sums) or sums[number] != value]
 
 
+def matching(file: File, start: int, found: memoryview) -> int:
+    """How many bytes of `found`, which is said to stand from `start` on, are whole blocks that match the manifest."""
+    first = start // BLOCK
+    whole = len(found) if start + len(found) == file.size else len(found) // BLOCK * BLOCK
+    pairs = zip(block_sums(found[:whole]), file.blocks[first:], strict=False)
+    wrong = next((number for number, (value, committed) in enumerate(pairs) if value != committed), None)
+    return whole if wrong is None else wrong * BLOCK
+
+
 def read_whole(store: Readable, key: str, file: File) -> bytearray:
     return read_verified(store, key, file, Span(0, file.size))
 

@@ -69,9 +69,11 @@ def divide(
     piece: int = PIECE,
     most: int = ROUND,
     holders: Mapping[int, Sequence[int]] | None = None,
+    ahead: Sequence[tuple[int, int] | None] = (),
 ) -> Division:
     """`needs` by rank; `piece` and `most` in bytes, whole blocks. `holders`: by file the ranks that can read it (None:
-    all can read all); one of them reads for those that cannot, whether it needs the bytes itself or not."""
+    all can read all); one of them reads for those that cannot, whether it needs the bytes itself or not. `ahead`: by
+    rank a file and up to where it has that already."""
     own: list[Piece] = []
     shared: list[tuple[int, list[_Segment]]] = []
     load = [0] * len(needs)
@@ -94,7 +96,8 @@ def divide(
         size = segments[-1][1] - segments[0][0]
         everybody = sorted({member for _, _, members in segments for member in members})
         able = everybody if holders is None else [each for each in everybody if each in holders[file]] or holders[file]
-        reader = min(able, key=lambda member: load[member])
+        has = [member for member in able if _has(ahead, member, file, segments[-1][1])]
+        reader = min(has or able, key=lambda member: load[member])
         load[reader] += size
         held[reader] += size
         if held[reader] > most:
@@ -103,6 +106,11 @@ def divide(
         for start, end, members in segments:
             rounds[-1].append(Piece(file, start, end, reader, tuple(sorted({*members, reader}))))
     return Division(own, rounds)
+
+
+def _has(ahead: Sequence[tuple[int, int] | None], member: int, file: int, end: int) -> bool:
+    found = ahead[member] if ahead else None
+    return found is not None and found[0] == file and end <= found[1]
 
 
 def _neighbours(segments: Iterable[_Segment], most: int) -> Iterable[list[_Segment]]:

@@ -69,7 +69,8 @@ def load_state(state: dict[str, Any], saved: SavedShards, gang: Gang) -> int:
     anything.
     """
     wanted = gang.everywhere(lambda: want(state, saved))
-    division = divide(gang.all_gather(wanted.needs), gang.rank, holders=saved.holders)
+    told = gang.all_gather((wanted.needs, saved.fetched_ahead()))
+    division = divide([needs for needs, _ in told], gang.rank, holders=saved.holders, ahead=[has for _, has in told])
     own = [piece for run in division.own for piece in cut(run, wanted.targets)]
     todo = [
         [*(piece for piece in shared if piece.reader == gang.rank), *part]

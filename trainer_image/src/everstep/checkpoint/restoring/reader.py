@@ -15,7 +15,8 @@ from everstep.catalog import File, Location, Manifest
 from everstep.catalog.keys import METADATA
 from everstep.checkpoint import collecting
 from everstep.checkpoint import metadata as metadata_format
-from everstep.checkpoint.blocks import Readable, covering, read_verified, read_verified_into, read_whole
+from everstep.checkpoint.blocks import Readable, covering, matching, read_verified_into, read_whole
+from everstep.checkpoint.restoring.headstart import HeadStart
 from everstep.errors import CheckpointUnreadableError
 
 
@@ -35,6 +36,19 @@ class SavedShards:
         self.numbers = {file.name: number for number, file in enumerate(self.files)}
         """Of the files, the same on all ranks."""
         self._metadata: Metadata | None = None
+        self._ahead: tuple[int, HeadStart] | None = None
+
+    def expect(self, name: str, ahead: HeadStart) -> None:
+        """Take from it what it has of the file of this name."""
+        number = self.numbers.get(name)
+        if number is None:
+            ahead.stop()
+        else:
+            self._ahead = number, ahead
+
+    def fetched_ahead(self) -> tuple[int, int] | None:
+        """Nothing more is: the number of a file, and up to where this rank has it."""
+        return None if self._ahead is None else (self._ahead[0], self._ahead[1].stop())
 
     def read_metadata(self) -> bytes:
         return bytes(read_whole(self.store, self.location.key(METADATA), self.file(METADATA)))
@@ -61,13 +75,21 @@ class SavedShards:
         place = self.place(indices[0])
         file = self.file(place.relative_path)
         span = covering(place.offset, place.length, file.size)
-        body = read_verified(self.store, self.location.key(file.name), file, span)
+        body = bytearray(span.end - span.start)
+        self._fill(self.numbers[file.name], span.start, memoryview(body))
         return tensor_in(memoryview(body)[place.offset - span.start :][: place.length])
 
     def read_into(self, number: int, start: int, into: memoryview) -> int:
         """Fill `into` with whole blocks of a file, verified. Returns the bytes fetched."""
-        file = self.files[number]
-        return read_verified_into(self.store, self.location.key(file.name), file, start, into)
+        return self._fill(number, start, into)
+
+    def _fill(self, number: int, start: int, into: memoryview) -> int:
+        file, have = self.files[number], 0
+        if self._ahead is not None and self._ahead[0] == number:
+            have = matching(file, start, into[: self._ahead[1].copy(start, into)])
+        if have == len(into):
+            return have
+        return have + read_verified_into(self.store, self.location.key(file.name), file, start + have, into[have:])
 
     def place(self, index: MetadataIndex) -> Any:
         """DCP's record of where an item lies: relative_path, offset, length."""

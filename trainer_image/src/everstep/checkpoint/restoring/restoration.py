@@ -18,9 +18,11 @@ from everstep.catalog.sums import block_sums
 from everstep.checkpoint import collecting
 from everstep.checkpoint.blocks import patiently
 from everstep.checkpoint.gang import Gang
+from everstep.checkpoint.restoring.headstart import HeadStart
 from everstep.checkpoint.restoring.loading import load_state
 from everstep.checkpoint.restoring.matching import Configuration, check_tensors, mesh_of
 from everstep.checkpoint.restoring.reader import SavedShards
+from everstep.checkpoint.saving.layout import shard_name
 from everstep.checkpoint.state import optimizers, plain
 from everstep.checkpoint.state.application import (
     COMMON,
@@ -64,7 +66,17 @@ class Restoration:
         started = time.monotonic()
         root = point.root
         store = self.store if root is None else self.gang.everywhere(lambda: open_store(root))
-        return self.load_saved(open_saved(store, point, self.gang), started)
+        name = shard_name(self.gang.rank, 0)
+        ahead = HeadStart(lambda at, into: store.read_into(Location.parse(point.location).key(name), at, into))
+        try:
+            saved = open_saved(store, point, self.gang)
+            if saved.manifest.world_size == self.gang.world_size:
+                saved.expect(name, ahead)
+            else:
+                ahead.stop()
+            return self.load_saved(saved, started)
+        finally:
+            ahead.stop()
 
     def load_saved(self, saved: SavedShards, started: float) -> Loaded:
         """`load` of what was opened already. `started`: a monotonic time."""

@@ -58,6 +58,11 @@ class Piece:
     envelope: Envelope | None
 
 
+def shard_name(rank: int, number: int) -> str:
+    """Of a rank's file; its smallest items are in that with number 0."""
+    return f"__{rank}_{number}.distcp"
+
+
 def piece(item: WriteItem, archive_bytes: int) -> Piece:
     """`archive_bytes`: how long the archive of a value that is no tensor is now."""
     if item.type == WriteItemType.BYTE_IO or item.tensor_data is None:
@@ -78,7 +83,7 @@ def arrange(pieces: Iterable[Piece], rank: int, most: int = MAX_FILE_BYTES) -> t
         files[-1].append(Slot(number, item.index, offset, item.room, item.envelope))
         end = offset + item.room
     return tuple(
-        FileLayout(f"__{rank}_{file}.distcp", slots[-1].offset + slots[-1].room, tuple(slots))
+        FileLayout(shard_name(rank, file), slots[-1].offset + slots[-1].room, tuple(slots))
         for file, slots in enumerate(files)
     )
 

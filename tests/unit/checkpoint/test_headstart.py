@@ -1,0 +1,159 @@
+"""The front of a file that is fetched while nobody knows yet what is needed."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from everstep.catalog.manifest import BLOCK
+from everstep.catalog.store import KeyNotFound
+from everstep.catalog.store.posix import PosixStore
+from everstep.checkpoint.blocks import describe_file, matching
+from everstep.checkpoint.restoring import headstart
+from everstep.checkpoint.restoring.dividing import Needs, divide
+from everstep.checkpoint.restoring.headstart import HeadStart
+from everstep.checkpoint.restoring.reader import SavedShards
+
+from .conftest import Job
+
+CONTENT = bytes(range(256)) * 64
+STEPS = (1000, 2000, 4000)
+
+
+@pytest.fixture(autouse=True)
+def small_steps(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    if "job" not in request.fixturenames:
+        monkeypatch.setattr(headstart, "STEPS", STEPS)
+        monkeypatch.setattr(headstart, "STARTS", (0, 1000, 3000, 7000))
+
+
+class Server:
+    """A file of which every request waits until it is let through."""
+
+    def __init__(self, content: bytes = CONTENT) -> None:
+        self.content = content
+        self.asked: list[int] = []
+        self.answering = threading.Event()
+        self._asked = threading.Condition()
+
+    def read(self, start: int, into: memoryview) -> int:
+        with self._asked:
+            self.asked.append(start)
+            self._asked.notify_all()
+        assert self.answering.wait(10)
+        found = self.content[start : start + len(into)]
+        into[: len(found)] = found
+        return len(found)
+
+    def until_asked(self, count: int) -> None:
+        with self._asked:
+            assert self._asked.wait_for(lambda: len(self.asked) >= count, 10)
+
+
+def copied(ahead: HeadStart, start: int, length: int) -> bytes:
+    into = bytearray(length)
+    return bytes(into[: ahead.copy(start, memoryview(into))])
+
+
+def test_what_is_on_its_way_is_waited_for_and_nothing_more_is_begun() -> None:
+    server = Server()
+    ahead = HeadStart(server.read)
+    server.until_asked(2)
+    assert ahead.stop() == 3000, "two requests are under way"
+    server.answering.set()
+    assert copied(ahead, 500, 9000) == CONTENT[500:3000]
+    assert copied(ahead, 3000, 10) == b""
+    assert server.asked == [0, 1000]
+
+
+def test_all_of_it_may_be_here_and_is_read_in_any_order() -> None:
+    server = Server()
+    server.answering.set()
+    ahead = HeadStart(server.read)
+    server.until_asked(3)
+    for start, length in ((6990, 100), (0, 10), (999, 2), (0, 7000), (2999, 2)):
+        assert copied(ahead, start, length) == CONTENT[start : min(start + length, 7000)]
+    assert ahead.stop() == 7000
+
+
+def test_a_file_that_ends_early_is_not_asked_for_more() -> None:
+    server = Server(CONTENT[:1500])
+    server.answering.set()
+    ahead = HeadStart(server.read)
+    assert copied(ahead, 0, 7000) == CONTENT[:1500]
+    assert copied(ahead, 1500, 10) == b""
+
+
+@pytest.mark.parametrize("error", [KeyNotFound("__7_0.distcp"), RuntimeError("anything")])
+def test_what_fails_is_left_to_whoever_needs_it(error: Exception) -> None:
+    def read(start: int, into: memoryview) -> int:
+        raise error
+
+    ahead = HeadStart(read)
+    assert copied(ahead, 0, 10) == b""
+
+
+def test_only_whole_blocks_that_were_committed_count() -> None:
+    body = bytes(3 * BLOCK + 17)
+    file = describe_file("__0_0.distcp", body)
+    for length, whole in (
+        (0, 0),
+        (BLOCK - 1, 0),
+        (BLOCK + 5, BLOCK),
+        (len(body) - 1, 3 * BLOCK),
+        (len(body), len(body)),
+    ):
+        assert matching(file, 0, memoryview(body)[:length]) == whole
+    assert matching(file, 3 * BLOCK, memoryview(bytes(17))) == 17
+    for position, whole in ((0, 0), (BLOCK, BLOCK), (3 * BLOCK + 16, 3 * BLOCK)):
+        damaged = bytearray(body)
+        damaged[position] ^= 1
+        assert matching(file, 0, memoryview(damaged)) == whole
+
+
+def test_who_has_it_already_fetches_it_for_the_others() -> None:
+    whole: Needs = {0: [(0, 64 * BLOCK)], 1: [(0, 8 * BLOCK)]}
+    divisions = [divide([whole, whole], rank, 4 * BLOCK, ahead=[None, (0, 16 * BLOCK)]) for rank in range(2)]
+    assert divisions[0].rounds == divisions[1].rounds
+    pieces = [piece for pieces in divisions[0].rounds for piece in pieces]
+    assert all(piece.reader == 1 for piece in pieces if piece.file == 0 and piece.end <= 16 * BLOCK)
+    shares = [sum(piece.end - piece.start for piece in pieces if piece.reader == rank) for rank in range(2)]
+    assert shares == [36 * BLOCK, 36 * BLOCK], "the other one has the more to fetch of the rest"
+
+
+def test_who_has_what_only_others_need_hands_nothing_on() -> None:
+    division = divide([{0: [(0, 16 * BLOCK)]}, {}], 0, ahead=[None, (0, 16 * BLOCK)])
+    assert [(piece.start, piece.end) for piece in division.own] == [(0, 16 * BLOCK)]
+
+
+def test_a_restore_takes_what_was_fetched_and_asks_for_no_byte_twice(
+    job: Callable[..., Job], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = job(width=60_000)
+    first.run(tmp_path, 2)
+    asked: list[str] = []
+    plainly, fill = PosixStore.read_into, SavedShards._fill
+
+    def counted(store: PosixStore, key: str, start: int, into: memoryview) -> int:
+        if key.endswith(".distcp"):
+            asked.append(threading.current_thread().name)
+        return plainly(store, key, start, into)
+
+    def late(self: SavedShards, number: int, start: int, into: memoryview) -> int:
+        assert self._ahead is not None
+        for future in self._ahead[1]._begun:
+            future.result()
+        return fill(self, number, start, into)
+
+    monkeypatch.setattr(PosixStore, "read_into", counted)
+    monkeypatch.setattr(SavedShards, "_fill", late)
+    second = job(width=60_000, seed=1)
+    with second.checkpointer(tmp_path) as checkpointer:
+        assert checkpointer.load_latest() is not None
+    assert asked
+    assert {name.rpartition("-")[0] for name in asked} == {"everstep-ahead"}
+    for name, value in first.model.state_dict().items():
+        assert value.equal(second.model.state_dict()[name])
