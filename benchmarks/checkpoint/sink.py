@@ -1,7 +1,7 @@
 """An S3 server that keeps nothing: what is left of a transfer's cost is the client's.
 
-It takes whole objects and multipart uploads without looking at their bytes, and answers ranges out of one buffer. A
-thread a connection; all of its time goes into the kernel's copies. Told of no size, it keeps objects of up to 1 MiB,
+It takes whole objects and multipart uploads without looking at their bytes (Linux throws them away without a copy), and
+answers ranges out of one buffer. A thread a connection. Told of no size, it keeps objects of up to 1 MiB,
 with conditional writes, so that registers and metadata can be kept in it beside shards that are forgotten.
 """
 
@@ -89,7 +89,8 @@ class Sink:
                 kept = bytearray(rest[:taken]) if not self._size and left <= _BUFFER else None
                 left, rest = left - taken, rest[taken:]
                 while left:
-                    count = peer.recv_into(buffer[: min(left, _BUFFER)])
+                    forget = socket.MSG_TRUNC if kept is None else 0
+                    count = peer.recv_into(buffer[: min(left, _BUFFER)], 0, forget)
                     if not count:
                         return
                     if kept is not None:

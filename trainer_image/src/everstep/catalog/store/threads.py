@@ -16,12 +16,12 @@ T = TypeVar("T")
 
 
 class DaemonPool:
-    """Up to `most` threads, started as they are needed. Whoever waits for its futures is in none of them."""
+    """Up to `most` threads, started as they are needed, and kept. Whoever waits for its futures is in none of them."""
 
     def __init__(self, most: int, name: str) -> None:
         self._most = most
         self._name = name
-        self._tasks: SimpleQueue[tuple[Future[Any], Callable[[], Any]]] = SimpleQueue()
+        self._tasks: SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = SimpleQueue()
         self._started = 0
         self._lock = threading.Lock()
 
@@ -34,11 +34,16 @@ class DaemonPool:
                 self._started += 1
         return future
 
+    def close(self) -> None:
+        """Let the threads end once they have done what was submitted. Nothing is submitted any more."""
+        with self._lock:
+            for _ in range(self._started):
+                self._tasks.put(None)
+
     def _work(self) -> None:
-        while True:
-            future, call = self._tasks.get()
-            _fulfil(future, call)
-            del future, call  # what they hold may be large, and the next task may be long in coming
+        while (task := self._tasks.get()) is not None:
+            _fulfil(*task)
+            del task  # what it holds may be large, and the next may be long in coming
 
 
 def at_once(calls: Sequence[Callable[[], T]], name: str) -> list[T]:

@@ -26,7 +26,7 @@ from everstep.checkpoint.blocks import describe_file
 from everstep.checkpoint.local.folder import SLOTS, LocalFolder, Part, Slot
 from everstep.checkpoint.local.replicas import Replicas
 from everstep.checkpoint.restoring.matching import mesh_of
-from everstep.checkpoint.saving.flight import Flight
+from everstep.checkpoint.saving.flight import Flight, make_runway
 from everstep.checkpoint.saving.gate import Gate
 from everstep.checkpoint.saving.layout import FileLayout
 from everstep.checkpoint.saving.planning import Plans
@@ -100,6 +100,7 @@ class LocalSaves:
         self._gang = session.gang
         self._twin = session.gang.twin()
         self._gate = Gate(optimizers)
+        self._runway = make_runway()
         self._slots = [folder.slot(identity.claim, self._gang.rank, name) for name in SLOTS]
         self._files = InPlace()
         self._shards = [
@@ -171,7 +172,7 @@ class LocalSaves:
             return Kept(step, time.monotonic() - began, uncopied)
 
         try:
-            self._flight = Flight(step, fly)
+            self._flight = Flight(step, fly, self._runway)
         except BaseException:  # nobody else would open it
             hold.open()
             raise
@@ -201,6 +202,7 @@ class LocalSaves:
         """`together`: all ranks close; `patience`: seconds to wait for the save under way; `finished`: nobody will ever
         resume."""
         self._gate.remove()
+        self._runway.close()
         try:
             self.take(patience)
         except TimeoutError:

@@ -1,4 +1,8 @@
-"""A save that goes on beside training, in a thread of its own."""
+"""Saves that go on beside training, one at a time, in a thread that is kept from one to the next.
+
+Whoever starts a thread waits until it runs, and then for the interpreter, which the thread is loath to give back: ten
+milliseconds in which training stands still.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +11,14 @@ from collections.abc import Callable
 from functools import partial
 from typing import Generic, TypeVar
 
-from everstep.catalog.store.threads import begin
+from everstep.catalog.store.threads import DaemonPool
 
 T = TypeVar("T")
+
+
+def make_runway() -> DaemonPool:
+    """The thread of flights that follow each other."""
+    return DaemonPool(1, "everstep-save")
 
 
 class Flight(Generic[T]):
@@ -19,9 +28,10 @@ class Flight(Generic[T]):
     that was not committed and nothing else.
     """
 
-    def __init__(self, step: int, work: Callable[[], T]) -> None:
+    def __init__(self, step: int, work: Callable[[], T], runway: DaemonPool) -> None:
+        """`runway`: see `make_runway`. The flight before it is over, or nobody waits for this one."""
         self.step = step
-        self._outcome = begin(partial(_lightly, work), f"everstep-save-{step}")
+        self._outcome = runway.submit(partial(_lightly, work))
 
     @property
     def landed(self) -> bool:

@@ -17,6 +17,7 @@ from typing import Any
 
 from everstep.catalog import Entry, File, Location, Manifest, Progress
 from everstep.catalog.progress import SaveTimes
+from everstep.catalog.store.threads import DaemonPool
 from everstep.checkpoint.gang import Gang
 from everstep.checkpoint.restoring.matching import mesh_of
 from everstep.checkpoint.saving.flight import Flight
@@ -118,11 +119,12 @@ class Saves:
         record: Record,
         gate: Gate,
         beside: Gang,
+        runway: DaemonPool,
         stood: Callable[[Done], None],
     ) -> Flight[Done]:
-        """Look at the state and copy what cannot wait; the rest goes on in another thread, over the group `beside`.
-        `stood` runs there, on rank 0, once the save is committed. `waited`: for how many seconds training has stood
-        still already.
+        """Look at the state and copy what cannot wait; the rest goes on in the thread of `runway`, over the group
+        `beside`. `stood` runs there, on rank 0, once the save is committed. `waited`: for how many seconds training has
+        stood still already.
 
         Raises InvalidOperationError where the ranks are at different steps.
         """
@@ -151,7 +153,7 @@ class Saves:
             return beside.lead(commit)
 
         try:
-            return Flight(draft.step, fly)
+            return Flight(draft.step, fly, runway)
         except BaseException:  # nobody else would open it
             hold.open()
             raise
