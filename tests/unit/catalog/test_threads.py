@@ -29,6 +29,19 @@ def test_a_pool_has_its_most_threads_and_tells_what_became_of_each_task() -> Non
         futures[3].result(30)
 
 
+def test_a_closed_pool_does_what_was_submitted_and_its_threads_end() -> None:
+    pool, go = DaemonPool(2, "closing"), threading.Event()
+    futures = [pool.submit(go.wait, 30) for _ in range(3)]
+    threads = [thread for thread in threading.enumerate() if thread.name.startswith("closing-")]
+    assert len(threads) == 2
+    pool.close()
+    go.set()
+    assert [future.result(30) for future in futures] == [True] * 3
+    for thread in threads:
+        thread.join(30)
+        assert not thread.is_alive()
+
+
 def test_calls_at_once_all_end_before_one_raises() -> None:
     both, ended = threading.Barrier(2), []
 
