@@ -53,6 +53,7 @@ def main(
     jobs: Annotated[int, typer.Option(min=1, help="Sound jobs, of two pods each.")] = 500,
     rest_seconds: Annotated[float, typer.Option(help="How long the running jobs are watched afterwards.")] = 60,
     limit_seconds: Annotated[float, typer.Option(help="Give up after this long.")] = 600,
+    hopeless: Annotated[bool, typer.Option(help="Two hopeless jobs stand before all others.")] = True,
     results: Annotated[Path, typer.Option(help="Where the raw results go.")] = RESULTS,
     write_page: Annotated[bool, typer.Option(help="Put the table into docs/scale.md.")] = True,
 ) -> None:
@@ -79,7 +80,7 @@ def main(
         operator.start()
         until("the operator leads", lambda: "holding the Lease" in operator.tail(), 60)
         stack.enter_context(crowd.watched())
-        run = measure(crowd, cluster, operator, jobs, endpoint, rest_seconds, limit_seconds)
+        run = measure(crowd, cluster, operator, jobs, endpoint, hopeless, rest_seconds, limit_seconds)
     add(results, run)
     if write_page:
         PAGE.write_text(page.put(PAGE.read_text(), report.BEGIN, report.END, report.tables(run)))
@@ -92,6 +93,7 @@ def measure(
     operator: OperatorProcess,
     jobs: int,
     dead_endpoint: str,
+    hopeless: bool,
     rest_seconds: float,
     limit_seconds: float,
 ) -> dict[str, Any]:
@@ -101,8 +103,8 @@ def measure(
     told = machine()
     before, api_before, position = Cost.of(pid), Cost.of(api_pid), cluster.audit.position()
     began = time.monotonic()
-    # The hopeless come first, so that all others stand behind them.
-    crowd.create([STRANDED, CRASHING, *sound], {STRANDED: dead_endpoint})
+    first = [STRANDED, CRASHING] if hopeless else []  # all others stand behind them
+    crowd.create([*first, *sound], {STRANDED: dead_endpoint})
     console.print(f"{jobs} jobs created in {time.monotonic() - began:.1f} s")
 
     def progress() -> bool:
@@ -123,7 +125,7 @@ def measure(
     waits = [each.gang - each.created for each in seen]
     own = "everstep-operator"
     return {
-        "about": {**told, "jobs": jobs, "nodes": NODES},
+        "about": {**told, "jobs": jobs, "hopeless": len(first), "nodes": NODES},
         "created": max(each.created for each in seen) - began,
         "fenced": max(each.fenced for each in seen) - began,
         "gangs": max(each.gang for each in seen) - began,

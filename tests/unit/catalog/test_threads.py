@@ -40,6 +40,7 @@ def test_a_closed_pool_does_what_was_submitted_and_its_threads_end() -> None:
     for thread in threads:
         thread.join(30)
         assert not thread.is_alive()
+    assert pool.submit(lambda: 7).result(30) == 7, "who goes on after all gets another thread"
 
 
 def test_calls_at_once_all_end_before_one_raises() -> None:

@@ -1,9 +1,10 @@
-"""The front of a file that is fetched while nobody knows yet what is needed."""
+"""The front of a file that is fetched while it is being found out what is needed."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from everstep.catalog.manifest import BLOCK
 from everstep.catalog.store import KeyNotFound
 from everstep.catalog.store.posix import PosixStore
 from everstep.checkpoint.blocks import describe_file, matching
-from everstep.checkpoint.restoring import headstart
+from everstep.checkpoint.restoring import restoration
 from everstep.checkpoint.restoring.dividing import Needs, divide
 from everstep.checkpoint.restoring.headstart import HeadStart
 from everstep.checkpoint.restoring.reader import SavedShards
@@ -23,34 +24,27 @@ CONTENT = bytes(range(256)) * 64
 STEPS = (1000, 2000, 4000)
 
 
-@pytest.fixture(autouse=True)
-def small_steps(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
-    if "job" not in request.fixturenames:
-        monkeypatch.setattr(headstart, "STEPS", STEPS)
-        monkeypatch.setattr(headstart, "STARTS", (0, 1000, 3000, 7000))
-
-
 class Server:
     """A file of which every request waits until it is let through."""
 
     def __init__(self, content: bytes = CONTENT) -> None:
         self.content = content
-        self.asked: list[int] = []
+        self.asked: list[tuple[int, int]] = []
         self.answering = threading.Event()
         self._asked = threading.Condition()
 
     def read(self, start: int, into: memoryview) -> int:
         with self._asked:
-            self.asked.append(start)
+            self.asked.append((start, len(into)))
             self._asked.notify_all()
-        assert self.answering.wait(10)
+        assert self.answering.wait(30)
         found = self.content[start : start + len(into)]
         into[: len(found)] = found
         return len(found)
 
     def until_asked(self, count: int) -> None:
         with self._asked:
-            assert self._asked.wait_for(lambda: len(self.asked) >= count, 10)
+            assert self._asked.wait_for(lambda: len(self.asked) >= count, 30)
 
 
 def copied(ahead: HeadStart, start: int, length: int) -> bytes:
@@ -60,40 +54,61 @@ def copied(ahead: HeadStart, start: int, length: int) -> bytes:
 
 def test_what_is_on_its_way_is_waited_for_and_nothing_more_is_begun() -> None:
     server = Server()
-    ahead = HeadStart(server.read)
+    ahead = HeadStart(server.read, len(CONTENT), STEPS)
     server.until_asked(2)
     assert ahead.stop() == 3000, "two requests are under way"
     server.answering.set()
     assert copied(ahead, 500, 9000) == CONTENT[500:3000]
     assert copied(ahead, 3000, 10) == b""
-    assert server.asked == [0, 1000]
+    assert sorted(server.asked) == [(0, 1000), (1000, 2000)]
 
 
 def test_all_of_it_may_be_here_and_is_read_in_any_order() -> None:
     server = Server()
     server.answering.set()
-    ahead = HeadStart(server.read)
+    ahead = HeadStart(server.read, len(CONTENT), STEPS)
     server.until_asked(3)
     for start, length in ((6990, 100), (0, 10), (999, 2), (0, 7000), (2999, 2)):
         assert copied(ahead, start, length) == CONTENT[start : min(start + length, 7000)]
     assert ahead.stop() == 7000
+    assert sorted(server.asked) == [(0, 1000), (1000, 2000), (3000, 4000)]
 
 
-def test_a_file_that_ends_early_is_not_asked_for_more() -> None:
-    server = Server(CONTENT[:1500])
+@pytest.mark.parametrize("size", [0, 1, 999, 1000, 1001, 3000, 6999, 7000])
+def test_not_a_byte_is_asked_for_that_the_file_does_not_have(size: int) -> None:
+    server = Server(CONTENT[:size])
     server.answering.set()
-    ahead = HeadStart(server.read)
-    assert copied(ahead, 0, 7000) == CONTENT[:1500]
-    assert copied(ahead, 1500, 10) == b""
+    ahead = HeadStart(server.read, size, STEPS)
+    server.until_asked(1 + (size > 1000) + (size > 3000))
+    assert copied(ahead, 0, 8000) == CONTENT[:size]
+    assert sum(length for _, length in server.asked) == size
+    assert ahead.stop() == size
 
 
-@pytest.mark.parametrize("error", [KeyNotFound("__7_0.distcp"), RuntimeError("anything")])
-def test_what_fails_is_left_to_whoever_needs_it(error: Exception) -> None:
+@pytest.mark.parametrize("error", [KeyNotFound("__7_0.distcp"), RuntimeError("anything"), MemoryError()])
+def test_what_fails_is_left_to_whoever_needs_it(error: BaseException) -> None:
+    tried = threading.Event()
+
     def read(start: int, into: memoryview) -> int:
+        if start:
+            assert tried.wait(30)
+            return len(into)
+        tried.set()
         raise error
 
-    ahead = HeadStart(read)
+    ahead = HeadStart(read, len(CONTENT), STEPS)
+    assert tried.wait(30)
     assert copied(ahead, 0, 10) == b""
+    assert ahead.stop() == 0, "what lies behind is not at the front"
+
+
+def test_a_file_that_is_shorter_than_was_said_counts_up_to_the_last_whole_step() -> None:
+    server = Server(CONTENT[:2000])
+    server.answering.set()
+    ahead = HeadStart(server.read, len(CONTENT), STEPS)
+    server.until_asked(2)
+    assert copied(ahead, 0, 8000) == CONTENT[:2000]
+    assert ahead.stop() == 1000
 
 
 def test_only_whole_blocks_that_were_committed_count() -> None:
@@ -129,31 +144,55 @@ def test_who_has_what_only_others_need_hands_nothing_on() -> None:
     assert [(piece.start, piece.end) for piece in division.own] == [(0, 16 * BLOCK)]
 
 
-def test_a_restore_takes_what_was_fetched_and_asks_for_no_byte_twice(
-    job: Callable[..., Job], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    first = job(width=60_000)
-    first.run(tmp_path, 2)
-    asked: list[str] = []
-    plainly, fill = PosixStore.read_into, SavedShards._fill
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int, int]]:
+    """By which threads which bytes of shards are read: all that is fetched ahead before any is asked for."""
+    found: list[tuple[str, int, int]] = []
+    read, fill = PosixStore.read_into, SavedShards._fill
 
-    def counted(store: PosixStore, key: str, start: int, into: memoryview) -> int:
+    def told(store: PosixStore, key: str, start: int, into: memoryview) -> int:
         if key.endswith(".distcp"):
-            asked.append(threading.current_thread().name)
-        return plainly(store, key, start, into)
+            found.append((threading.current_thread().name.rpartition("-")[0], start, start + len(into)))
+        return read(store, key, start, into)
 
     def late(self: SavedShards, number: int, start: int, into: memoryview) -> int:
-        assert self._ahead is not None
-        for future in self._ahead[1]._begun:
-            future.result()
+        if self._ahead is not None:
+            ahead = self._ahead[1]
+            while len(ahead._begun) < ahead._most:
+                threading.Event().wait(0.01)
+            for future in ahead._begun:
+                future.result()
         return fill(self, number, start, into)
 
-    monkeypatch.setattr(PosixStore, "read_into", counted)
+    monkeypatch.setattr(PosixStore, "read_into", told)
     monkeypatch.setattr(SavedShards, "_fill", late)
-    second = job(width=60_000, seed=1)
+    return found
+
+
+def test_a_restore_takes_what_was_fetched_and_asks_for_no_byte_twice(
+    job: Callable[..., Job], tmp_path: Path, asked: list[tuple[str, int, int]]
+) -> None:
+    first, second = job(width=60_000), job(width=60_000, seed=1)
+    first.run(tmp_path, 2)
+    with second.checkpointer(tmp_path) as checkpointer:
+        assert checkpointer.load_latest() is not None
+    assert {name for name, _, _ in asked} == {"everstep-ahead"}
+    pieces = sorted((start, end) for _, start, end in asked)
+    assert pieces[0][0] == 0
+    assert all(before[1] == after[0] for before, after in pairwise(pieces))
+    for name, value in first.model.state_dict().items():
+        assert value.equal(second.model.state_dict()[name])
+
+
+def test_with_another_mesh_nothing_is_fetched_ahead(
+    job: Callable[..., Job], tmp_path: Path, asked: list[tuple[str, int, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = job(width=60_000), job(width=60_000, seed=1)
+    first.run(tmp_path, 2)
+    monkeypatch.setattr(restoration, "mesh_of", lambda model: {"dp": 1})
     with second.checkpointer(tmp_path) as checkpointer:
         assert checkpointer.load_latest() is not None
     assert asked
-    assert {name.rpartition("-")[0] for name in asked} == {"everstep-ahead"}
+    assert "everstep-ahead" not in {name for name, _, _ in asked}
     for name, value in first.model.state_dict().items():
         assert value.equal(second.model.state_dict()[name])

@@ -26,19 +26,21 @@ class DaemonPool:
         self._lock = threading.Lock()
 
     def submit(self, call: Callable[..., T], *arguments: Any) -> Future[T]:
+        """Raises RuntimeError where there is no room for a thread: then nothing is submitted."""
         future: Future[T] = Future()
-        self._tasks.put((future, lambda: call(*arguments)))
         with self._lock:
             if self._started < self._most:
                 begin(self._work, f"{self._name}-{self._started}")
                 self._started += 1
+            self._tasks.put((future, lambda: call(*arguments)))
         return future
 
     def close(self) -> None:
-        """Let the threads end once they have done what was submitted. Nothing is submitted any more."""
+        """Let the threads end once they have done what was submitted; what is submitted later has others."""
         with self._lock:
             for _ in range(self._started):
                 self._tasks.put(None)
+            self._started = 0
 
     def _work(self) -> None:
         while (task := self._tasks.get()) is not None:

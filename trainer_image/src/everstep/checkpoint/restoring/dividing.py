@@ -1,8 +1,8 @@
 """Who fetches what: all ranks' needs in, one list of pieces out, the same on every rank.
 
 The unit is the block that one checksum covers, so that who fetches a piece can verify it alone. A block that several
-ranks need (a replicated tensor, the shard of an HSDP replica, the row at which two shards meet) is fetched once, by the
-one of them that has least to fetch, and handed to the others.
+ranks need (a replicated tensor, the shard of an HSDP replica, the row at which two shards meet) is fetched once, by
+that one of them which has it ahead, or else has least to fetch, and handed to the others.
 """
 
 from __future__ import annotations

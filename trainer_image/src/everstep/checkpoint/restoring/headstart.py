@@ -1,13 +1,14 @@
-"""What a rank most likely needs, fetched while it is not known yet what it needs.
+"""What a rank will need most likely, fetched while it is being found out what it needs.
 
-From the claim to the first range that a plan asks for lie several round trips and the planning itself: a third of a
-second in which the way to storage would rest. The front of the file that the rank of the same number has written is a
-good guess: with as many ranks and the same mesh all of it is needed here. A plan that knows what was begun has the rank
-fetch for others what it has already (`dividing`), and stops what goes on.
+From the manifest to the first range that a plan asks for lie a round trip and the planning itself: a quarter of a
+second in which the way to storage would rest. With as many ranks and the same mesh a rank needs all of the file that
+the rank of its number has written, so its front is fetched at once. A plan that knows what was begun has the rank fetch
+for others what it has already (`dividing`); from then on nothing more is begun here.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 from bisect import bisect_right
@@ -20,9 +21,8 @@ from everstep.catalog.store.threads import begin
 log = logging.getLogger("everstep")
 
 STEPS = tuple(size << 20 for size in (4, 4, 8, 16, 16, 16))
-"""Bytes of each request: where the guess is wrong, few are under way when that shows. Their sum is what one rank holds:
-in a third of a second eight of them fetch as much by 10 Gbit/s."""
-STARTS = tuple(accumulate(STEPS, initial=0))
+"""Bytes of each request: large ones need fewer, small ones are here before the plan is made. Their sum is what one rank
+holds: in half a second eight of them fetch as much by 10 Gbit/s."""
 THREADS = 2
 """Few: what the plan is made of comes by the same way."""
 
@@ -30,20 +30,23 @@ THREADS = 2
 class HeadStart:
     """Fetches a file's front in steps, beside everything else. What fails is left to whoever needs it."""
 
-    def __init__(self, read: Callable[[int, memoryview], int]) -> None:
-        """`read`: fill memory from a place of the file; returns how many bytes there were."""
+    def __init__(self, read: Callable[[int, memoryview], int], size: int, steps: tuple[int, ...] = STEPS) -> None:
+        """`read`: fill memory from a place of the file, which has `size` bytes; returns how many there were."""
         self._read = read
-        self._most = len(STEPS)
+        self._ends = [min(end, size) for end in accumulate(steps)]
+        self._ends = self._ends[: bisect_right(self._ends, size - 1) + 1]
+        self._most = len(self._ends)
         self._begun: list[Future[memoryview]] = []
         self._lock = threading.Lock()
-        for number in range(THREADS):
-            begin(self._work, f"everstep-ahead-{number}")
+        with contextlib.suppress(RuntimeError):  # there is no room for a thread: then there is no head start
+            for number in range(min(THREADS, self._most)):
+                begin(self._work, f"everstep-ahead-{number}")
 
     def stop(self) -> int:
         """Begin nothing any more. Returns up to where bytes of the file are here, or on their way."""
         with self._lock:
-            self._most = len(self._begun)
-            return STARTS[self._most]
+            self._most = min(self._most, len(self._begun))
+            return self._ends[self._most - 1] if self._most else 0
 
     def copy(self, start: int, into: memoryview) -> int:
         """Fill the front of `into` with the file's bytes from `start` on, as far as they are here or on their way.
@@ -52,15 +55,18 @@ class HeadStart:
         """
         done = 0
         while done < len(into):
-            number = bisect_right(STARTS, start + done) - 1
+            number = bisect_right(self._ends, start + done)
             if number >= len(self._begun):
                 break
-            found = self._begun[number].result()[start + done - STARTS[number] :][: len(into) - done]
+            found = self._begun[number].result()[start + done - self._start(number) :][: len(into) - done]
             if not found:
                 break
             into[done : done + len(found)] = found
             done += len(found)
         return done
+
+    def _start(self, number: int) -> int:
+        return self._ends[number - 1] if number else 0
 
     def _work(self) -> None:
         while True:
@@ -70,12 +76,14 @@ class HeadStart:
                     return
                 future: Future[memoryview] = Future()
                 self._begun.append(future)
-            memory = memoryview(bytearray(STEPS[number]))
-            count = 0
+            start, found = self._start(number), memoryview(b"")
             try:
-                count = self._read(STARTS[number], memory)
+                memory = memoryview(bytearray(self._ends[number] - start))
+                found = memory[: self._read(start, memory)]
             except Exception:
-                log.debug("nothing was fetched ahead from byte %d on", STARTS[number], exc_info=True)
-            future.set_result(memory[:count])
-            if count < len(memory):
-                self.stop()
+                log.debug("nothing was fetched ahead from byte %d on", start, exc_info=True)
+            finally:
+                if len(found) < self._ends[number] - start:  # before anybody hears of it
+                    with self._lock:
+                        self._most = min(self._most, number)
+                future.set_result(found)

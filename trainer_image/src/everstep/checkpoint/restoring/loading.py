@@ -1,7 +1,7 @@
 """State from storage into tensors, on all ranks together: every byte that any of them needs is fetched once.
 
 1. Each rank lists the ranges that it needs, DCP's planner saying which part of which stored piece goes where.
-2. All lists are exchanged, and each rank computes who fetches what (`dividing`).
+2. All lists are exchanged, with what each rank has ahead, and each computes who fetches what (`dividing`).
 3. Each fetches and verifies its share, straight into the final memory where that is possible.
 4. All learn whether all succeeded; only then is anything handed round, so that no rank waits for one that failed.
    What several ranks need comes in rounds: while one is handed round, the next is fetched.
@@ -62,14 +62,15 @@ class Wanted:
     targets: dict[int, FileTargets]
 
 
-def load_state(state: dict[str, Any], saved: SavedShards, gang: Gang) -> int:
+def load_state(state: dict[str, Any], saved: SavedShards, gang: Gang, last: bool = True) -> int:
     """Collective. Fill the tensors of `state`, and set its other values. Returns the bytes that this rank fetched.
+    `last`: nothing is loaded after this, so that what is fetched ahead ends here.
 
     Raises CheckpointCorruptError on all ranks where a block fails its checksum twice on one: tensors then hold
     anything.
     """
     wanted = gang.everywhere(lambda: want(state, saved))
-    told = gang.all_gather((wanted.needs, saved.fetched_ahead()))
+    told = gang.all_gather((wanted.needs, saved.fetched_ahead() if last else None))
     division = divide([needs for needs, _ in told], gang.rank, holders=saved.holders, ahead=[has for _, has in told])
     own = [piece for run in division.own for piece in cut(run, wanted.targets)]
     todo = [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -38,17 +39,22 @@ class SavedShards:
         self._metadata: Metadata | None = None
         self._ahead: tuple[int, HeadStart] | None = None
 
-    def expect(self, name: str, ahead: HeadStart) -> None:
-        """Take from it what it has of the file of this name."""
+    def begin_ahead(self, name: str) -> None:
+        """Fetch the front of a file that is most likely needed, until `end_ahead`."""
         number = self.numbers.get(name)
-        if number is None:
-            ahead.stop()
-        else:
-            self._ahead = number, ahead
+        if number is not None:
+            key = self.location.key(name)
+            self._ahead = number, HeadStart(partial(self.store.read_into, key), self.files[number].size)
 
     def fetched_ahead(self) -> tuple[int, int] | None:
-        """Nothing more is: the number of a file, and up to where this rank has it."""
+        """The number of a file, and up to where it is here or on its way: nothing more is fetched ahead from now on."""
         return None if self._ahead is None else (self._ahead[0], self._ahead[1].stop())
+
+    def end_ahead(self) -> None:
+        """Let go of what was fetched ahead."""
+        if self._ahead is not None:
+            self._ahead[1].stop()
+            self._ahead = None
 
     def read_metadata(self) -> bytes:
         return bytes(read_whole(self.store, self.location.key(METADATA), self.file(METADATA)))

@@ -18,7 +18,6 @@ from everstep.catalog.sums import block_sums
 from everstep.checkpoint import collecting
 from everstep.checkpoint.blocks import patiently
 from everstep.checkpoint.gang import Gang
-from everstep.checkpoint.restoring.headstart import HeadStart
 from everstep.checkpoint.restoring.loading import load_state
 from everstep.checkpoint.restoring.matching import Configuration, check_tensors, mesh_of
 from everstep.checkpoint.restoring.reader import SavedShards
@@ -66,17 +65,14 @@ class Restoration:
         started = time.monotonic()
         root = point.root
         store = self.store if root is None else self.gang.everywhere(lambda: open_store(root))
-        name = shard_name(self.gang.rank, 0)
-        ahead = HeadStart(lambda at, into: store.read_into(Location.parse(point.location).key(name), at, into))
+        saved = open_saved(store, point, self.gang)
+        before = (saved.manifest.world_size, saved.manifest.mesh)
+        if before == (self.gang.world_size, mesh_of(self.app.model)):
+            saved.begin_ahead(shard_name(self.gang.rank, 0))
         try:
-            saved = open_saved(store, point, self.gang)
-            if saved.manifest.world_size == self.gang.world_size:
-                saved.expect(name, ahead)
-            else:
-                ahead.stop()
             return self.load_saved(saved, started)
         finally:
-            ahead.stop()
+            saved.end_ahead()
 
     def load_saved(self, saved: SavedShards, started: float) -> Loaded:
         """`load` of what was opened already. `started`: a monotonic time."""
@@ -133,7 +129,7 @@ class Restoration:
         if app.model is None or not app.optimizers or len(members) < 2:
             return
         model = app.model
-        load_state({"optimizer": {"param_groups": members}}, saved, self.gang)
+        load_state({"optimizer": {"param_groups": members}}, saved, self.gang, last=False)
         self.gang.everywhere(lambda: optimizers.check_groups(model, app.optimizers, members))
 
 

@@ -29,7 +29,7 @@ class Flight(Generic[T]):
     """
 
     def __init__(self, step: int, work: Callable[[], T], runway: DaemonPool) -> None:
-        """`runway`: see `make_runway`. The flight before it is over, or nobody waits for this one."""
+        """`runway`: see `make_runway`. Flights that share it follow each other: `work` begins when the last is over."""
         self.step = step
         self._outcome = runway.submit(partial(_lightly, work))
 
