@@ -66,13 +66,19 @@ class Restoration:
         root = point.root
         store = self.store if root is None else self.gang.everywhere(lambda: open_store(root))
         saved = open_saved(store, point, self.gang)
-        before = (saved.manifest.world_size, saved.manifest.mesh)
-        if before == (self.gang.world_size, mesh_of(self.app.model)):
+        if self._has_own_file(saved.manifest):
             saved.begin_ahead(shard_name(self.gang.rank, 0))
         try:
             return self.load_saved(saved, started)
         finally:
             saved.end_ahead()
+
+    def _has_own_file(self, manifest: Manifest) -> bool:
+        """Whether this rank most likely needs all that the rank of its number has written. Where there may be replicas
+        (a mesh of two dimensions, or none) others need it as well, and which of them fetches what is not foreseen."""
+        mesh = mesh_of(self.app.model)
+        same = (manifest.world_size, manifest.mesh) == (self.gang.world_size, mesh)
+        return same and (self.gang.world_size == 1 or len(mesh) == 1)
 
     def load_saved(self, saved: SavedShards, started: float) -> Loaded:
         """`load` of what was opened already. `started`: a monotonic time."""
