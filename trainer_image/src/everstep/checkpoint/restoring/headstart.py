@@ -2,8 +2,8 @@
 
 From the manifest to the first range that a plan asks for lie a round trip and the planning itself: a quarter of a
 second in which the way to storage would rest. With as many ranks, sharded in the same way, a rank needs all of the file
-that the rank of its number has written, so its front is fetched at once. A plan that knows what was begun has the rank fetch
-for others what it has already (`dividing`); from then on nothing more is begun here.
+that the rank of its number has written, so its front is fetched at once. A plan that knows what was begun has the rank
+fetch for others what it has already (`dividing`); from then on nothing more is begun here.
 """
 
 from __future__ import annotations
