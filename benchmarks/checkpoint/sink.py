@@ -1,8 +1,8 @@
 """An S3 server that keeps nothing: what is left of a transfer's cost is the client's.
 
 It takes whole objects and multipart uploads without looking at their bytes (Linux throws them away without a copy), and
-answers ranges out of one buffer. A thread a connection. Told of no size, it keeps objects of up to 1 MiB,
-with conditional writes, so that registers and metadata can be kept in it beside shards that are forgotten.
+answers ranges out of one buffer. A thread a connection. Told of no size, it keeps objects of up to 1 MiB, with
+conditional writes, so that registers and metadata can be kept in it beside shards that are forgotten.
 """
 
 from __future__ import annotations

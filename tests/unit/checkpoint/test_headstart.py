@@ -121,12 +121,12 @@ def test_only_whole_blocks_that_were_committed_count() -> None:
         (len(body) - 1, 3 * BLOCK),
         (len(body), len(body)),
     ):
-        assert matching(file, 0, memoryview(body)[:length]) == whole
-    assert matching(file, 3 * BLOCK, memoryview(bytes(17))) == 17
+        assert matching(file, 0, memoryview(body), length) == whole
+    assert matching(file, 3 * BLOCK, memoryview(bytes(17)), 17) == 17
     for position, whole in ((0, 0), (BLOCK, BLOCK), (3 * BLOCK + 16, 3 * BLOCK)):
         damaged = bytearray(body)
         damaged[position] ^= 1
-        assert matching(file, 0, memoryview(damaged)) == whole
+        assert matching(file, 0, memoryview(damaged), len(damaged)) == whole
 
 
 def test_who_has_it_already_fetches_it_for_the_others() -> None:

@@ -84,20 +84,22 @@ def read_verified_into(store: Readable, key: str, file: File, start: int, into: 
 
 def _fill(store: Readable, key: str, file: File, start: int, into: memoryview) -> list[int]:
     """Read; returns the numbers of the blocks that do not match."""
+    return _wrong(file, start, into, patiently(lambda: store.read_into(key, start, into)))
+
+
+def _wrong(file: File, start: int, into: memoryview, count: int) -> list[int]:
+    """The numbers of the blocks that do not match, where the first `count` bytes are filled."""
     first = start // BLOCK
     committed = file.blocks[first : first + -(-len(into) // BLOCK)]
-    count = patiently(lambda: store.read_into(key, start, into))
     sums = block_sums(into if count == len(into) else into[: count // BLOCK * BLOCK])
     return [first + number for number, value in enumerate(committed) if number >= len(sums) or sums[number] != value]
 
 
-def matching(file: File, start: int, found: memoryview) -> int:
-    """How many bytes of `found`, which is said to stand from `start` on, are whole blocks that match the manifest."""
-    first = start // BLOCK
-    whole = len(found) if start + len(found) == file.size else len(found) // BLOCK * BLOCK
-    pairs = zip(block_sums(found[:whole]), file.blocks[first:], strict=False)
-    wrong = next((number for number, (value, committed) in enumerate(pairs) if value != committed), None)
-    return whole if wrong is None else wrong * BLOCK
+def matching(file: File, start: int, into: memoryview, count: int) -> int:
+    """How many bytes of `into` stand before the first block that does not match the manifest. `into`: whole blocks from
+    `start` on, of which the first `count` bytes are filled."""
+    wrong = _wrong(file, start, into, count)
+    return wrong[0] * BLOCK - start if wrong else len(into)
 
 
 def read_whole(store: Readable, key: str, file: File) -> bytearray:

@@ -92,7 +92,7 @@ class SavedShards:
     def _fill(self, number: int, start: int, into: memoryview) -> int:
         file, have = self.files[number], 0
         if self._ahead is not None and self._ahead[0] == number:
-            have = matching(file, start, into[: self._ahead[1].copy(start, into)])
+            have = matching(file, start, into, self._ahead[1].copy(start, into))
         if have == len(into):
             return have
         return have + read_verified_into(self.store, self.location.key(file.name), file, start + have, into[have:])
