@@ -201,6 +201,6 @@ def test_local_saves_fall_due_by_seconds(job: Jobs, tmp_path: Path, monkeypatch:
 
 
 def test_the_local_tier_keeps_to_its_size(job: Jobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A save of this job takes 2 MiB and a little: the first stays, as a second has no room beside it."""
-    assert locally(job, tmp_path, monkeypatch, most=3 << 20, steps=2) == [2, 2]
-    assert locally(job, tmp_path / "other", monkeypatch, most=1 << 20, steps=2) == [3]
+    """A save of this job takes 256 KiB and a little: the first stays, as a second has no room beside it."""
+    assert locally(job, tmp_path, monkeypatch, most=400 << 10, steps=2) == [2, 2]
+    assert locally(job, tmp_path / "other", monkeypatch, most=200 << 10, steps=2) == [3]

@@ -29,8 +29,8 @@ from everstep.transfer.protocol import Alive, Done, Finish, Forget, Open, Put, S
 
 QUEUE = 256
 """Objects that may be submitted and not yet stored; `submit` waits beyond them."""
-OBJECTS = 4
-"""Objects uploaded at a time; each of them by several connections where it is large."""
+OBJECTS = 8
+"""Objects uploaded at a time: a save's files are this many, or a multiple, and one request each."""
 PATIENCE = 60.0
 """Seconds without any success after which an object is given up."""
 SILENCE = 120.0

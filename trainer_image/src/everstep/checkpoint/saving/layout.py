@@ -7,7 +7,7 @@ bytes of large tensors begin at page boundaries, so that they can be copied, sum
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch.distributed.checkpoint.metadata import MetadataIndex
@@ -15,8 +15,15 @@ from torch.distributed.checkpoint.planner import WriteItem, WriteItemType
 
 from everstep.checkpoint.saving.envelope import Envelope, envelope
 
-MAX_FILE_BYTES = 512 << 20
-"""A rank's items are spread over files of about this size; one item is never split."""
+FILE_BYTES = 48 << 20
+"""What a file has at most, give or take half an item: it is one request then. Of parts a server may have to copy the
+object together."""
+LEAST_FILE_BYTES = 16 << 20
+"""Smaller files are not worth their requests."""
+CONNECTIONS = 8
+"""Their number is a multiple of this, where it can be: who stores so many at a time stores as many to the end."""
+MOST_FILES = 64
+"""Of a rank: each is an object to delete and a descriptor to keep. Larger ranks have larger files, stored in parts."""
 PAGE = 4096
 PACKED = 64 << 10
 """Items smaller than this are not worth a page boundary."""
@@ -71,12 +78,20 @@ def piece(item: WriteItem, archive_bytes: int) -> Piece:
     return Piece(item.index, found.length, found)
 
 
-def arrange(pieces: Iterable[Piece], rank: int, most: int = MAX_FILE_BYTES) -> tuple[FileLayout, ...]:
-    """Items by file, smallest first; ties keep their order. Slots tell of each its number in `pieces`."""
+def file_bytes(total: int) -> int:
+    """The share of each file of a rank that has so many bytes to store."""
+    count = -(-total // (FILE_BYTES * CONNECTIONS)) * CONNECTIONS
+    return -(-total // max(1, min(count, total // LEAST_FILE_BYTES, MOST_FILES)))
+
+
+def arrange(pieces: Sequence[Piece], rank: int, share: int | None = None) -> tuple[FileLayout, ...]:
+    """Items by file, smallest first; ties keep their order; none is split. Slots tell of each its number in `pieces`.
+    `share`: bytes of a file, where they are not those of `file_bytes`; the nearest that items allow."""
+    share = share or file_bytes(sum(item.room for item in pieces))
     files: list[list[Slot]] = []
     end = 0
     for number, item in sorted(enumerate(pieces), key=lambda found: found[1].room):
-        if not files or (end and end + item.room > most):
+        if not files or (end and end + item.room // 2 > share):
             files.append([])
             end = 0
         offset = _offset(item, end)

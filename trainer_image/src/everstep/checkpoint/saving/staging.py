@@ -25,7 +25,7 @@ from everstep.transfer import Segment, SharedBuffer
 Source = torch.Tensor | io.BytesIO
 Sources = Sequence[Source]
 """By the numbers of their slots."""
-_GRAIN = 2 << 20
+_GRAIN = 1 << 18
 """Buffers are a multiple of this, so that a file that grows a little still fits."""
 
 
