@@ -380,6 +380,22 @@ def test_training_on_from_an_older_step(job: Jobs, tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("latest_first", [False, True])
+def test_what_an_older_step_was_loaded_by_hand_for_is_not_training(
+    job: Jobs, tmp_path: Path, latest_first: bool
+) -> None:
+    """The register would refuse its saves, and then take those above the newest for the same line."""
+    job().run(tmp_path, 6)
+    with job().checkpointer(tmp_path, interval_steps=2) as checkpointer:
+        if latest_first:
+            assert checkpointer.load_latest() is not None
+        checkpointer.load(2)
+        with pytest.raises(InvalidOperationError, match="step 2 was loaded, but step 6 is committed"):
+            next(checkpointer.steps(12))
+        checkpointer.load(6)
+        assert list(checkpointer.steps(7)) == [7]
+
+
 class Average:
     """An object of the user's with tensors, numbers and arrays."""
 

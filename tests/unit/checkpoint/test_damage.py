@@ -142,6 +142,30 @@ def test_a_missing_file_falls_back(job: Jobs, tmp_path: Path, name: str) -> None
     assert found.step == 2
 
 
+@pytest.mark.parametrize("weights", [False, True])
+def test_what_a_failed_load_has_left_behind_is_not_saved(job: Jobs, tmp_path: Path, weights: bool) -> None:
+    """Live tensors may then hold a part of the damaged step, and a part of what was there before."""
+    job(width=60_000).run(tmp_path, 4)  # of more than one block
+    flip(folder_of(tmp_path, 2) / "__0_0.distcp")
+    other = job(width=60_000, seed=5)
+    with other.checkpointer(tmp_path) as checkpointer:
+        checkpointer.load_latest()
+        with pytest.raises(CheckpointCorruptError):
+            checkpointer.load_weights(2) if weights else checkpointer.load(2)
+        with pytest.raises(InvalidOperationError, match=r"may hold a part of .*step 2 .*nothing is saved until a load"):
+            checkpointer.save(5)
+        with pytest.raises(InvalidOperationError, match="may hold a part of"):
+            checkpointer.publish_weights()
+        assert steps_of(tmp_path) == [2, 4]
+        checkpointer.load_weights(4)  # enough where only weights were torn
+        if not weights:
+            with pytest.raises(InvalidOperationError, match="may hold a part of"):
+                checkpointer.save(5)
+            checkpointer.load(4)
+        checkpointer.save(5)
+    assert steps_of(tmp_path) == [2, 4, 5]
+
+
 def test_the_only_checkpoint_damaged(job: Jobs, tmp_path: Path) -> None:
     job().run(tmp_path, 2)
     path = folder_of(tmp_path, 2) / "__0_0.distcp"

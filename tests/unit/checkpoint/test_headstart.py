@@ -13,10 +13,10 @@ from everstep.catalog.manifest import BLOCK
 from everstep.catalog.store import KeyNotFound
 from everstep.catalog.store.posix import PosixStore
 from everstep.checkpoint.blocks import describe_file, matching
-from everstep.checkpoint.restoring import restoration
 from everstep.checkpoint.restoring.dividing import Needs, divide
 from everstep.checkpoint.restoring.headstart import HeadStart
 from everstep.checkpoint.restoring.reader import SavedShards
+from everstep.checkpoint.restoring.restoration import has_own_file
 
 from .conftest import Job
 
@@ -184,15 +184,20 @@ def test_a_restore_takes_what_was_fetched_and_asks_for_no_byte_twice(
         assert value.equal(second.model.state_dict()[name])
 
 
-def test_with_another_mesh_nothing_is_fetched_ahead(
-    job: Callable[..., Job], tmp_path: Path, asked: list[tuple[str, int, int]], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("saved", "now", "expected"),
+    [
+        ((2, {"dp": 2}), (2, {"dp": 2}), True),
+        ((1, {}), (1, {}), True),
+        ((64, {"dp": 64}), (1, {"dp": 1}), True),
+        ((2, {"dp": 2}), (2, {"shard": 2}), False),
+        ((4, {"dp": 4}), (2, {"dp": 2}), False),
+        ((4, {"dp": 2, "tp": 2}), (4, {"dp": 2, "tp": 2}), False),
+        ((4, {"shard": 2}), (4, {"shard": 2}), False),
+        ((2, {}), (2, {}), False),
+    ],
+)
+def test_a_rank_begins_with_what_it_needs_alone(
+    saved: tuple[int, dict[str, int]], now: tuple[int, dict[str, int]], expected: bool
 ) -> None:
-    first, second = job(width=60_000), job(width=60_000, seed=1)
-    first.run(tmp_path, 2)
-    monkeypatch.setattr(restoration, "mesh_of", lambda model: {"dp": 1})
-    with second.checkpointer(tmp_path) as checkpointer:
-        assert checkpointer.load_latest() is not None
-    assert asked
-    assert "everstep-ahead" not in {name for name, _, _ in asked}
-    for name, value in first.model.state_dict().items():
-        assert value.equal(second.model.state_dict()[name])
+    assert has_own_file(saved, now) is expected

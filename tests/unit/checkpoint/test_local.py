@@ -221,10 +221,10 @@ def test_a_full_tier_costs_local_saves_and_nothing_else(
 
 
 def test_room_for_one_save_keeps_that_one(job: Jobs, place: Place) -> None:
-    _, checkpointer = place.train(job(), 10, stop_after=6, local_bytes=3 << 20)
+    _, checkpointer = place.train(job(), 10, stop_after=6, local_bytes=400 << 10)
     assert place.steps() == [1]
     assert checkpointer._local.failed == 4
-    assert LocalFolder(place.folder, str(place.root)).used() <= 3 << 20
+    assert LocalFolder(place.folder, str(place.root)).used() <= 400 << 10
 
 
 def test_the_heartbeat_tells_the_newest_step(job: Jobs, place: Place) -> None:
@@ -280,6 +280,15 @@ def test_another_model_is_told_of_where_nothing_is_committed(job: Jobs, place: P
     place.train(job(), 10, stop_after=6)
     with pytest.raises(ArchitectureMismatchError):
         place.train(job(width=4), 10)
+    _, checkpointer = place.train(job(), 10, stop_after=6)
+    assert resumed_step(checkpointer) == 5
+
+
+def test_an_object_without_a_name_there_is_told_of_where_nothing_is_committed(job: Jobs, place: Place) -> None:
+    """Not a fresh start, which would drop what is whole."""
+    place.train(job(), 10, stop_after=6)
+    with pytest.raises(InvalidOperationError, match="ema"):
+        place.train(job(), 10, ema=torch.nn.Linear(1, 1))
     _, checkpointer = place.train(job(), 10, stop_after=6)
     assert resumed_step(checkpointer) == 5
 

@@ -177,8 +177,8 @@ class Checkpointer(Transactions):
         the first step there is nothing to save, and a signal ends the process as it would end any.
         """
         self.load_latest()
-        if self._session.identity is None:
-            self._claim_after_load()
+        if self._by_hand:
+            self._check_newest()
         self._total, self._finish = total_steps, False
         self._mark.set(self._progress.step)
         self._tell(total_steps=total_steps, phase="training")
@@ -244,9 +244,10 @@ class Checkpointer(Transactions):
         after which a run that shows nothing new counts as hanging."""
         self._tell(phase=name)
 
-    def _claim_after_load(self) -> None:
+    def _check_newest(self) -> None:
         """After `load(step)`: refuse to train towards commits that the register would refuse, one by one."""
-        latest = self._claim().resume
+        self._claim()
+        latest = self._gang.lead(lambda: self._session.job.require().latest())
         if latest is not None and self._loaded is not None and self._loaded.step < latest.step:
             raise InvalidOperationError(
                 f"step {self._loaded.step} was loaded, but step {latest.step} is committed: to train on from the older "

@@ -150,7 +150,7 @@ class Session:
                 return restoration.load(point)
             except CheckpointCorruptError as error:
                 damage, point = error, self._fall_back(point, error)
-        if restoration.touched:
+        if self.app.torn is not None:
             raise CheckpointCorruptError(
                 f"nothing is left to begin with ({damage or 'only a damaged local save was there'}), and part of what "
                 "is damaged was loaded already: start again for a fresh run"

@@ -121,7 +121,7 @@ class Transactions:
         self._heartbeat: HeartbeatThread | None = None
         self._progress = RunProgress()
         self._loaded: Committed | None = None
-        self._tried_to_load = False
+        self._tried_to_load = self._by_hand = False
         self._current = 0
         app.config_digest = self._config_digest
         self._resume = resume
@@ -329,7 +329,7 @@ class Transactions:
         self._land()
         self._local.land()
         loaded = self._session.load_entry(self._gang.lead(lambda: entry_of(self.store, step)))
-        self._tried_to_load = True
+        self._tried_to_load = self._by_hand = True
         self._local.leave()
         self._take_over(loaded)
         return _committed(loaded)
@@ -342,8 +342,8 @@ class Transactions:
 
         The run stays where it is: a fresh one trains on from these weights at its own step 1.
         """
-        model = self._session.app.model
-        if model is None:
+        app = self._session.app
+        if app.model is None:
             raise InvalidOperationError("load_weights: this Checkpointer has no model")
         self._land()
         self._local.land()
@@ -353,7 +353,7 @@ class Transactions:
             store = self._gang.everywhere(lambda: open_store(root))
         else:
             point = self._gang.lead(lambda: point_of(entry_of(store, source)))
-        return fill(model, store, point, self._gang, self._config_digest, strict)
+        return fill(app, store, point, self._gang, strict)
 
     # retention
 
@@ -412,6 +412,7 @@ class Transactions:
             )
 
     def _publish_weights(self, step: int, wait: bool = False) -> None:
+        self._session.app.check_whole()
         identity = self._claim()
         self._publishing.now(identity, step, self.progress, self._progress.metrics(), self._weights_failed, wait)
 

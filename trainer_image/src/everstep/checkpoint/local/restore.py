@@ -28,7 +28,7 @@ from everstep.checkpoint.restoring.loading import THREADS, load_state
 from everstep.checkpoint.restoring.reader import SavedShards
 from everstep.checkpoint.restoring.restoration import Loaded, Restoration
 from everstep.checkpoint.state.application import COMMON, RANK
-from everstep.errors import ArchitectureMismatchError, CheckpointError
+from everstep.errors import ArchitectureMismatchError, CheckpointError, InvalidOperationError
 
 log = logging.getLogger("everstep")
 
@@ -40,8 +40,6 @@ Pieces = dict[int, tuple[Part, bytes]]
 
 
 class LocalRestore:
-    """`touched` as that of `Restoration`, whose objects are loaded."""
-
     def __init__(self, folder: LocalFolder, gang: Gang, restoration: Restoration) -> None:
         self._folder = folder
         self._gang = gang
@@ -70,8 +68,8 @@ class LocalRestore:
                 try:
                     return self._restore(choice, mine, pieces, homes, started)
                 except CheckpointError as error:
-                    if committed is None and isinstance(error, ArchitectureMismatchError):
-                        raise  # nothing else is there to begin with, and a fresh start would drop it
+                    if committed is None and isinstance(error, ArchitectureMismatchError | InvalidOperationError):
+                        raise  # it is whole: nothing else is there to begin with, and a fresh start would drop it
                     self._tell(choice, str(error))
                     damaged = {Copy(each, str(choice.location), rank) for rank, each in enumerate(choice.nodes)}
             self._bad |= damaged

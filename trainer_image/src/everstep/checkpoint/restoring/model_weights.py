@@ -18,7 +18,7 @@ from everstep.checkpoint.restoring.loading import load_state
 from everstep.checkpoint.restoring.matching import SHOWN, Configuration, check_tensors, mesh_of
 from everstep.checkpoint.restoring.restoration import open_saved, told_apart, told_with_versions
 from everstep.checkpoint.restoring.sources import find
-from everstep.checkpoint.state.application import model_state
+from everstep.checkpoint.state.application import Application, model_state
 from everstep.errors import ArchitectureMismatchError
 
 log = logging.getLogger("everstep")
@@ -51,20 +51,15 @@ def load_weights(model: nn.Module, uri: str, step: int | None = None, strict: bo
     gang = Gang()
     try:
         root, point = gang.lead(lambda: find(uri, step))
-        return fill(model, gang.everywhere(lambda: open_store(root)), point, gang, strict=strict)
+        return fill(Application(model), gang.everywhere(lambda: open_store(root)), point, gang, strict)
     finally:
         gang.close()
 
 
-def fill(
-    model: nn.Module,
-    store: Store,
-    point: ResumePoint,
-    gang: Gang,
-    config_digest: str | None = None,
-    strict: bool = True,
-) -> LoadedWeights:
-    """`load_weights` of a checkpoint that was found."""
+def fill(app: Application, store: Store, point: ResumePoint, gang: Gang, strict: bool = True) -> LoadedWeights:
+    """`load_weights` of a checkpoint that was found, into the model of `app`."""
+    model = app.model
+    assert model is not None
     with told_apart(store, point, gang):
         saved = open_saved(store, point, gang)
 
@@ -72,16 +67,17 @@ def fill(
             state = model_state(model)
             found = LoadedWeights(saved.manifest) if strict else _compared(state, saved.metadata, saved.manifest)
             state = {name: value for name, value in state.items() if name not in found.missing}
-            live = Configuration(gang.world_size, mesh_of(model), config_digest)
+            live = Configuration(gang.world_size, mesh_of(model), app.config_digest)
             flat = flatten_state_dict({"model": state})[0]
             whole = _MODEL if strict else None
             check_tensors(flat, saved.metadata, Configuration.of(saved.manifest), live, whole)
             return state, found
 
         state, found = gang.everywhere(match)
-        with told_with_versions(saved.manifest):
+        source = f"the weights of step {saved.manifest.step} ({saved.location})"
+        with told_with_versions(saved.manifest), app.filling(source, weights=True, parts=bool(found.missing)):
             load_state({"model": state}, saved, gang)
-    gang.everywhere(lambda: set_model_state_dict(model, state, options=StateDictOptions(strict=strict)))
+            gang.everywhere(lambda: set_model_state_dict(model, state, options=StateDictOptions(strict=strict)))
     if gang.leads and (found.missing or found.unexpected):
         log.warning(
             "weights of step %d: not in the checkpoint, and as they were: %s; only in the checkpoint: %s",

@@ -90,9 +90,9 @@ class SavedShards:
         return self._fill(number, start, into)
 
     def _fill(self, number: int, start: int, into: memoryview) -> int:
-        file, have = self.files[number], 0
-        if self._ahead is not None and self._ahead[0] == number:
-            have = matching(file, start, into, self._ahead[1].copy(start, into))
+        file, have, ahead = self.files[number], 0, self._ahead
+        if ahead is not None and ahead[0] == number:
+            have = matching(file, start, into, ahead[1].copy(start, into))
         if have == len(into):
             return have
         return have + read_verified_into(self.store, self.location.key(file.name), file, start + have, into[have:])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,13 +51,10 @@ class Loaded:
 
 
 class Restoration:
-    """`touched` tells after a failure whether live tensors may hold part of the checkpoint."""
-
     def __init__(self, app: Application, gang: Gang, store: Store) -> None:
         self.app = app
         self.gang = gang
         self.store = store
-        self.touched = False
 
     def load(self, point: ResumePoint) -> Loaded:
         """Collective. Raises CheckpointCorruptError (bytes fail their digest twice), CheckpointUnreadableError (they do
@@ -65,20 +62,16 @@ class Restoration:
         started = time.monotonic()
         root = point.root
         store = self.store if root is None else self.gang.everywhere(lambda: open_store(root))
-        saved = open_saved(store, point, self.gang)
-        if self._has_own_file(saved.manifest):
-            saved.begin_ahead(shard_name(self.gang.rank, 0))
+        saved = open_saved(store, point, self.gang, self._begin_ahead)
         try:
             return self.load_saved(saved, started)
         finally:
             saved.end_ahead()
 
-    def _has_own_file(self, manifest: Manifest) -> bool:
-        """Whether this rank most likely needs all that the rank of its number has written. Where there may be replicas
-        (a mesh of two dimensions, or none) others need it as well, and which of them fetches what is not foreseen."""
-        mesh = mesh_of(self.app.model)
-        same = (manifest.world_size, manifest.mesh) == (self.gang.world_size, mesh)
-        return same and (self.gang.world_size == 1 or len(mesh) == 1)
+    def _begin_ahead(self, saved: SavedShards) -> None:
+        manifest, mesh = saved.manifest, mesh_of(self.app.model)
+        if has_own_file((manifest.world_size, manifest.mesh), (self.gang.world_size, mesh)):
+            saved.begin_ahead(shard_name(self.gang.rank, 0))
 
     def load_saved(self, saved: SavedShards, started: float) -> Loaded:
         """`load` of what was opened already. `started`: a monotonic time."""
@@ -91,10 +84,10 @@ class Restoration:
         own = self.gang.everywhere(reading.result)
         state = self.gang.everywhere(lambda: self._template(saved, common, own))
         self._check_groups(saved)
-        self.touched = True
-        fetched = load_state(state, saved, self.gang)
         step = saved.manifest.step
-        restored = self.gang.everywhere(lambda: apply(self.app, state, common, own, step, self.gang))
+        with self.app.filling(f"step {step} ({saved.location})"):
+            fetched = load_state(state, saved, self.gang)
+            restored = self.gang.everywhere(lambda: apply(self.app, state, common, own, step, self.gang))
         return Loaded(saved.manifest, restored, time.monotonic() - started, fetched)
 
     def _own(self, saved: SavedShards) -> Any:
@@ -139,12 +132,28 @@ class Restoration:
         self.gang.everywhere(lambda: optimizers.check_groups(model, app.optimizers, members))
 
 
-def open_saved(store: Store, point: ResumePoint, gang: Gang) -> SavedShards:
-    """Collective. Rank 0 reads the manifest and `.metadata`, verified, for all."""
+def has_own_file(saved: tuple[int, Mapping[str, int]], now: tuple[int, Mapping[str, int]]) -> bool:
+    """Whether each rank most likely needs all that the rank of its number has written: it is alone, or one of as many,
+    sharded in the same way. Where there may be replicas others need it as well, and which of them fetches what is not
+    foreseen. Both are a number of ranks and their mesh."""
+    ranks, mesh = now
+    return ranks == 1 or (saved == now and list(mesh.values()) == [ranks])
+
+
+def open_saved(
+    store: Store, point: ResumePoint, gang: Gang, known: Callable[[SavedShards], None] = lambda _: None
+) -> SavedShards:
+    """Collective. Rank 0 reads the manifest and `.metadata`, verified, for all. `known` is called with what has its
+    manifest, on each rank."""
     manifest, body = gang.lead(lambda: _read_both(store, point))
     saved = SavedShards(store, manifest)
-    with told_with_versions(manifest):
-        gang.everywhere(lambda: saved.use_metadata(body))
+    try:
+        known(saved)
+        with told_with_versions(manifest):
+            gang.everywhere(lambda: saved.use_metadata(body))
+    except BaseException:
+        saved.end_ahead()
+        raise
     return saved
 
 

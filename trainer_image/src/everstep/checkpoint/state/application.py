@@ -8,8 +8,9 @@ everstep.objects.*       tensors of other objects
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,6 +31,14 @@ RANK = "everstep.rank."
 OBJECTS = "everstep.objects."
 
 
+@dataclass(frozen=True)
+class Torn:
+    """Live tensors may hold a part of `source`: those of the model alone (`weights`), or any."""
+
+    source: str
+    weights: bool
+
+
 @dataclass
 class Application:
     """The objects whose state is kept. `others` by the names that the user gave them."""
@@ -42,6 +51,7 @@ class Application:
     config_digest: str | None = None
     """Of the configuration that the model was built by, for messages."""
     walk: Walk | None = field(init=False, default=None)
+    torn: Torn | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         if self.optimizers and self.model is None:
@@ -53,6 +63,24 @@ class Application:
         for name, item in (("scheduler", self.scheduler), ("data", self.data), *self.others.items()):
             if item is not None:
                 accessors(item, name)
+
+    @contextlib.contextmanager
+    def filling(self, source: str, weights: bool = False, parts: bool = False) -> Iterator[None]:
+        """While bytes of `source` go into live tensors: those of the model alone (`weights`), or only some (`parts`).
+        Where that fails nothing is kept until as much is filled anew."""
+        before = self.torn
+        self.torn = Torn(source, weights) if before is None or before.weights else before
+        yield
+        healed = before is None or not weights or (before.weights and not parts)
+        self.torn = None if healed else before
+
+    def check_whole(self) -> None:
+        """Raises InvalidOperationError where live tensors may hold a part of what could not be loaded."""
+        if self.torn is not None:
+            raise InvalidOperationError(
+                f"the {'model' if self.torn.weights else 'state'} may hold a part of {self.torn.source}, which could "
+                "not be loaded to its end: nothing is saved until a load succeeds"
+            )
 
 
 # saving
@@ -71,7 +99,8 @@ class Seen:
 
 
 def look(app: Application, gang: Gang) -> Seen:
-    """Not collective: one rank may fail here."""
+    """Not collective: one rank may fail here. Raises InvalidOperationError where what is live is of no use."""
+    app.check_whole()
     model = {} if app.walk is None else app.walk.model()
     data = None if app.data is None else plain.to_plain(accessors(app.data, "data")[0](), "data")
     trees = {name: accessors(item, name)[0]() for name, item in app.others.items()}
