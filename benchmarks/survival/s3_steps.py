@@ -52,7 +52,8 @@ class S3Steps:
             self._client().delete_objects(Bucket=self._bucket, Delete={"Objects": objects})
 
     def _client(self) -> Any:
-        return boto3.client("s3", endpoint_url=self._endpoint, region_name=REGION)
+        # not boto3's own session: that keeps the credentials of the first server
+        return boto3.Session().client("s3", endpoint_url=self._endpoint, region_name=REGION)
 
     def _directed(self, storage: Any) -> Any:
         """Neither takes an endpoint, or paths instead of names of hosts."""

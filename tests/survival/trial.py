@@ -217,7 +217,7 @@ def _befall(gang: Gang, striker: Striker, case: Case, verdict: Verdict) -> None:
     while gang.process.poll() is None and time.monotonic() < deadline:
         if striker.struck is not None:
             deadline = striker.struck + (END_SECONDS if case.kills_rank else WEATHER_SECONDS)
-        helpers.update(child for pid in striker.ranks.values() for child in children(pid))
+        helpers.update(child for pid in list(striker.ranks.values()) for child in children(pid))
         time.sleep(0.1)
     code = gang.process.poll()
     verdict.hung = code is None
