@@ -25,7 +25,8 @@ from torch.distributed.tensor import DTensor
 from everstep import Checkpointer, CheckpointError, InvalidOperationError
 from everstep.catalog import JobCatalog, WeightSets
 from everstep.catalog.store.posix import PosixStore
-from everstep.checkpoint import transactions
+from everstep.checkpoint import gang, transactions
+from everstep.checkpoint.gang import Gang
 from everstep.checkpoint.restoring import model_weights
 from everstep.checkpoint.restoring.model_weights import load_weights
 from everstep.errors import StorageRefusedError, StorageUnavailableError
@@ -288,6 +289,17 @@ def one_rank_has_no_room_for_weights() -> None:
     assert [entry.step for entry in WeightSets(checkpointer.store).require().live()] == [2]
 
 
+def what_one_rank_tells_is_far_more() -> None:
+    """Not as much room for each as for the largest: then they tell one after the other."""
+    whole, rank = Gang(), dist.get_rank()
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(gang, "_PADDED", 10_000)
+        told = whole.all_gather(b"x" * (300_000 if rank == 1 else 3))
+    assert [len(each) for each in told] == [3, 300_000]
+    assert whole.all_gather(b"y" * (300_000 if rank == 0 else 3)) == [b"y" * 300_000, b"yyy"]
+    whole.close()
+
+
 def same(one: torch.Tensor, other: torch.Tensor) -> bool:
     mine = [each.to_local() if isinstance(each, DTensor) else each for each in (one, other)]
     return torch.equal(*mine)
@@ -335,6 +347,7 @@ def main() -> None:
     one_rank_has_no_room_for_weights()
     saved_beside_training()
     one_rank_has_something_new()
+    what_one_rank_tells_is_far_more()
     print("all ranks agree", flush=True)
     dist.barrier()
     dist.destroy_process_group()

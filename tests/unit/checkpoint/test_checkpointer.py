@@ -23,6 +23,7 @@ from everstep.catalog.store.posix import PosixStore
 from everstep.checkpoint import metadata as metadata_format
 from everstep.checkpoint import signals
 from everstep.checkpoint.environment import JobEnvironment, Policy
+from everstep.checkpoint.restoring.model_weights import load_weights
 from everstep.errors import (
     ArchitectureMismatchError,
     CheckpointNotFoundError,
@@ -394,6 +395,42 @@ def test_what_an_older_step_was_loaded_by_hand_for_is_not_training(
             next(checkpointer.steps(12))
         checkpointer.load(6)
         assert list(checkpointer.steps(7)) == [7]
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_a_script_may_have_another_default_device(job: Jobs, tmp_path: Path, asynchronous: bool) -> None:
+    first, second = job(), job(seed=3)
+    first.step()
+    second.step()
+    with torch.device("meta"):
+        first.checkpointer(tmp_path, asynchronous=asynchronous).save(1)
+        second.checkpointer(tmp_path).load(1)
+    for name, value in first.model.state_dict().items():
+        assert value.equal(second.model.state_dict()[name])
+    for mine, found in zip(first.optimizer.state.values(), second.optimizer.state.values(), strict=True):
+        assert all(value.equal(found[name]) for name, value in mine.items())
+
+
+class Pair(torch.nn.Module):
+    """Two matrices, or one by two names."""
+
+    def __init__(self, tied: bool, rows: int) -> None:
+        super().__init__()
+        self.head = torch.nn.Linear(256, rows, bias=False)
+        self.embed = torch.nn.Linear(256, rows, bias=False)
+        if tied:
+            self.embed.weight = self.head.weight
+
+
+@pytest.mark.parametrize("rows", [4, 40_000])
+@pytest.mark.parametrize("tied", [False, True])
+def test_of_names_that_share_their_memory_the_last_one_counts(tmp_path: Path, tied: bool, rows: int) -> None:
+    """As in `load_state_dict`: never a mixture, also where both were different when they were saved."""
+    saved, model = Pair(tied, rows), Pair(True, rows)
+    Checkpointer(model=saved, root=str(tmp_path)).save(1)
+    load_weights(model, str(tmp_path))
+    assert model.embed.weight.equal(saved.embed.weight)
+    assert model.head.weight is model.embed.weight
 
 
 class Average:

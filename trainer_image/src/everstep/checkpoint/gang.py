@@ -36,6 +36,9 @@ _LENGTH = struct.Struct("<Q")
 _ROOM = 4096
 """Bytes that each rank tells in one exchange; only where one of them has more to tell there is a second."""
 
+_PADDED = 64 << 20
+"""Bytes up to which all tell at once, each as much as who has most to tell: beyond, one after the other."""
+
 _PRECEDENCE = (FencedError, CheckpointCorruptError, StorageRefusedError, StorageUnavailableError)
 
 
@@ -148,16 +151,24 @@ class Gang:
         told = self._exchange(_LENGTH.pack(len(body)) + body[: _ROOM - _LENGTH.size], _ROOM)
         lengths = [_LENGTH.unpack_from(each)[0] for each in told]
         first = _LENGTH.size
-        if max(lengths) > _ROOM - first:
+        if max(lengths) * self.world_size > _PADDED:
+            told, first = [self._spread(body, length, rank) for rank, length in enumerate(lengths)], 0
+        elif max(lengths) > _ROOM - first:
             told, first = self._exchange(body, max(lengths)), 0
         return [pickle.loads(each[first : first + length]) for each, length in zip(told, lengths, strict=True)]
 
-    def _exchange(self, body: bytes, room: int) -> list[bytes]:
+    def _spread(self, body: bytes, length: int, source: int) -> memoryview:
+        """The body of one rank, of so many bytes."""
+        found = torch.frombuffer(bytearray(body if source == self.rank else length), dtype=torch.uint8)
+        dist.broadcast(found, src=source, group=self.group)
+        return found.numpy().data
+
+    def _exchange(self, body: bytes, room: int) -> list[memoryview]:
         """Everybody's bytes, by rank, filled up to `room`."""
         mine = torch.frombuffer(bytearray(body.ljust(room, b"\0")), dtype=torch.uint8)
         all_of_them = torch.empty(room * self.world_size, dtype=torch.uint8, device="cpu")
         dist.all_gather_into_tensor(all_of_them, mine, group=self.group)
-        told = all_of_them.numpy().tobytes()
+        told = all_of_them.numpy().data
         return [told[start : start + room] for start in range(0, len(told), room)]
 
     def everywhere(self, action: Callable[[], T]) -> T:

@@ -84,7 +84,7 @@ def grouped(specs: Sequence[Spec], most: int) -> list[list[Spec]]:
 
 def _assemble(saved: SavedTensors, specs: Sequence[Spec], on_bytes: Callable[[int], None]) -> memoryview:
     layout = Layout(specs)
-    buffer = torch.empty(layout.size, dtype=torch.uint8)
+    buffer = torch.empty(layout.size, dtype=torch.uint8, device="cpu")
     layout.write_header(buffer)
     saved.read_into({spec.name: layout.place(buffer, spec.name) for spec in specs}, on_bytes)
     return buffer.numpy().data

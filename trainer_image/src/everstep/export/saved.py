@@ -70,7 +70,7 @@ class SavedTensors:
     def read(self, name: str) -> torch.Tensor:
         """One whole tensor."""
         kept = self._stored[name]
-        whole = torch.empty(kept.size, dtype=kept.properties.dtype)
+        whole = torch.empty(kept.size, dtype=kept.properties.dtype, device="cpu")
         self.read_into({name: whole})
         return whole
 

@@ -65,7 +65,7 @@ class WeightsPublisher:
         self._assets = assets
         self._gang = Gang()
         """A group of its own: its thread speaks to the other ranks' threads while training speaks to training."""
-        self._buffer = torch.empty(0, dtype=torch.uint8)
+        self._buffer = torch.empty(0, dtype=torch.uint8, device="cpu")
         self._flight: _Flight | None = None
         self._identity: Identity | None = None
 
@@ -133,8 +133,8 @@ class WeightsPublisher:
 
     def _make_room(self, mine: Layout | None) -> None:
         if mine is not None and self._buffer.numel() < mine.size:
-            self._buffer = torch.empty(0, dtype=torch.uint8)  # there is never room for both
-            self._buffer = torch.empty(mine.size, dtype=torch.uint8)
+            self._buffer = torch.empty(0, dtype=torch.uint8, device="cpu")  # there is never room for both
+            self._buffer = torch.empty(mine.size, dtype=torch.uint8, device="cpu")
 
     @torch.no_grad()
     def _copy(self, state: Mapping[str, torch.Tensor], mine: Layout | None) -> None:

@@ -132,7 +132,7 @@ def _read(sets: WeightSets, entry: Entry, at_once: int) -> Weights:
     manifest = sets.manifest(entry)
     location = Location.parse(entry.location)
     files = [file for file in manifest.files if file.name.endswith(".safetensors")]
-    buffers = {file.name: torch.empty(file.size, dtype=torch.uint8) for file in files}
+    buffers = {file.name: torch.empty(file.size, dtype=torch.uint8, device="cpu") for file in files}
     pieces = [(file, start) for file in files for start in range(0, file.size, PIECE)]
     fill = partial(_fill, sets.store, location, buffers)
     with ThreadPoolExecutor(at_once) as pool:

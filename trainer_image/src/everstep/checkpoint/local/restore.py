@@ -175,7 +175,7 @@ class LocalShards(SavedShards):
         for name in (COMMON, f"{RANK}{gang.rank}"):
             kept = self.metadata.state_dict_metadata.get(name)
             if isinstance(kept, TensorStorageMetadata):
-                self._values[name] = torch.empty(kept.size, dtype=kept.properties.dtype)
+                self._values[name] = torch.empty(kept.size, dtype=kept.properties.dtype, device="cpu")
         load_state(dict(self._values), self, gang)
 
     def read_tensor(self, name: str) -> torch.Tensor | None:

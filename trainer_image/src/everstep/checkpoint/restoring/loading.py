@@ -105,13 +105,18 @@ def load_alone(state: dict[str, Any], saved: SavedShards, on_bytes: Callable[[in
 def want(state: dict[str, Any], saved: SavedShards) -> Wanted:
     planner = Planner()
     planner.set_up_planner(state, saved.metadata, False)
-    targets: dict[int, list[Target]] = defaultdict(list)
+    placed: dict[Any, tuple[int, Target]] = {}
     items = planner.create_local_plan().items
     check_covered(planner.state_dict, items)
     for item in items:
         if item.type == LoadItemType.BYTE_IO or 0 not in item.lengths:  # an empty part of a tensor needs nothing
             place = saved.place(item.storage_index)
-            targets[saved.numbers[place.relative_path]].append(_target(item, place, planner, saved))
+            target = _target(item, place, planner, saved)
+            # Of names that share their memory (tied weights) the last one counts, as in `load_state_dict`.
+            placed[target.home if isinstance(target, Rows) else target] = saved.numbers[place.relative_path], target
+    targets: dict[int, list[Target]] = defaultdict(list)
+    for number, target in placed.values():
+        targets[number].append(target)
     needs = {
         number: blocks((each for target in found for each in target.ranges), saved.files[number].size)
         for number, found in targets.items()
@@ -253,7 +258,7 @@ class Fetching:
 
     def _fetch_together(self, pieces: Sequence[Piece]) -> int:
         file, first = pieces[0].file, pieces[0].start
-        data = torch.empty(pieces[-1].end - first, dtype=torch.uint8)
+        data = torch.empty(pieces[-1].end - first, dtype=torch.uint8, device="cpu")
         fetched = self._saved.read_into(file, first, data.numpy().data)
         self._on_bytes(fetched)
         self._targets.get(file, NOTHING).take(first, data)
@@ -276,9 +281,9 @@ class Fetching:
     def _scratch(self, piece: Piece) -> torch.Tensor:
         size = piece.end - piece.start
         if len(piece.members) > 1:
-            return torch.empty(size, dtype=torch.uint8)
+            return torch.empty(size, dtype=torch.uint8, device="cpu")
         if not hasattr(self._thread, "scratch"):
-            self._thread.scratch = torch.empty(PIECE, dtype=torch.uint8)
+            self._thread.scratch = torch.empty(PIECE, dtype=torch.uint8, device="cpu")
         scratch: torch.Tensor = self._thread.scratch
         return scratch[:size]
 
@@ -293,7 +298,11 @@ def _share(
         hand_round(torch.cat(held) if more else held[0], first.members, first.reader, gang.rank, gang.group)
         return
     found = None if more else wanted.get(first.file, NOTHING).memory(first.start, first.end)
-    data = found[0] if found else torch.empty(sum(each.end - each.start for each in batch), dtype=torch.uint8)
+    data = (
+        found[0]
+        if found
+        else torch.empty(sum(each.end - each.start for each in batch), dtype=torch.uint8, device="cpu")
+    )
     hand_round(data, first.members, first.reader, gang.rank, gang.group)
     at = 0
     for piece in batch:

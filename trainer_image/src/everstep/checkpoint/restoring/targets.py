@@ -66,6 +66,8 @@ class Rows(Target):
                     each[-1] *= inner
             into = into.view(self._lengths)
         self._into = into
+        self.home = (into.device, into.data_ptr(), into.size(), into.stride())
+        """Equal for two that fill the same memory."""
         self._straight = into.dim() == 1 and into.device.type == "cpu"
         spans = _spans(self._shape, self._offsets, self._lengths)
         super().__init__([(base + start, base + end) for start, end in spans], into.numel())
@@ -99,7 +101,7 @@ class Whole(Target):
             return
         with self._lock:
             if self._body is None:
-                self._body = torch.empty(last - first, dtype=torch.uint8)
+                self._body = torch.empty(last - first, dtype=torch.uint8, device="cpu")
             self._body[low - first : high - first] = data[low - start : high - start]
             self.left -= high - low
             if self.left == 0:

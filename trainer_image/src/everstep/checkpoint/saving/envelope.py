@@ -32,7 +32,7 @@ class Envelope:
 @lru_cache(maxsize=4096)
 def envelope(shape: tuple[int, ...], dtype: torch.dtype) -> Envelope:
     """Of a contiguous tensor. Its memory is asked for and never touched."""
-    hollow = torch.empty(shape, dtype=dtype)
+    hollow = torch.empty(shape, dtype=dtype, device="cpu")
     if not hollow.nbytes:
         stream = io.BytesIO()
         torch.save(hollow, stream)

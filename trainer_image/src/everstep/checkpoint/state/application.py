@@ -225,7 +225,7 @@ def _live_tensor(
     live = asked.get(name, {}).get(path)
     if live is not None and live.size() == item.size and live.dtype == item.properties.dtype:
         return torch.empty_like(live)
-    return torch.empty(item.size, dtype=item.properties.dtype)
+    return torch.empty(item.size, dtype=item.properties.dtype, device="cpu")
 
 
 @collecting.paused()

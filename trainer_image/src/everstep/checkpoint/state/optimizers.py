@@ -276,7 +276,7 @@ def _stored_groups(names: Mapping[str, Any]) -> list[dict[str, Any]]:
             for key in containers:
                 within = within.setdefault(key, {})
             tensor = isinstance(item, TensorStorageMetadata)
-            within[last] = torch.empty(item.size, dtype=item.properties.dtype) if tensor else None
+            within[last] = torch.empty(item.size, dtype=item.properties.dtype, device="cpu") if tensor else None
     return [groups[number] for number in range(max(groups, default=-1) + 1)]
 
 

@@ -38,7 +38,7 @@ def to_plain(value: Any, where: str) -> Any:
         raw = (
             torch.frombuffer(bytearray(np.ascontiguousarray(value).tobytes()), dtype=torch.uint8)
             if value.size
-            else torch.empty(0, dtype=torch.uint8)
+            else torch.empty(0, dtype=torch.uint8, device="cpu")
         )
         return {_ARRAY: raw, "dtype": kind, "shape": list(value.shape)}
     if isinstance(value, Mapping):
