@@ -73,7 +73,7 @@ def main() -> None:
         for step in checkpointer.steps(saves):
             run.step()
             live[step] = digests(run.live())
-        assert checkpointer._saves_failed == 0, "a save failed"
+        assert checkpointer._failures.total == 0, "a save failed"
     store = checkpointer.store
     entries = {entry.step: entry for entry in JobCatalog(store).require().live()}
     assert sorted(entries) == list(live), "not every step was committed"

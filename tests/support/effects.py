@@ -97,6 +97,10 @@ EFFECTS: Final[dict[str, tuple[str, ...]]] = {
     "failurePolicy.phaseTimeoutSeconds.saving": (_STALL,),
     "failurePolicy.phaseTimeoutSeconds.evaluating": (_STALL,),
     "failurePolicy.phaseTimeoutSeconds.finished": (_STALL,),
+    "failurePolicy.saveTimeoutSeconds": (
+        f"{_MADE}[failurePolicy.saveTimeoutSeconds]",
+        f"{_POLICY}test_saves_that_fail_for_too_long_end_the_run",
+    ),
     "failurePolicy.startTimeoutSeconds": (f"{_UNIT}starting.py::test_the_limit_and_its_spread",),
     "failurePolicy.backoff.initialSeconds": (
         f"{_EFFECTS}test_the_wait_after_an_attempt_without_progress_is_what_backoff_says",

@@ -70,6 +70,7 @@ def full(name: str = "job", namespace: str = "default") -> Manifest:
             "maxRestarts": 20,
             "maxRestartsWithoutProgress": 4,
             "stallTimeoutSeconds": 0,
+            "saveTimeoutSeconds": 1800,
             "startTimeoutSeconds": 120,
             "windowSeconds": 7200,
             "phaseTimeoutSeconds": {

@@ -177,7 +177,7 @@ def saved_beside_training() -> None:
             run.step()
             live[step] = run.live()
         assert checkpointer._shards.plans.made == 1
-        assert checkpointer._saves_failed == 1
+        assert checkpointer._failures.total == 1
     entries = {entry.step: entry.location for entry in JobCatalog(checkpointer.store).require().live()}
     assert sorted(entries) == [step for step in live if step != 6]
     for step, location in entries.items():

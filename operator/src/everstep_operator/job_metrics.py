@@ -1,6 +1,6 @@
 """The series of each job, made at the scrape from what this process remembers: those of a deleted job are gone with it.
 
-About twenty series a job, from the holder of the Lease alone. Labels are namespace and name; free text of a tenant is
+About 25 series a job, from the holder of the Lease alone. Labels are namespace and name; free text of a tenant is
 no label, and whatever a status holds, the scrape succeeds.
 """
 
@@ -56,6 +56,10 @@ class _Families:
         self.local_failures = CounterMetricFamily(
             "everstep_job_local_saves_failed", "Saves that the local tier did not take.", labels=LABELS
         )
+        self.failures = CounterMetricFamily(
+            "everstep_job_saves_failed", "Saves of the current workers that failed.", labels=LABELS
+        )
+        self.failing = _gauge("saves_failed_in_a_row", "Saves that failed since the last one that was committed.")
         self.commits = CounterMetricFamily(
             "everstep_job_commits", "Checkpoints that the job has ever committed.", labels=LABELS
         )
@@ -98,6 +102,9 @@ class _Families:
             self.total_steps.add_metric(labels, total)
         if beat is not None and beat.local_step is not None:
             self.local_step.add_metric(labels, beat.local_step)
+        if beat is not None:
+            self.failures.add_metric(labels, beat.saves_failed)
+            self.failing.add_metric(labels, beat.saves_failed_in_a_row)
         if beat is not None and (beat.local_step is not None or beat.local_saves_failed):
             self.local_failures.add_metric(labels, beat.local_saves_failed)
 

@@ -46,7 +46,14 @@ def built(shared_rig: Rig) -> Any:
     container = {"name": "trainer", "image": "example.test/lite:2", "args": ["torchrun", "x.py"]}
     shared_rig.options["built"] = LONG
     template = {"metadata": {"labels": {"team": "a"}}, "spec": {"containers": [container]}}
-    shared_rig.apply("built", nodes=3, procPerNode="gpu", template=template, checkpoint=checkpoint)
+    shared_rig.apply(
+        "built",
+        nodes=3,
+        procPerNode="gpu",
+        template=template,
+        checkpoint=checkpoint,
+        failurePolicy={"saveTimeoutSeconds": 1200},
+    )
     wait_for("three pods", lambda: len([p for p in shared_rig.pods() if p.metadata.name.startswith("built-")]) == 3)
     found = shared_rig.core.read_namespaced_pod("built-1-0", shared_rig.namespace)
     shared_rig.delete("built")
@@ -86,6 +93,7 @@ MADE: list[tuple[str, Callable[[Any], Any], Any]] = [
     ("checkpoint.async", lambda pod: policy(pod)["async"], False),
     ("checkpoint.weights", lambda pod: policy(pod)["weights"], WEIGHTS),
     ("checkpoint.local", lambda pod: local_tier(pod), (LOCAL, "Memory", "64Mi", str(64 << 20))),
+    ("failurePolicy.saveTimeoutSeconds", lambda pod: policy(pod)["saveTimeoutSeconds"], 1200),
     ("checkpoint.keepBest.metric", lambda pod: policy(pod)["keepBest"]["metric"], "eval/loss"),
 ]
 

@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from everstep.catalog import JobCatalog, WeightSets, open_store
+from everstep.catalog import JobCatalog, WeightSets, open_store, read_heartbeat
 from everstep.catalog.store.posix import PosixStore
+from everstep.checkpoint import failures
 from everstep.checkpoint.environment import read_environment
 from everstep.checkpoint.local.folder import LocalFolder
-from everstep.errors import FencedError, StorageUnavailableError
+from everstep.errors import FencedError, SavesFailedError, StorageUnavailableError
 from everstep.weights import WeightsWatcher
 from tests.unit.checkpoint.conftest import Job
 
@@ -92,6 +94,58 @@ def test_training_waits_for_a_save_or_does_not(
     assert seen[0] is asynchronous
 
 
+@pytest.mark.parametrize("limit", [1e-9, 3600])
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_saves_that_fail_for_too_long_end_the_run(
+    job: Jobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asynchronous: bool, limit: float
+) -> None:
+    """With a code that says so. Within the limit training goes on, and the next save that stands begins it anew."""
+    put = PosixStore.put
+    steps: list[int] = []
+
+    def refuse(self: PosixStore, key: str, *rest: Any, **options: Any) -> Any:
+        if key.endswith(".distcp") and not steps[-1] > 6:
+            raise StorageUnavailableError("no route to the disk")
+        return put(self, key, *rest, **options)
+
+    monkeypatch.setattr(PosixStore, "put", refuse)
+    monkeypatch.setenv("EVERSTEP_ROOT", str(tmp_path))
+    policy = {"interval": {"steps": 2}, "async": asynchronous, "saveTimeoutSeconds": limit}
+    monkeypatch.setenv("EVERSTEP_POLICY", json.dumps(policy))
+    with pytest.raises(SystemExit) if limit < 1 else nullcontext() as end:
+        mine = job()
+        with mine.checkpointer(tmp_path, script=True, environment=read_environment()) as checkpointer:
+            for step in checkpointer.steps(12):
+                steps.append(step)
+                mine.step()
+    found = read_heartbeat(open_store(str(tmp_path)), 1)
+    assert isinstance(found, tuple)
+    if end is None:
+        assert (found[0].saves_failed_in_a_row, steps[-1]) == (0, 12)
+        assert found[0].saves_failed >= 2
+    else:
+        assert (end.value.code, found[0].saves_failed_in_a_row) == (74, 1)
+        assert "no save has succeeded for" in str(found[0].fatal)
+        assert steps[-1] < 6
+
+
+def test_only_failures_one_after_the_other_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr("everstep.checkpoint.failures.time.monotonic", lambda: now[0])
+    found, error = failures.SaveFailures(limit=60), StorageUnavailableError("no answer")
+    for _ in range(4):
+        found.count()
+        found.check(1, error)
+        now[0] += 59
+        found.committed()
+    found.count()
+    now[0] += 60
+    found.count()
+    with pytest.raises(SavesFailedError, match=r"for 60 s, 2 in a row .* saveTimeoutSeconds is 60; step 9 .*no answer"):
+        found.check(9, error)
+    assert (found.total, found.in_a_row) == (6, 2)
+
+
 def published(root: Path) -> list[tuple[int, int]]:
     """Steps of the weights that stand, and how many sets there have ever been."""
     catalog = WeightSets(open_store(str(root))).require()
@@ -114,6 +168,18 @@ def test_so_many_sets_of_weights_are_kept(train: Callable[..., Any], tmp_path: P
     train(interval={"steps": 6}, weights={"interval": {"steps": 1}, "keepLast": 3})
     assert published(tmp_path) == [(4, 4), (5, 5), (6, 6)]
     assert len(list((tmp_path / "weights").iterdir())) == 3
+
+
+def test_a_loop_of_its_own_is_told_what_it_does_not_do(
+    job: Jobs, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    mine = job()
+    with mine.checkpointer(tmp_path, local=tmp_path / "node", local_steps=1, weights_steps=1) as checkpointer:
+        for step in (1, 2):
+            mine.step()
+            checkpointer.due(step)
+    told = "checkpoint.local and checkpoint.weights: only loops over steps() do that, this one does not"
+    assert caplog.messages.count(told) == 1
 
 
 def test_without_a_policy_weights_are_published_when_asked_for(job: Jobs, tmp_path: Path) -> None:

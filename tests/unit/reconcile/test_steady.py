@@ -275,6 +275,26 @@ def test_storage_that_goes_away_under_a_running_gang_is_only_told() -> None:
     assert back.status.is_true("StorageReady")
 
 
+def test_saves_that_fail_are_told_until_one_stands() -> None:
+    """The operator's own requests are answered all the while."""
+    status, _ = settled(catalog=committed(30), heartbeat=beat(36))
+    error = "step 40: AccessDenied: PutObject"
+    failing = beat(41, saves_failed=1, saves_failed_in_a_row=1, last_save_error=error)
+    plan = decide(observe(job(status), *PODS, catalog=committed(30), heartbeat=failing, now=at(1)))
+    condition = plan.status.condition("StorageReady")
+    assert condition is not None
+    assert (condition.status, condition.reason) == ("False", "SavesFail")
+    assert condition.message == f"the last save has failed, and training goes on without: {error}"
+    assert [(event.type, event.reason) for event in plan.events] == [("Warning", "SavesFail")]
+    more = beat(51, saves_failed=2, saves_failed_in_a_row=2, last_save_error=error)
+    again = decide(observe(job(plan.status.dump()), *PODS, catalog=committed(30), heartbeat=more, now=at(60)))
+    assert (again.status.phase, again.actions, again.events) == (Phase.RUNNING, (), ())
+    assert "the last 2 saves have failed" in str(again.status.condition("StorageReady"))
+    over = beat(61, saves_failed=2, last_save_error=error)
+    back = decide(observe(job(again.status.dump()), *PODS, catalog=committed(30, 60), heartbeat=over, now=at(120)))
+    assert back.status.is_true("StorageReady")
+
+
 def test_a_removal_that_fails_again_and_again_writes_once() -> None:
     catalog = committed(10, 20, 30, 40)
     of: dict[str, Any] = {"checkpoint__keepLast": 2}

@@ -17,6 +17,7 @@ from everstep_operator.kube import asked
 from everstep_operator.memory import Memories
 from everstep_operator.metrics import Metrics
 from everstep_operator.storage.measured import MeasuredStore
+from tests.support.observations import beat
 from tests.support.trainingjobs import full_status as status
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
@@ -117,6 +118,9 @@ def test_a_jobs_series_tell_its_status_and_vanish_with_it(metrics: Metrics) -> N
     assert value(metrics, "everstep_job_checkpoint_bytes", **of) == 150
     assert value(metrics, "everstep_job_goodput_ratio", **of) == 0.97
     assert value(metrics, "everstep_job_condition", **of, condition="Running") == 1
+    memory.registers.heartbeat = beat(90, saves_failed=5, saves_failed_in_a_row=2).heartbeat
+    assert value(metrics, "everstep_job_saves_failed_total", **of) == 5
+    assert value(metrics, "everstep_job_saves_failed_in_a_row", **of) == 2
     memory.status = memory.status.model_copy(update={"phase": Phase.FAILED})
     phases = [line for line in generate_latest(metrics.registry).decode().splitlines() if "job_phase{" in line]
     assert phases == ['everstep_job_phase{job="job",namespace="ns",phase="Failed"} 1.0'], "one phase at a time"

@@ -68,5 +68,9 @@ class StorageUnsafeError(StorageError):
     """The store does not enforce conditional writes: a register kept there could lose a commit."""
 
 
+class SavesFailedError(StorageError):
+    """No save has succeeded for as long as the job allows."""
+
+
 class ArchitectureMismatchError(CheckpointError):
     """The checkpoint holds tensors of other names or shapes than the model."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 FAILED = 1
+UNSAVED = 74
+"""No save has succeeded for as long as the job allows: its storage is at fault, not its workers (EX_IOERR)."""
 FENCED = 76
 """Another attempt or worker group has taken over; starting this one again is pointless."""
 MISFIT = 78

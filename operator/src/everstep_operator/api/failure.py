@@ -142,6 +142,9 @@ class FailurePolicy(SpecModel):
     of phaseTimeoutSeconds on."""
     phase_timeout_seconds: PhaseTimeouts = PhaseTimeouts()
     """The same for what is not training: an attempt that stays in one of these for longer is restarted."""
+    save_timeout_seconds: Annotated[Seconds, Field(json_schema_extra=changes("next-attempt"))] = 0
+    """How long the saves of an attempt may fail, one after the other, before its workers end with exit code 74 and the
+    attempt has failed. 0: training goes on whatever storage does; the condition StorageReady says that saves fail."""
     start_timeout_seconds: Annotated[Seconds, Field(json_schema_extra=changes("live"))] = 1200
     """An attempt whose pods are not all running after this long gives all of them back and is tried again after the
     back-off, for ever and uncounted, unless a rule on the reason StartTimeout says otherwise: so two gangs that hold

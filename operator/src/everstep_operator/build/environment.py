@@ -9,6 +9,7 @@ pod 0, a network that lets a pod reach itself by way of a service.
 from __future__ import annotations
 
 import ipaddress
+import json
 from typing import Any
 
 from everstep.catalog import job_root
@@ -31,7 +32,9 @@ Variable = dict[str, Any]
 def reserved(job: TrainingJob, launch: Launch, index: int) -> list[Variable]:
     """Variables that are the operator's alone."""
     meta, spec = job.metadata, job.spec
-    policy = spec.checkpoint.model_dump_json(by_alias=True, exclude_none=True, exclude={"storage"})
+    policy = spec.checkpoint.model_dump(by_alias=True, exclude_none=True, exclude={"storage"}, mode="json")
+    if spec.failure_policy.save_timeout_seconds:
+        policy["saveTimeoutSeconds"] = spec.failure_policy.save_timeout_seconds
     hosts = index == 0 or launch.rendezvous is None
     host = "localhost" if launch.rendezvous is None or index == 0 else _bracketed(launch.rendezvous)
     local = spec.checkpoint.local
@@ -44,7 +47,7 @@ def reserved(job: TrainingJob, launch: Launch, index: int) -> list[Variable]:
         _variable("EVERSTEP_ROOT", job_root(spec.checkpoint.storage.uri, meta.namespace, meta.name)),
         _variable("EVERSTEP_RESUME_PATH", launch.resume_path),
         _variable("EVERSTEP_RESUME_STEP", "" if launch.resume_step is None else launch.resume_step),
-        _variable("EVERSTEP_POLICY", policy),
+        _variable("EVERSTEP_POLICY", json.dumps(policy, separators=(",", ":"))),
         *(_variable(name, value) for name, value in ({} if local is None else local_tier.variables(local)).items()),
         _variable("PET_NNODES", launch.nodes),
         _variable("PET_NPROC_PER_NODE", spec.proc_per_node),

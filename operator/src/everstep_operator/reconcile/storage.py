@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from everstep.catalog import Heartbeat
 from everstep_operator.api import ConditionType, TrainingJobStatus
 from everstep_operator.reconcile import conditions
 from everstep_operator.reconcile.attempt import Attempt, conflict, own
+from everstep_operator.reconcile.failure import beating
 from everstep_operator.reconcile.observation import Observation, Problem, ProblemKind
 
 _ENDS_A_JOB_NOT_BEGUN = (ProblemKind.REFUSED, ProblemKind.UNSAFE, ProblemKind.RESUME_NOT_FOUND)
 _OF_THE_CLUSTER = (ProblemKind.POD_REFUSED, ProblemKind.CLUSTER)
+SAVES_FAIL = "SavesFail"
 _SHORTEST, _LONGEST = 2.0, 60.0
 
 
@@ -54,11 +57,21 @@ def describe(observation: Observation, status: TrainingJobStatus, found: Problem
 
 
 def ready(observation: Observation, attempt: Attempt, status: TrainingJobStatus) -> TrainingJobStatus:
-    """Storage does what it is asked. Not to be said while an action that may have failed before is tried again."""
+    """Storage does what it is asked, or not what the workers ask. Not to be said while an action that may have failed
+    before is tried again."""
     if own(observation) is None or problem(observation, attempt) is not None:
         return status
     kind, message = ConditionType.STORAGE_READY, "the job's catalog can be read and written"
+    found = beating(observation, attempt)
+    if found is not None and found.heartbeat.saves_failed_in_a_row:
+        return conditions.put(observation, status, kind, False, SAVES_FAIL, _failing(found.heartbeat))
     return conditions.put(observation, status, kind, True, "CatalogReady", message)
+
+
+def _failing(beat: Heartbeat) -> str:
+    count = beat.saves_failed_in_a_row
+    how_many = "the last save has failed" if count == 1 else f"the last {count} saves have failed"
+    return f"{how_many}, and training goes on without: {beat.last_save_error or 'the log of rank 0 says why'}"
 
 
 def retry_after(observation: Observation, status: TrainingJobStatus, found: Problem | None = None) -> float:

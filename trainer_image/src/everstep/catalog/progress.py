@@ -67,6 +67,8 @@ class Heartbeat(BaseModel):
     first_step: Moment | None = None
     """When the first step of this worker group ended."""
     saves_failed: Count = 0
+    saves_failed_in_a_row: Count = 0
+    """Since the last commit, or the start of this worker group."""
     last_save_error: str | None = None
     last_save: SaveTimes | None = None
     saving_step: Step | None = None

@@ -29,6 +29,8 @@ log = logging.getLogger("everstep")
 FINAL_SAVE_TRIES = 3
 FINAL_SAVE_PAUSE = 2.0
 """Seconds before the second try; doubles."""
+TELLING = (exits.FENCED, exits.MISFIT, exits.UNSAVED)
+"""Exit codes that say more than a traceback does."""
 LONG_WAIT = 0.1
 """Seconds beyond which it is told of that a save has waited for the one before."""
 FAREWELL = 20.0
@@ -52,7 +54,8 @@ class Checkpointer(Transactions):
     is among them by itself. `weights_steps`: publish the weights alone each so many steps.
     `local`: a folder of the node (default: EVERSTEP_LOCAL_PATH) in which each rank saves its part every `local_steps`
     steps, at most `local_bytes` in all; what restarts in place resumes from there. With `local_replicas=1` each part is
-    copied to another node, for the loss of one. Errors: `everstep.errors`.
+    copied to another node, for the loss of one. `save_timeout_seconds`: saves that fail are counted, and training goes
+    on; but where none has succeeded for so long, the run ends with SavesFailedError. Errors: `everstep.errors`.
     """
 
     def __init__(self, **objects: Any) -> None:
@@ -102,8 +105,8 @@ class Checkpointer(Transactions):
         elif error is not None and code != 0:
             termination.write_record(termination.describe(error, code, self.step))
         self.close(error)
-        if self._ends_process and code in (exits.FENCED, exits.MISFIT) and not isinstance(error, SystemExit):
-            if code == exits.MISFIT and self._gang.leads:
+        if self._ends_process and code in TELLING and not isinstance(error, SystemExit):
+            if code != exits.FENCED and self._gang.leads:
                 print(f"error: {error}", file=sys.stderr, flush=True)
             raise SystemExit(code) from error
         if error is not None and (kind is None or (self._peers_gone and isinstance(error, FencedError))):
@@ -226,6 +229,7 @@ class Checkpointer(Transactions):
         self._mark.set(step)
         if self._first_step is None:
             self._first_step = datetime.now(UTC)
+            self._tell_unheeded()
         interval = self._policy.interval
         late = interval.seconds is not None and time.monotonic() - self._last_save >= interval.seconds
         asked = self._heartbeat is not None and self._heartbeat.asks_for_save()
@@ -238,6 +242,13 @@ class Checkpointer(Transactions):
         self._tell(phase="training")
         self._publish(step)
         return wanted
+
+    def _tell_unheeded(self) -> None:
+        """What the policy asks for and only `steps` does."""
+        policy = {"checkpoint.local": self._policy.local, "checkpoint.weights": self._policy.weights}
+        asked = [name for name, value in policy.items() if value is not None]
+        if asked and self._gang.leads:
+            log.warning("%s: only loops over steps() do that, this one does not", " and ".join(asked))
 
     def phase(self, name: str) -> None:
         """Show in the heartbeat what the run is doing: `evaluating`, `compiling` or `training`. Each has its own limit,
@@ -347,6 +358,7 @@ class Checkpointer(Transactions):
                 if isinstance(error, InvalidOperationError) and not self._saves.written:
                     raise  # state that cannot be kept: it will be the same at each save
                 self._count_failure(step, error)
+                self._failures.check(step, error)
                 if last and turn == FINAL_SAVE_TRIES - 1:
                     raise
                 if last:

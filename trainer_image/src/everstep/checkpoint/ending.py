@@ -6,7 +6,7 @@ import threading
 
 from everstep import exits
 from everstep.checkpoint.session import Session
-from everstep.errors import ArchitectureMismatchError, FencedError, InvalidOperationError
+from everstep.errors import ArchitectureMismatchError, FencedError, InvalidOperationError, SavesFailedError
 
 LAST_QUESTION_SECONDS = 3.0
 """How long a failing rank waits to hear whether it was fenced."""
@@ -19,6 +19,8 @@ def exit_code(error: BaseException | None) -> int:
         return error.code if isinstance(error.code, int) else 0 if error.code is None else exits.FAILED
     if isinstance(error, FencedError):
         return exits.FENCED
+    if isinstance(error, SavesFailedError):
+        return exits.UNSAVED
     if isinstance(error, ArchitectureMismatchError | InvalidOperationError):
         return exits.MISFIT
     return exits.FAILED

@@ -57,6 +57,8 @@ class Policy(_Section):
     keep_every: int | None = Field(default=None, ge=1)
     local: LocalPolicy | None = None
     weights: WeightsPolicy | None = None
+    save_timeout_seconds: float | None = Field(default=None, gt=0)
+    """For how long saves may fail, one after the other, before that ends the run; None: training goes on."""
 
 
 class JobEnvironment(BaseSettings):

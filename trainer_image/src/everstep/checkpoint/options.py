@@ -31,6 +31,7 @@ def policy_of(
     weights_steps: int | None = None,
     local_steps: int | None = None,
     local_replicas: int | None = None,
+    save_timeout_seconds: float | None = None,
 ) -> Policy:
     """The environment's, with what was passed in its place."""
     policy = environment.policy or Policy()
@@ -48,6 +49,10 @@ def policy_of(
         if policy.local is None or local_replicas not in (0, 1):
             raise InvalidOperationError(f"local_replicas={local_replicas}: 0 or 1, of what local_steps= saves")
         policy = policy.model_copy(update={"local": policy.local.model_copy(update={"replicas": local_replicas})})
+    if save_timeout_seconds is not None:
+        if save_timeout_seconds <= 0:
+            raise InvalidOperationError(f"save_timeout_seconds={save_timeout_seconds}: seconds, more than 0")
+        policy = policy.model_copy(update={"save_timeout_seconds": save_timeout_seconds})
     if asynchronous is not None:
         policy = policy.model_copy(update={"asynchronous": asynchronous})
     if steps is None and seconds is None:

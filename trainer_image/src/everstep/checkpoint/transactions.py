@@ -20,6 +20,7 @@ from everstep.catalog.progress import SaveTimes
 from everstep.catalog.retention import Best
 from everstep.checkpoint.blocks import connect_early
 from everstep.checkpoint.environment import JobEnvironment, read_environment
+from everstep.checkpoint.failures import SaveFailures
 from everstep.checkpoint.gang import Gang
 from everstep.checkpoint.heartbeat import HeartbeatThread
 from everstep.checkpoint.local.tier import LocalTier
@@ -86,6 +87,7 @@ class Transactions:
         local_steps: int | None = None,
         local_bytes: int | None = None,
         local_replicas: int | None = None,
+        save_timeout_seconds: float | None = None,
         environment: JobEnvironment | None = None,
         **others: Any,
     ) -> None:
@@ -95,7 +97,8 @@ class Transactions:
         if store is None and not uri:
             raise InvalidOperationError("no root: set EVERSTEP_ROOT or pass root=, an s3:// URI or a path")
         self._policy = policy_of(
-            environment, interval_steps, interval_seconds, asynchronous, weights_steps, local_steps, local_replicas
+            *(environment, interval_steps, interval_seconds, asynchronous),
+            *(weights_steps, local_steps, local_replicas, save_timeout_seconds),
         )
         several = (optimizer,) if isinstance(optimizer, torch.optim.Optimizer) else tuple(optimizer or ())
         app = Application(model, several, scheduler, data, others)
@@ -112,7 +115,7 @@ class Transactions:
         self._publishing = Publishing(store, model, self._policy.weights, kept)
         self._beside = Beside(self._saves, self._gang, several)
         self._local = LocalTier(self._policy.local, self._session, self._shards.plans, several, self._tell)
-        self._saves_failed = 0
+        self._failures = SaveFailures(self._policy.save_timeout_seconds)
         self._resume_step = resume_step
         self._config = config_of(config)
         self._config_digest = None if config is None else digest_of(config)
@@ -218,6 +221,7 @@ class Transactions:
         committed = _stood(self._saves.commit(record), record)
         if self._gang.leads:
             self._announce(committed)
+        self._count_success()
         self._tell(phase="training")
         if self._retains:
             self._session.retain(self._retention)
@@ -261,7 +265,7 @@ class Transactions:
 
     def _land(self) -> float:
         """Wait for the save under way, if there is one; returns for how long. A failure is counted, not raised: but
-        FencedError is."""
+        FencedError is, and SavesFailedError."""
         began = time.monotonic()
         flight = self._beside.take()
         if flight is None:
@@ -274,14 +278,23 @@ class Transactions:
             raise
         except CheckpointError as error:
             self._count_failure(flight.step, error)
+            self._tell(saving_step=None)
+            self._failures.check(flight.step, error)
+        else:
+            self._count_success()
         self._tell(phase="training", saving_step=None)
         return time.monotonic() - began
 
     def _count_failure(self, step: int, error: CheckpointError) -> None:
-        self._saves_failed += 1
+        self._failures.count()
         if self._gang.leads:
             log.error("step %d was not saved: %s", step, error)
-        self._tell(saves_failed=self._saves_failed, last_save_error=f"step {step}: {error}"[:500], phase="training")
+        told = {"saves_failed": self._failures.total, "saves_failed_in_a_row": self._failures.in_a_row}
+        self._tell(**told, last_save_error=f"step {step}: {error}"[:500], phase="training")
+
+    def _count_success(self) -> None:
+        self._failures.committed()
+        self._tell(saves_failed_in_a_row=0)
 
     @property
     def _retains(self) -> bool:

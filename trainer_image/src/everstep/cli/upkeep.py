@@ -155,4 +155,5 @@ def _findings(rebuilt: Rebuilt) -> Iterator[str]:
     cells = [[str(e.step), written.size(e.bytes), e.state, e.location] for e in rebuilt.catalog.checkpoints]
     if cells:
         yield from table((">Step", ">Size", "State", "Location"), cells, width())
+        yield "pins and the policy went with the register: pin again what must stay, before the run goes on"
     yield from (f"left out, to be swept: {each.location}: {each.reason}" for each in rebuilt.rejected)

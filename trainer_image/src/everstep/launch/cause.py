@@ -11,7 +11,7 @@ from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 from everstep import exits
 from everstep.failure import FailureRecord
 
-FINAL = {exits.FENCED, exits.MISFIT, exits.TERMINATED}
+FINAL = {exits.UNSAVED, exits.FENCED, exits.MISFIT, exits.TERMINATED}
 """Exit codes after which starting the workers again in place would only end the same way."""
 
 _ROOT_SIGNALS = {"SIGKILL", "SIGSEGV", "SIGBUS", "SIGILL", "SIGFPE"}
