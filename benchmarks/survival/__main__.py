@@ -4,7 +4,7 @@ The question is the same for all: after the fault, does the next start find a wh
 one that the engine had reported, and never one of pieces of two saves? For everstep the marks of its own tests come on
 top. Results go to benchmarks/survival/results/{engine}.jsonl, a line a case; `--report` makes the tables of
 docs/guarantees.md of what stands there. Peers are not among the project's dependencies; fairseq2 gets an environment of
-its own:
+its own, and needs `apt-get install libsndfile1 libtbb12`:
 
     uv run --with 's3torchconnector[dcp]' python -m benchmarks.survival --engine dcp --engine fairseq2
 """
