@@ -78,7 +78,7 @@ def about(engines: Sequence[Sequence[Json]]) -> str:
 
 
 def _commits(engines: Sequence[Sequence[Json]]) -> set[str]:
-    return {verdict["about"]["commit"] for each in engines for verdict in each}
+    return {verdict["about"]["commit"] for each in engines for verdict in each if verdict["engine"] == "everstep"}
 
 
 def _by_phase(verdict: Json) -> tuple[int, str]:
