@@ -91,6 +91,7 @@ class SimulatedStore:
     """The `Store` that an actor is given."""
 
     uri = "sim://root"
+    retries = 0
 
     def __init__(self, world: World) -> None:
         self.world = world

@@ -65,7 +65,9 @@ def unfinished(store: Store) -> int:
     return store.abort_uploads("", datetime.now(UTC) + timedelta(days=1))
 
 
-@pytest.mark.parametrize("kind", ["503", "slow down", "no answer", "reset", "reset in body", "silence", "lost answer"])
+@pytest.mark.parametrize(
+    "kind", ["503", "429", "slow down", "no answer", "reset", "reset in body", "silence", "lost answer"]
+)
 def test_parts_are_sent_again(s3_server: S3Endpoint, kind: Kind) -> None:
     with under(s3_server, first_try_of(lambda request: request.is_part, kind)) as (store, straight, weather):
         retries = store.put(KEY, BODY, SUMS)
@@ -91,7 +93,7 @@ def test_an_upload_whose_completion_was_not_answered_is_complete(s3_server: S3En
         assert straight.get(KEY) == BODY
 
 
-@pytest.mark.parametrize("kind", ["503", "reset", "no answer", "truncated", "drip"])
+@pytest.mark.parametrize("kind", ["503", "429", "reset", "no answer", "truncated", "drip"])
 def test_ranges_are_read_again(s3_server: S3Endpoint, kind: Kind) -> None:
     seen: list[Request] = []
 
@@ -104,6 +106,7 @@ def test_ranges_are_read_again(s3_server: S3Endpoint, kind: Kind) -> None:
         memory = bytearray(len(BODY) - 1000 + 9)
         assert store.read_into(KEY, 1000, memoryview(memory)) == len(BODY) - 1000
         assert len(weather.struck) == 2
+        assert store.retries >= 2
         assert memoryview(memory)[:-9] == BODY[1000:]
 
 

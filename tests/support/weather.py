@@ -15,7 +15,9 @@ from aiohttp import web
 
 from tests.support.listener import Listener
 
-Kind = Literal["503", "slow down", "no answer", "reset", "reset in body", "silence", "truncated", "drip", "lost answer"]
+Kind = Literal[
+    "503", "429", "slow down", "no answer", "reset", "reset in body", "silence", "truncated", "drip", "lost answer"
+]  # fmt: skip
 _PIECE = 64 << 10
 _SLOW_DOWN = "<Error><Code>SlowDown</Code></Error>"
 
@@ -55,6 +57,10 @@ class Weather(Listener):
             case "503":
                 await request.content.read()
                 return web.Response(status=503, text="<html>no server is ready</html>", content_type="text/html")
+            case "429":  # other stores' word for it
+                await request.content.read()
+                text = "<Error><Code>TooManyRequests</Code></Error>"
+                return web.Response(status=429, text=text, headers={"Retry-After": "1"})
             case "slow down":  # as S3 does it: the answer comes while the client is still sending
                 return web.Response(
                     status=503, text="<Error><Code>SlowDown</Code></Error>", headers={"Connection": "close"}

@@ -255,6 +255,8 @@ def test_the_heartbeat_tells_the_whole_story(job: Jobs, tmp_path: Path) -> None:
     assert (beat.phase, beat.step, beat.total_steps, beat.samples, beat.resumed_step) == ("finished", 6, 6, 12, 4)
     assert beat.beat > 1
     assert beat.first_step is not None
+    assert beat.last_load is not None
+    assert (beat.last_load.step, beat.last_load.retries, beat.last_load.bytes > 0) == (4, 0, True)
     assert "loss" in beat.metrics
 
 

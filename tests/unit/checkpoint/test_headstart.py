@@ -148,7 +148,7 @@ def test_who_has_what_only_others_need_hands_nothing_on() -> None:
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int, int]]:
     """By which threads which bytes of shards are read: all that is fetched ahead before any is asked for."""
     found: list[tuple[str, int, int]] = []
-    read, fill = PosixStore.read_into, SavedShards._fill
+    read, fill = PosixStore.read_into, SavedShards.read_into
 
     def told(store: PosixStore, key: str, start: int, into: memoryview) -> int:
         if key.endswith(".distcp"):
@@ -165,7 +165,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int, int]]:
         return fill(self, number, start, into)
 
     monkeypatch.setattr(PosixStore, "read_into", told)
-    monkeypatch.setattr(SavedShards, "_fill", late)
+    monkeypatch.setattr(SavedShards, "read_into", late)
     return found
 
 

@@ -340,6 +340,11 @@ def in_rounds(monkeypatch: pytest.MonkeyPatch, share: Callable[[Piece], None]) -
     monkeypatch.setattr(loading, "_share", handed)
 
 
+def of_the_rounds() -> bool:
+    """Not what each rank reads first, for itself."""
+    return threading.current_thread().name.startswith("everstep-restore")
+
+
 def test_while_one_round_is_handed_on_the_next_is_fetched(
     job: Callable[..., Job], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -351,8 +356,9 @@ def test_while_one_round_is_handed_on_the_next_is_fetched(
     plainly = SavedShards.read_into
 
     def read_into(self: SavedShards, number: int, start: int, into: memoryview) -> int:
-        fetched.append(start)
-        begun[len(fetched) - 1].set()
+        if of_the_rounds():
+            fetched.append(start)
+            begun[len(fetched) - 1].set()
         return plainly(self, number, start, into)
 
     def share(piece: Piece) -> None:
@@ -391,7 +397,8 @@ def test_a_round_that_fails_ends_the_one_that_is_fetched_beside_it(
             failed.wait(10)
             time.sleep(0.2)
         found = plainly(self, number, start, into)
-        ended.append(start)
+        if of_the_rounds():
+            ended.append(start)
         return found
 
     monkeypatch.setattr(SavedShards, "read_into", read_into)

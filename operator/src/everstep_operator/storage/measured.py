@@ -34,6 +34,10 @@ class MeasuredStore:
     def uri(self) -> str:
         return self._store.uri
 
+    @property
+    def retries(self) -> int:
+        return self._store.retries
+
     def read_register(self, key: str, known: str | None = None) -> Versioned | Unchanged | None:
         with self._measured("read_register"):
             return self._store.read_register(key, known)

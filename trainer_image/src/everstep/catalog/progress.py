@@ -38,6 +38,19 @@ class SaveTimes(BaseModel):
     """Requests that had to be sent again."""
 
 
+class LoadTimes(BaseModel):
+    """What the load of the step that was resumed has cost, all ranks together."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    step: Step
+    seconds: float
+    bytes: Count
+    """Of tensors, from storage or the nodes' local tier; each once, however many ranks needed it."""
+    retries: Count = 0
+    """Requests that had to be sent again."""
+
+
 class Heartbeat(BaseModel):
     """Written by rank 0. All times are the writer's clock: compare `beat`, never clocks of two machines."""
 
@@ -63,7 +76,7 @@ class Heartbeat(BaseModel):
     former_step: Step | None = None
     """The last step that ended in this container before this worker group: after a restart in place, how far the group
     before it got. None where nobody noted it."""
-    load_seconds: Finite = None
+    last_load: LoadTimes | None = None
     first_step: Moment | None = None
     """When the first step of this worker group ended."""
     saves_failed: Count = 0

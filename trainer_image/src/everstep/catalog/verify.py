@@ -17,18 +17,16 @@ CHUNK = 32 * BLOCK
 
 
 def wrong_blocks(file: File, start: int, end: int, data: bytes | bytearray | memoryview) -> list[int]:
-    """Numbers of the blocks in which `data`, read for the bytes [start, end), is not what was committed.
+    """Numbers of the blocks in which `data`, read for the bytes [start, end), is not what was committed; those that it
+    does not reach, and the last one where it goes beyond.
 
     `start` is a multiple of BLOCK; `end` is one too, or the file's end.
     """
-    first = start // BLOCK
-    if len(data) != end - start:
-        return [first + len(data) // BLOCK]
-    committed = file.blocks[first : first + -(-len(data) // BLOCK)]
-    found = block_sums(data)
-    if len(committed) != len(found):
-        return [first + len(committed)]
-    return [first + index for index, pair in enumerate(zip(found, committed, strict=True)) if pair[0] != pair[1]]
+    first, last = start // BLOCK, -(-end // BLOCK) - 1
+    committed = file.blocks[first : last + 1]
+    sums = block_sums(data if len(data) == end - start else data[: len(data) // BLOCK * BLOCK])
+    wrong = [first + number for number, value in enumerate(committed) if sums[number : number + 1] != (value,)]
+    return wrong if wrong or len(data) <= end - start else [max(first, last)]
 
 
 def complaint(where: str, file: File, block: int) -> str:

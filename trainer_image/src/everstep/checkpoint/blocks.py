@@ -12,7 +12,7 @@ from typing import Protocol, TypeVar
 from everstep.catalog.manifest import BLOCK, File
 from everstep.catalog.store import KeyNotFound
 from everstep.catalog.store.threads import begin
-from everstep.catalog.verify import block_sums, complaint
+from everstep.catalog.verify import block_sums, complaint, wrong_blocks
 from everstep.errors import CheckpointCorruptError, StorageUnavailableError
 
 log = logging.getLogger("everstep")
@@ -25,6 +25,9 @@ class Readable(Protocol):
 
     @property
     def uri(self) -> str: ...
+
+    @property
+    def retries(self) -> int: ...
 
     def read_into(self, key: str, start: int, into: memoryview) -> int:
         """As that of `Store`."""
@@ -84,21 +87,14 @@ def read_verified_into(store: Readable, key: str, file: File, start: int, into: 
 
 def _fill(store: Readable, key: str, file: File, start: int, into: memoryview) -> list[int]:
     """Read; returns the numbers of the blocks that do not match."""
-    return _wrong(file, start, into, patiently(lambda: store.read_into(key, start, into)))
-
-
-def _wrong(file: File, start: int, into: memoryview, count: int) -> list[int]:
-    """The numbers of the blocks that do not match, where the first `count` bytes are filled."""
-    first = start // BLOCK
-    committed = file.blocks[first : first + -(-len(into) // BLOCK)]
-    sums = block_sums(into if count == len(into) else into[: count // BLOCK * BLOCK])
-    return [first + number for number, value in enumerate(committed) if number >= len(sums) or sums[number] != value]
+    count = patiently(lambda: store.read_into(key, start, into))
+    return wrong_blocks(file, start, start + len(into), into[:count])
 
 
 def matching(file: File, start: int, into: memoryview, count: int) -> int:
     """How many bytes of `into` stand before the first block that does not match the manifest. `into`: whole blocks from
     `start` on, of which the first `count` bytes are filled."""
-    wrong = _wrong(file, start, into, count)
+    wrong = wrong_blocks(file, start, start + len(into), into[:count])
     return wrong[0] * BLOCK - start if wrong else len(into)
 
 

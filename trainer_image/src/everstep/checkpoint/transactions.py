@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from everstep.catalog import Progress, Store, open_store
-from everstep.catalog.progress import SaveTimes
+from everstep.catalog.progress import LoadTimes, SaveTimes
 from everstep.catalog.retention import Best
 from everstep.checkpoint.blocks import connect_early
 from everstep.checkpoint.environment import JobEnvironment, read_environment
@@ -57,6 +57,8 @@ class Committed:
     custom: Mapping[str, Any] | None = None
     times: SaveTimes | None = None
     """What saving it has cost; of a checkpoint that was loaded it is not known."""
+    load: LoadTimes | None = None
+    """What loading it has cost, where it was loaded."""
 
 
 class Transactions:
@@ -304,9 +306,12 @@ class Transactions:
         times = committed.times
         assert times is not None
         log.info(
-            "committed step %d: %s, %.1f MiB; staged %.2f s, uploaded %.2f s, committed %.2f s, training stood %.2f s",
+            "committed step %d: %s, %.1f MiB; staged %.2f s, uploaded %.2f s (%.0f MiB/s, %d retries), "
+            "committed %.2f s, training stood %.2f s",
             *(committed.step, committed.location, committed.bytes / 2**20),
-            *(times.staged_seconds, times.uploaded_seconds, times.committed_seconds, times.blocked_seconds),
+            *(times.staged_seconds, times.uploaded_seconds),
+            *(times.bytes / 2**20 / max(times.uploaded_seconds, 1e-9), times.retries),
+            *(times.committed_seconds, times.blocked_seconds),
         )
         self._tell(last_save=times)
         self._run_hook(committed)
@@ -412,16 +417,15 @@ class Transactions:
         self._progress.restore(loaded.restored.counters)
         self._current = loaded.manifest.step
         self._loaded = _committed(loaded)
-        self._tell(step=loaded.manifest.step, resumed_step=loaded.manifest.step, load_seconds=loaded.seconds)
+        step, times = loaded.manifest.step, loaded.times
+        self._tell(step=step, resumed_step=step, last_load=times)
         if self._gang.leads:
             log.info(
-                "resumed step %d from %s%s in %.2f s (saved by %d ranks, now %d)",
-                loaded.manifest.step,
-                loaded.manifest.location,
+                "resumed step %d from %s%s in %.2f s: %.1f MiB, %.0f MiB/s, %d retries (saved by %d ranks, now %d)",
+                *(step, loaded.manifest.location),
                 " of the local tier" if self._session.local_save == loaded.manifest.location else "",
-                loaded.seconds,
-                loaded.restored.world_size,
-                self._gang.world_size,
+                *(times.seconds, times.bytes / 2**20, times.bytes / 2**20 / max(times.seconds, 1e-9), times.retries),
+                *(loaded.restored.world_size, self._gang.world_size),
             )
 
     def _publish_weights(self, step: int, wait: bool = False) -> None:
@@ -480,4 +484,5 @@ def _committed(loaded: Loaded) -> Committed:
         manifest.progress,
         manifest.metrics,
         manifest.custom,
+        load=loaded.times,
     )

@@ -16,6 +16,10 @@ from everstep.errors import CheckpointError
 log = logging.getLogger("everstep")
 
 
+def _rate(size: int, seconds: float) -> float:
+    return size / max(seconds, 1e-9)
+
+
 class Board:
     """Event files of this process; each has a name of its own, so attempts do not overwrite each other's."""
 
@@ -35,9 +39,23 @@ class Board:
         times = checkpoint.times
         if times is not None:
             moving = times.staged_seconds + times.uploaded_seconds + times.committed_seconds
-            cost = times.model_dump(exclude={"step"}) | {"bytes_per_second": times.bytes / max(moving, 1e-9)}
-            self.add(checkpoint.step, {f"checkpoint/{name}": float(value) for name, value in cost.items()})
+            rates = {
+                "bytes_per_second": _rate(times.bytes, moving),
+                "staged_bytes_per_second": _rate(times.bytes, times.staged_seconds),
+                "uploaded_bytes_per_second": _rate(times.bytes, times.uploaded_seconds),
+            }
+            self._add_all(checkpoint.step, "checkpoint", times.model_dump(exclude={"step"}) | rates)
         self.store()
+
+    def resumed(self, checkpoint: Committed) -> None:
+        """What the load has cost, under `restore/`."""
+        times = checkpoint.load
+        if times is not None:
+            rate = {"bytes_per_second": _rate(times.bytes, times.seconds)}
+            self._add_all(checkpoint.step, "restore", times.model_dump(exclude={"step"}) | rate)
+
+    def _add_all(self, step: int, below: str, values: Mapping[str, float]) -> None:
+        self.add(step, {f"{below}/{name}": float(value) for name, value in values.items()})
 
     def store(self) -> None:
         """A board that cannot be stored costs a warning."""

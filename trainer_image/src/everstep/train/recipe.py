@@ -77,6 +77,8 @@ def train(config: TrainConfig, ranks: Ranks) -> None:
         board = Board(checkpointer.store) if ranks.leads else None
         if board is not None:
             checkpointer.on_commit(board.committed)
+            if checkpointer.resumed is not None:
+                board.resumed(checkpointer.resumed)
         journal = Journal(config) if ranks.leads else None
         began = time.monotonic()
         for step in checkpointer.steps(config.steps):
@@ -114,7 +116,7 @@ def begin(checkpointer: Checkpointer, config: TrainConfig) -> None:
     for policy, count in keep:
         if count is not None:
             policy(count)
-    if config.model.weights is not None and checkpointer.load_latest() is None:
+    if checkpointer.load_latest() is None and config.model.weights is not None:
         checkpointer.load_weights(config.model.weights)
 
 

@@ -13,7 +13,6 @@ rank stores.
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -27,6 +26,7 @@ from everstep.catalog import Entry, File, Location, Manifest, Progress, Store, W
 from everstep.catalog.keys import WEIGHTS
 from everstep.checkpoint.blocks import describe_file
 from everstep.checkpoint.gang import Gang
+from everstep.checkpoint.saving.flight import Flight, make_runway
 from everstep.checkpoint.session import Identity
 from everstep.errors import CheckpointError, InvalidOperationError
 from everstep.weights.layout import INDEX, Layout, Spec, file_name, index_of
@@ -49,12 +49,6 @@ class Draft:
     started: datetime
 
 
-@dataclass(slots=True)
-class _Flight:
-    thread: threading.Thread | None = None
-    failure: CheckpointError | None = None
-
-
 class WeightsPublisher:
     """All methods are collective; make it where all ranks do. `assets`: files that go beside the weights, by name."""
 
@@ -66,7 +60,8 @@ class WeightsPublisher:
         self._gang = Gang()
         """A group of its own: its thread speaks to the other ranks' threads while training speaks to training."""
         self._buffer = torch.empty(0, dtype=torch.uint8, device="cpu")
-        self._flight: _Flight | None = None
+        self._runway = make_runway("everstep-weights")
+        self._flight: Flight[None] | None = None
         self._identity: Identity | None = None
 
     def take(self, identity: Identity) -> None:
@@ -99,27 +94,19 @@ class WeightsPublisher:
         mine = layouts[self._gang.rank] if self._gang.rank < len(layouts) else None
         self._gang.everywhere(lambda: self._make_room(mine))
         self._copy(state, mine)
-        flight = self._flight = _Flight()
-
-        def fly() -> None:
-            try:
-                self._fly(draft, mine)
-            except CheckpointError as error:
-                flight.failure = error
-            except Exception as error:  # noqa: BLE001 - a peer that is gone is training's to find out
-                flight.failure = CheckpointError(f"{type(error).__name__}: {error}")
-
-        flight.thread = threading.Thread(target=fly, name="everstep-weights", daemon=True)
-        flight.thread.start()
+        self._flight = Flight(step, lambda: self._fly(draft, mine), self._runway)
 
     def settle(self) -> None:
         """Wait for the set under way. Raises what became of it, the same on all ranks."""
         flight, self._flight = self._flight, None
-        if flight is None or flight.thread is None:
+        if flight is None:
             return
-        flight.thread.join()
-        if flight.failure is not None:
-            raise flight.failure
+        try:
+            flight.wait()
+        except CheckpointError:
+            raise
+        except Exception as error:  # a peer that is gone is training's to find out
+            raise CheckpointError(f"{type(error).__name__}: {error}") from error
 
     def close(self, together: bool) -> None:
         """`together`: all ranks end in order. Else nobody is waited for: what is under way is published or never is."""
@@ -129,6 +116,7 @@ class WeightsPublisher:
             self.settle()
         except CheckpointError as error:
             log.warning("the last weights were not published: %s", error)
+        self._runway.close()
         self._gang.close()
 
     def _make_room(self, mine: Layout | None) -> None:

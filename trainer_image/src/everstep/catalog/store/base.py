@@ -61,6 +61,10 @@ class Store(Protocol):
     @property
     def uri(self) -> str: ...
 
+    @property
+    def retries(self) -> int:
+        """How many requests were sent again since the store was opened, by whatever thread."""
+
     def read_register(self, key: str, known: str | None = None) -> Versioned | Unchanged | None:
         """The newest version, or None. With `known`, UNCHANGED where the register still has that token."""
 

@@ -33,6 +33,8 @@ _PARTIAL = ".partial-"
 
 
 class PosixStore:
+    retries = 0
+
     def __init__(self, root: Path) -> None:
         self.root = root.absolute()
 

@@ -49,6 +49,10 @@ class S3Store:
     def uri(self) -> str:
         return self._bucket.uri
 
+    @property
+    def retries(self) -> int:
+        return self._bucket.retries.value
+
     def _named(self, key: str) -> dict[str, Any]:
         return {"Bucket": self._bucket.name, "Key": self._bucket.key(key)}
 

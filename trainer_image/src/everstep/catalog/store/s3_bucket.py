@@ -5,8 +5,9 @@ A 404 is an absent key only where the store says so by its code: a proxy's 404 m
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 from botocore.exceptions import (
@@ -38,12 +39,24 @@ _WAIT_AND_RETRY = {
 }
 
 
+class Counter:
+    def __init__(self) -> None:
+        self.value = 0
+        self._lock = threading.Lock()
+
+    def add(self) -> None:
+        with self._lock:
+            self.value += 1
+
+
 @dataclass(frozen=True)
 class S3Bucket:
     name: str
     prefix: str
     access: S3Access
     clients: S3Clients
+    retries: Counter = field(default_factory=Counter)
+    """Requests that were sent again."""
 
     @property
     def uri(self) -> str:
@@ -59,8 +72,11 @@ class S3Bucket:
         """Raises KeyNotFound for an absent key where `missing` names it, StorageRefusedError, and when it was tried
         enough StorageUnavailableError.
         """
-        tries = tries or Tries(self.access.attempts)
+        tries = tries or self.tries()
         return tries.run(lambda: self._try(what, call, missing))
+
+    def tries(self, patience: float = 0.0) -> Tries:
+        return Tries(self.access.attempts, patience, self.retries.add)
 
     def _try(self, what: str, call: Callable[[], T], missing: str | None) -> T:
         try:

@@ -100,7 +100,7 @@ class S3Objects:
         return bucket.call(f"read {key}", read, missing=key, tries=tries) if len(into) else 0
 
     def _tries(self) -> Tries:
-        return Tries(self._bucket.access.attempts, self._bucket.access.patience)
+        return self._bucket.tries(self._bucket.access.patience)
 
 
 class _Upload:

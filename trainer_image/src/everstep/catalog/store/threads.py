@@ -7,6 +7,7 @@ up would still stand there.
 from __future__ import annotations
 
 import threading
+import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, wait
 from queue import SimpleQueue
@@ -16,7 +17,8 @@ T = TypeVar("T")
 
 
 class DaemonPool:
-    """Up to `most` threads, started as they are needed, and kept. Whoever waits for its futures is in none of them."""
+    """`most` threads, of which each task starts one until there are so many, and which are kept. Whoever waits for its
+    futures is in none of them."""
 
     def __init__(self, most: int, name: str) -> None:
         self._most = most
@@ -26,12 +28,16 @@ class DaemonPool:
         self._lock = threading.Lock()
 
     def submit(self, call: Callable[..., T], *arguments: Any) -> Future[T]:
-        """Raises RuntimeError where there is no room for a thread: then nothing is submitted."""
+        """Raises RuntimeError where there is no room for a single thread: then nothing is submitted."""
         future: Future[T] = Future()
         with self._lock:
             if self._started < self._most:
-                begin(self._work, f"{self._name}-{self._started}")
-                self._started += 1
+                try:
+                    begin(self._work, f"{self._name}-{self._started}")
+                    self._started += 1
+                except RuntimeError:
+                    if not self._started:
+                        raise
             self._tasks.put((future, lambda: call(*arguments)))
         return future
 
@@ -68,6 +74,9 @@ def _fulfil(future: Future[T], call: Callable[[], T]) -> None:
     try:
         result = call()
     except BaseException as error:  # noqa: BLE001 - whoever waits hears of it
+        # Kept until somebody asks, or for longer by a cycle, it keeps nothing large with it.
+        traceback.clear_frames(error.__traceback__)
         future.set_exception(error)
+        del future, call
     else:
         future.set_result(result)

@@ -27,8 +27,10 @@ class Tries:
     not come back together.
     """
 
-    def __init__(self, attempts: int, patience: float = 0.0) -> None:
+    def __init__(self, attempts: int, patience: float = 0.0, told: Callable[[], None] = lambda: None) -> None:
+        """`told` hears of each request that is sent again."""
         self.retries = 0
+        self._told = told
         self._attempts = attempts
         self._patience = patience
         self._well = time.monotonic()
@@ -61,4 +63,6 @@ class Tries:
             impatient = time.monotonic() - self._well >= self._patience
             over = self._given_up.is_set() or (turn >= self._attempts and impatient)
             self.retries += not over
-            return over
+        if not over:
+            self._told()
+        return over

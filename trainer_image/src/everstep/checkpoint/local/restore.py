@@ -144,6 +144,8 @@ def _verify_files(found: Found) -> None:
 class LocalFiles:
     """The files of one save that this node has, as if they lay together."""
 
+    retries = 0
+
     def __init__(self, folder: LocalFolder, whole: Manifest, mine: Mapping[int, Found]) -> None:
         self.uri = str(folder.path)
         self._prefix = f"{whole.location}/"

@@ -14,7 +14,7 @@ import os
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_EXCEPTION, Future, wait
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -26,6 +26,7 @@ from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
 from torch.distributed.checkpoint.planner import LoadItemType, ReadItem
 
 from everstep.catalog.manifest import BLOCK
+from everstep.catalog.store.threads import DaemonPool
 from everstep.checkpoint import collecting
 from everstep.checkpoint.gang import Gang
 from everstep.checkpoint.restoring.dividing import PIECE, SMALL, Needs, Piece, blocks, divide
@@ -213,7 +214,7 @@ def joined(pieces: Sequence[Piece]) -> list[list[Piece]]:
 
 class Fetching:
     """Fetches pieces by several threads, and holds those that others need until they were handed round. Once left,
-    nothing is written into any tensor any more."""
+    nothing is written into any tensor any more, unless the process is told to stop."""
 
     def __init__(
         self, saved: SavedShards, targets: dict[int, FileTargets], on_bytes: Callable[[int], None] = lambda _: None
@@ -224,19 +225,24 @@ class Fetching:
         self._held: dict[Piece, torch.Tensor] = {}
         self._thread = threading.local()
         self._failed = threading.Event()
-        self._pool = ThreadPoolExecutor(THREADS, "everstep-restore")
+        self._pool = DaemonPool(THREADS, "everstep-restore")
+        self._begun: list[Future[int]] = []
 
     def __enter__(self) -> Fetching:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._failed.set()  # of nothing, unless something failed: else all is fetched by now
-        self._pool.shutdown()
+        if kind is None or issubclass(kind, Exception):  # who is told to stop does not wait for storage
+            wait(self._begun)
+        self._pool.close()
         self._held.clear()
 
     def begin(self, pieces: Sequence[Piece]) -> list[Future[int]]:
         """What was begun before comes first."""
-        return [self._pool.submit(self._fetch, each) for each in joined(pieces)]
+        begun = [self._pool.submit(self._fetch, each) for each in joined(pieces)]
+        self._begun += begun
+        return begun
 
     def finish(self, begun: Sequence[Future[int]]) -> int:
         """Returns the bytes fetched; raises the first error, when all that was begun before has ended."""

@@ -82,14 +82,11 @@ class SavedShards:
         file = self.file(place.relative_path)
         span = covering(place.offset, place.length, file.size)
         body = bytearray(span.end - span.start)
-        self._fill(self.numbers[file.name], span.start, memoryview(body))
+        self.read_into(self.numbers[file.name], span.start, memoryview(body))
         return tensor_in(memoryview(body)[place.offset - span.start :][: place.length])
 
     def read_into(self, number: int, start: int, into: memoryview) -> int:
         """Fill `into` with whole blocks of a file, verified. Returns the bytes fetched."""
-        return self._fill(number, start, into)
-
-    def _fill(self, number: int, start: int, into: memoryview) -> int:
         file, have, ahead = self.files[number], 0, self._ahead
         if ahead is not None and ahead[0] == number:
             have = matching(file, start, into, ahead[1].copy(start, into))

@@ -13,6 +13,7 @@ from torch.distributed.checkpoint._nested_dict import flatten_state_dict
 
 from everstep.catalog import JobCatalog, Location, Manifest, ResumePoint, Store, open_store
 from everstep.catalog.keys import METADATA
+from everstep.catalog.progress import LoadTimes
 from everstep.catalog.store.threads import begin
 from everstep.catalog.sums import block_sums
 from everstep.checkpoint import collecting
@@ -45,9 +46,7 @@ EARLY = 4 << 20
 class Loaded:
     manifest: Manifest
     restored: Restored
-    seconds: float
-    fetched: int
-    """Bytes of tensors that this rank fetched; the others fetched the rest."""
+    times: LoadTimes
 
 
 class Restoration:
@@ -85,10 +84,13 @@ class Restoration:
         state = self.gang.everywhere(lambda: self._template(saved, common, own))
         self._check_groups(saved)
         step = saved.manifest.step
+        again = saved.store.retries
         with self.app.filling(f"step {step} ({saved.location})"):
             fetched = load_state(state, saved, self.gang)
             restored = self.gang.everywhere(lambda: apply(self.app, state, common, own, step, self.gang))
-        return Loaded(saved.manifest, restored, time.monotonic() - started, fetched)
+        total, retries = self.gang.start_sum([fetched, saved.store.retries - again]).wait()
+        seconds = time.monotonic() - started
+        return Loaded(saved.manifest, restored, LoadTimes(step=step, seconds=seconds, bytes=total, retries=retries))
 
     def _own(self, saved: SavedShards) -> Any:
         """What this rank had of its own, if there were as many ranks: to others it is of no use."""

@@ -6,9 +6,7 @@ milliseconds in which training stands still.
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Callable
-from functools import partial
 from typing import Generic, TypeVar
 
 from everstep.catalog.store.threads import DaemonPool
@@ -16,9 +14,9 @@ from everstep.catalog.store.threads import DaemonPool
 T = TypeVar("T")
 
 
-def make_runway() -> DaemonPool:
+def make_runway(name: str = "everstep-save") -> DaemonPool:
     """The thread of flights that follow each other."""
-    return DaemonPool(1, "everstep-save")
+    return DaemonPool(1, name)
 
 
 class Flight(Generic[T]):
@@ -31,7 +29,7 @@ class Flight(Generic[T]):
     def __init__(self, step: int, work: Callable[[], T], runway: DaemonPool) -> None:
         """`runway`: see `make_runway`. Flights that share it follow each other: `work` begins when the last is over."""
         self.step = step
-        self._outcome = runway.submit(partial(_lightly, work))
+        self._outcome = runway.submit(work)
 
     @property
     def landed(self) -> bool:
@@ -41,12 +39,3 @@ class Flight(Generic[T]):
     def wait(self, seconds: float | None = None) -> T:
         """Its result, or its error. Raises TimeoutError after `seconds`."""
         return self._outcome.result(seconds)
-
-
-def _lightly(work: Callable[[], T]) -> T:
-    """An error that is kept until somebody asks for it, or for longer by a cycle, keeps no buffers with it."""
-    try:
-        return work()
-    except BaseException as error:
-        traceback.clear_frames(error.__traceback__)
-        raise
