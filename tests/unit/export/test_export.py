@@ -110,6 +110,18 @@ def test_from_pretrained_gives_the_live_weights_bit_for_bit(tmp_path: Path, kind
     assert torch.equal(model.eval()(input_ids=tokens).logits, loaded.eval()(input_ids=tokens).logits)
 
 
+@pytest.mark.parametrize("kind", ["llama", "llama in bf16", "tied gpt2"])
+def test_what_a_running_job_publishes_is_such_a_model_as_it_lies(tmp_path: Path, kind: str) -> None:
+    model = model_of(kind)
+    with Checkpointer(model=model, environment=JobEnvironment(root=str(tmp_path), heartbeat_seconds=60)) as job:
+        job.publish_weights()
+        (folder,) = (tmp_path / "weights").glob("step_*")
+        loaded: Any = AutoModelForCausalLM.from_pretrained(folder)
+    for name, value in model.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], value)
+        assert loaded.state_dict()[name].dtype == value.dtype
+
+
 def test_nothing_is_overwritten(tmp_path: Path) -> None:
     job = save(model_of("llama"), tmp_path / "run")
     (tmp_path / "hf").mkdir()
