@@ -289,6 +289,13 @@ def one_rank_has_no_room_for_weights() -> None:
     assert [entry.step for entry in WeightSets(checkpointer.store).require().live()] == [2]
 
 
+def stages_of_a_pipeline_are_refused(root: Path) -> None:
+    rank = dist.get_rank()
+    stage = torch.nn.ModuleDict({f"layer{rank}": torch.nn.Linear(3, 3)})
+    with Checkpointer(model=stage, root=str(root)) as checkpointer:
+        refused(lambda: checkpointer.save(1), InvalidOperationError, "as the stages of a pipeline have")
+
+
 def what_one_rank_tells_is_far_more() -> None:
     """Not as much room for each as for the largest: then they tell one after the other."""
     whole, rank = Gang(), dist.get_rank()
@@ -348,6 +355,7 @@ def main() -> None:
     saved_beside_training()
     one_rank_has_something_new()
     what_one_rank_tells_is_far_more()
+    stages_of_a_pipeline_are_refused(Path(os.environ["EVERSTEP_ROOT"]).with_name("pipeline"))
     print("all ranks agree", flush=True)
     dist.barrier()
     dist.destroy_process_group()

@@ -158,7 +158,7 @@ def test_a_save_that_cannot_begin_holds_no_step_up(tmp_path: Path, monkeypatch: 
         with run.checkpointer(tmp_path, interval_steps=1) as checkpointer:
             for _ in checkpointer.steps(3):
                 run.step()
-                monkeypatch.setattr("everstep.checkpoint.saving.saves.Flight", refuse)
+                monkeypatch.setattr("everstep.checkpoint.saving.runway.Flight", refuse)
 
     with pytest.raises(RuntimeError, match="can't start new thread"):
         train()

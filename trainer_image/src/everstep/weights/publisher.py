@@ -26,7 +26,7 @@ from everstep.catalog import Entry, File, Location, Manifest, Progress, Store, W
 from everstep.catalog.keys import WEIGHTS
 from everstep.checkpoint.blocks import describe_file
 from everstep.checkpoint.gang import Gang
-from everstep.checkpoint.saving.flight import Flight, make_runway
+from everstep.checkpoint.saving.flight import Flight, flying_thread
 from everstep.checkpoint.session import Identity
 from everstep.errors import CheckpointError, InvalidOperationError
 from everstep.weights.layout import INDEX, Layout, Spec, file_name, index_of
@@ -60,7 +60,7 @@ class WeightsPublisher:
         self._gang = Gang()
         """A group of its own: its thread speaks to the other ranks' threads while training speaks to training."""
         self._buffer = torch.empty(0, dtype=torch.uint8, device="cpu")
-        self._runway = make_runway("everstep-weights")
+        self._thread = flying_thread("everstep-weights")
         self._flight: Flight[None] | None = None
         self._identity: Identity | None = None
 
@@ -94,7 +94,7 @@ class WeightsPublisher:
         mine = layouts[self._gang.rank] if self._gang.rank < len(layouts) else None
         self._gang.everywhere(lambda: self._make_room(mine))
         self._copy(state, mine)
-        self._flight = Flight(step, lambda: self._fly(draft, mine), self._runway)
+        self._flight = Flight(step, lambda: self._fly(draft, mine), self._thread)
 
     def settle(self) -> None:
         """Wait for the set under way. Raises what became of it, the same on all ranks."""
@@ -116,7 +116,7 @@ class WeightsPublisher:
             self.settle()
         except CheckpointError as error:
             log.warning("the last weights were not published: %s", error)
-        self._runway.close()
+        self._thread.close()
         self._gang.close()
 
     def _make_room(self, mine: Layout | None) -> None:

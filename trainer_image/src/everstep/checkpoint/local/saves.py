@@ -23,13 +23,15 @@ from everstep.catalog import Location, Progress
 from everstep.catalog.keys import METADATA
 from everstep.checkpoint import metadata as metadata_format
 from everstep.checkpoint.blocks import describe_file
+from everstep.checkpoint.gang import Gang
 from everstep.checkpoint.local.folder import SLOTS, LocalFolder, Part, Slot
 from everstep.checkpoint.local.replicas import Replicas
 from everstep.checkpoint.restoring.matching import mesh_of
-from everstep.checkpoint.saving.flight import Flight, make_runway
-from everstep.checkpoint.saving.gate import Gate
+from everstep.checkpoint.saving.flight import Flight
+from everstep.checkpoint.saving.gate import Hold
 from everstep.checkpoint.saving.layout import FileLayout
 from everstep.checkpoint.saving.planning import Plans
+from everstep.checkpoint.saving.runway import Runway
 from everstep.checkpoint.saving.saves import versions
 from everstep.checkpoint.saving.shards import Prepared, Shards
 from everstep.checkpoint.saving.staging import Buffers
@@ -98,9 +100,7 @@ class LocalSaves:
         self._identity = identity
         self._folder = folder
         self._gang = session.gang
-        self._twin = session.gang.twin()
-        self._gate = Gate(optimizers)
-        self._runway = make_runway()
+        self._runway = Runway(session.gang, optimizers)
         self._slots = [folder.slot(identity.claim, self._gang.rank, name) for name in SLOTS]
         self._files = InPlace()
         self._shards = [
@@ -116,7 +116,7 @@ class LocalSaves:
     def _copies(self) -> Replicas | None:
         """Collective; the same on all ranks."""
         try:
-            return Replicas(self._twin, self._folder, self._identity.claim)
+            return Replicas(self._runway.twin, self._folder, self._identity.claim)
         except CheckpointError as error:
             if self._gang.leads:
                 log.warning("local saves have no copies on other nodes: %s", error)
@@ -139,10 +139,8 @@ class LocalSaves:
         number = self._next
         location = self._location(step)
         started, began = datetime.now(UTC), time.monotonic()
-        prepared, _ = self._shards[number].prepare(counters, late=self._gate.protects(), tell=lambda: None)
+        prepared, _ = self._shards[number].prepare(counters, late=self._runway.late(), tell=lambda: None)
         mesh = mesh_of(self._session.app.model)
-        hold = self._gate.close()
-        prepared.staged = hold.open
 
         def write() -> None:
             report = self._shards[number].finish(prepared, location)
@@ -165,17 +163,13 @@ class LocalSaves:
             )
             self._slots[number].finish(part, metadata)
 
-        def fly() -> Kept:
-            self._twin.everywhere(write)
+        def fly(beside: Gang, _: Hold) -> Kept:
+            beside.everywhere(write)
             copies = self._replicas
             uncopied = None if copies is None else copies.send(self._slots[number], self._files.views)
             return Kept(step, time.monotonic() - began, uncopied)
 
-        try:
-            self._flight = Flight(step, fly, self._runway)
-        except BaseException:  # nobody else would open it
-            hold.open()
-            raise
+        self._flight = self._runway.launch(step, prepared, fly)
 
     def take(self, patience: float | None = None) -> Kept | None:
         """Wait for the save under way; None where there is none. Raises CheckpointError where it has failed: the one
@@ -201,8 +195,7 @@ class LocalSaves:
     def close(self, together: bool, patience: float | None, finished: bool) -> None:
         """`together`: all ranks close; `patience`: seconds to wait for the save under way; `finished`: nobody will ever
         resume."""
-        self._gate.remove()
-        self._runway.close()
+        self._runway.let_go()
         try:
             self.take(patience)
         except TimeoutError:
@@ -212,8 +205,7 @@ class LocalSaves:
         for part in (*self._shards, self._replicas):
             if part is not None:
                 part.close()
-        if together:
-            self._twin.close()
+        self._runway.close(together)
         if finished:
             self._folder.remove()
 

@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 
 from everstep.checkpoint.gang import Gang
-from everstep.checkpoint.saving.flight import Flight, make_runway
-from everstep.checkpoint.saving.gate import Gate
+from everstep.checkpoint.saving.flight import Flight
+from everstep.checkpoint.saving.runway import Runway
 from everstep.checkpoint.saving.saves import Done, Record, Saves
 
 
@@ -17,10 +17,7 @@ class Beside:
 
     def __init__(self, saves: Saves, gang: Gang, optimizers: Sequence[torch.optim.Optimizer]) -> None:
         self._saves = saves
-        self._gang = gang
-        self._gate = Gate(optimizers)
-        self._runway = make_runway()
-        self._twin: Gang | None = None
+        self._runway = Runway(gang, optimizers)
         self._flight: Flight[Done] | None = None
 
     @property
@@ -42,9 +39,7 @@ class Beside:
         stood: Callable[[Done], None],
     ) -> None:
         """Collective."""
-        if self._twin is None:
-            self._twin = self._gang.twin()
-        self._flight = self._saves.launch(step, waited, counters, record, self._gate, self._twin, self._runway, stood)
+        self._flight = self._saves.launch(step, waited, counters, record, self._runway, stood)
 
     def take(self) -> Flight[Done] | None:
         flight, self._flight = self._flight, None
@@ -52,7 +47,4 @@ class Beside:
 
     def close(self, together: bool) -> None:
         """`together`: all ranks close, and no flight is under way."""
-        self._gate.remove()
-        self._runway.close()
-        if self._twin is not None and together:
-            self._twin.close()
+        self._runway.close(together)

@@ -14,8 +14,8 @@ from everstep.catalog.store.threads import DaemonPool
 T = TypeVar("T")
 
 
-def make_runway(name: str = "everstep-save") -> DaemonPool:
-    """The thread of flights that follow each other."""
+def flying_thread(name: str = "everstep-save") -> DaemonPool:
+    """That of flights which follow each other."""
     return DaemonPool(1, name)
 
 
@@ -26,10 +26,11 @@ class Flight(Generic[T]):
     that was not committed and nothing else.
     """
 
-    def __init__(self, step: int, work: Callable[[], T], runway: DaemonPool) -> None:
-        """`runway`: see `make_runway`. Flights that share it follow each other: `work` begins when the last is over."""
+    def __init__(self, step: int, work: Callable[[], T], thread: DaemonPool) -> None:
+        """`thread`: see `flying_thread`. Flights that share it follow each other: `work` begins when the last is
+        over."""
         self.step = step
-        self._outcome = runway.submit(work)
+        self._outcome = thread.submit(work)
 
     @property
     def landed(self) -> bool:

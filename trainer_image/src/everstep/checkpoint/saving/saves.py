@@ -17,12 +17,12 @@ from typing import Any
 
 from everstep.catalog import Entry, File, Location, Manifest, Progress
 from everstep.catalog.progress import SaveTimes
-from everstep.catalog.store.threads import DaemonPool
 from everstep.checkpoint.gang import Gang
 from everstep.checkpoint.restoring.matching import mesh_of
 from everstep.checkpoint.saving.flight import Flight
-from everstep.checkpoint.saving.gate import Gate
+from everstep.checkpoint.saving.gate import Hold
 from everstep.checkpoint.saving.planning import Plan
+from everstep.checkpoint.saving.runway import Runway
 from everstep.checkpoint.saving.shards import Report, Shards, store_metadata
 from everstep.checkpoint.session import Session
 from everstep.errors import InvalidOperationError
@@ -117,14 +117,11 @@ class Saves:
         waited: float,
         counters: Mapping[str, int],
         record: Record,
-        gate: Gate,
-        beside: Gang,
-        runway: DaemonPool,
+        runway: Runway,
         stood: Callable[[Done], None],
     ) -> Flight[Done]:
-        """Look at the state and copy what cannot wait; the rest goes on in the thread of `runway`, over the group
-        `beside`. `stood` runs there, on rank 0, once the save is committed. `waited`: for how many seconds training has
-        stood still already.
+        """Look at the state and copy what cannot wait; the rest flies from `runway`. `stood` runs there, on rank 0,
+        once the save is committed. `waited`: for how many seconds training has stood still already.
 
         Raises InvalidOperationError where the ranks are at different steps.
         """
@@ -132,31 +129,25 @@ class Saves:
         self.written = False
         started, began = datetime.now(UTC), time.monotonic() - waited
         self._session.claim()
-        prepared, told = self._shards.prepare(counters, late=gate.protects(), tell=lambda: self._pick(step))
+        prepared, told = self._shards.prepare(counters, late=runway.late(), tell=lambda: self._pick(step))
         draft = Draft(step, _agreed(told, "save"), started, began, prepared.plan, mesh_of(self._session.app.model))
         self.written = True
-        hold = gate.close()
-        prepared.staged = hold.open
         boundary = time.monotonic() - draft.began
-
-        def store() -> Report:
-            report = self._shards.finish(prepared, draft.location)
-            return report.blocked_for(boundary + hold.waited)
 
         def commit() -> Done:
             done = self._commit(draft, record, max(report.times.blocked for report in draft.reports or ()))
             stood(done)
             return done
 
-        def fly() -> Done:
+        def fly(beside: Gang, hold: Hold) -> Done:
+            def store() -> Report:
+                report = self._shards.finish(prepared, draft.location)
+                return report.blocked_for(boundary + hold.waited)
+
             draft.reports = beside.collect(store)
             return beside.lead(commit)
 
-        try:
-            return Flight(draft.step, fly, runway)
-        except BaseException:  # nobody else would open it
-            hold.open()
-            raise
+        return runway.launch(step, prepared, fly)
 
     def stands(self, step: int) -> bool:
         """Whether this worker group has committed `step` after all, in a swap whose answer never came."""

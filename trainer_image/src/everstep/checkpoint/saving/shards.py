@@ -30,7 +30,7 @@ from everstep.checkpoint.saving.layout import FileLayout, arrange, piece
 from everstep.checkpoint.saving.planning import Outline, Plan, Plans, outline
 from everstep.checkpoint.saving.staging import Buffers, Source, Sources, StagedFile, Staging
 from everstep.checkpoint.saving.uploading import Upload
-from everstep.checkpoint.state.application import Application, Seen, compose, differing, look
+from everstep.checkpoint.state.application import Application, Seen, check_alike, compose, differing, look
 from everstep.weights.assets import ASSETS
 
 T = TypeVar("T")
@@ -117,6 +117,7 @@ class Shards:
         began = time.monotonic()
         (seen, staging), told = self._gang.compare(lambda: self._attempt(counters, late, tell))
         apart = differing([each.digests for each in told])
+        check_alike(apart)
         known = self.plans.known
         if known is not None and staging is not None and apart == known.apart and all(each.ready for each in told):
             return Prepared(known.plan, staging, began), [each.told for each in told]

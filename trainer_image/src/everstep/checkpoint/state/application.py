@@ -29,6 +29,7 @@ from everstep.errors import CheckpointUnreadableError, InvalidOperationError
 COMMON = "everstep.common"
 RANK = "everstep.rank."
 OBJECTS = "everstep.objects."
+NAMES = "names of the model"
 
 
 @dataclass(frozen=True)
@@ -107,10 +108,20 @@ def look(app: Application, gang: Gang) -> Seen:
     buffers = {} if app.model is None else objects.unsharded_buffers(app.model, model)
     digests: dict[str, bytes] = {}
     if gang.world_size > 1:
+        digests[NAMES] = hashlib.sha256("\n".join(sorted(model)).encode()).digest()
         digests["data"] = hashlib.sha256(plain.pack(data, "data").numpy().tobytes()).digest()
         digests |= {f"objects/{name}": objects.digest(tree) for name, tree in trees.items()}
         digests |= {f"buffers/{name}": objects.digest(buffer) for name, buffer in buffers.items()}
     return Seen(model, data, trees, buffers, digests)
+
+
+def check_alike(apart: Set[str]) -> None:
+    """`apart`: what `differing` found, the same on all ranks. Raises InvalidOperationError."""
+    if NAMES in apart:
+        raise InvalidOperationError(
+            "the ranks' models have tensors of different names, as the stages of a pipeline have: no rank could load "
+            "that again. Sharded, replicated and tensor-parallel models have all names on all ranks"
+        )
 
 
 def differing(digests: Sequence[Mapping[str, bytes]]) -> frozenset[str]:
