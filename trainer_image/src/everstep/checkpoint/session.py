@@ -26,8 +26,7 @@ from everstep.checkpoint.environment import JobEnvironment
 from everstep.checkpoint.gang import Gang
 from everstep.checkpoint.local.folder import LocalFolder
 from everstep.checkpoint.local.restore import LocalRestore
-from everstep.checkpoint.restoring.restoration import Loaded, Restoration, told_apart
-from everstep.checkpoint.restoring.sources import point_of
+from everstep.checkpoint.restoring.restoration import Loaded, Restoration, reading
 from everstep.checkpoint.state.application import Application
 from everstep.errors import (
     CheckpointCorruptError,
@@ -158,8 +157,7 @@ class Session:
         return None
 
     def load_entry(self, entry: Entry) -> Loaded:
-        point = point_of(entry)
-        with told_apart(self.store, point, self.gang):
+        with reading(self.store, entry, self.gang) as point:
             return Restoration(self.app, self.gang, self.store).load(point)
 
     def _fall_back(self, point: ResumePoint, error: CheckpointCorruptError) -> ResumePoint | None:

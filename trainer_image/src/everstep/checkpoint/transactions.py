@@ -31,7 +31,7 @@ from everstep.checkpoint.publishing import Publishing
 from everstep.checkpoint.restoring.loading import THREADS
 from everstep.checkpoint.restoring.model_weights import LoadedWeights, fill
 from everstep.checkpoint.restoring.restoration import Loaded
-from everstep.checkpoint.restoring.sources import choose, entry_of, find, point_of, restarted
+from everstep.checkpoint.restoring.sources import choose, entry_of, find, restarted
 from everstep.checkpoint.saving.beside import Beside
 from everstep.checkpoint.saving.saves import Done, Record, Saves
 from everstep.checkpoint.saving.shards import Shards
@@ -367,11 +367,11 @@ class Transactions:
         self._local.land()
         store = self.store
         if isinstance(source, str):
-            root, point = self._gang.lead(lambda: find(source))
+            root, entry = self._gang.lead(lambda: find(source))
             store = self._gang.everywhere(lambda: open_store(root))
         else:
-            point = self._gang.lead(lambda: point_of(entry_of(store, source)))
-        return fill(app, store, point, self._gang, strict)
+            entry = self._gang.lead(lambda: entry_of(store, source))
+        return fill(app, store, entry, self._gang, strict)
 
     # retention
 

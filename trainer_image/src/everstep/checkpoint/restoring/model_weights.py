@@ -12,11 +12,11 @@ from torch.distributed.checkpoint._nested_dict import flatten_state_dict
 from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 
-from everstep.catalog import Manifest, ResumePoint, Store, open_store
+from everstep.catalog import Entry, Manifest, Store, open_store
 from everstep.checkpoint.gang import Gang
 from everstep.checkpoint.restoring.loading import load_state
 from everstep.checkpoint.restoring.matching import SHOWN, Configuration, check_tensors, mesh_of
-from everstep.checkpoint.restoring.restoration import open_saved, told_apart, told_with_versions
+from everstep.checkpoint.restoring.restoration import open_saved, reading, told_with_versions
 from everstep.checkpoint.restoring.sources import find
 from everstep.checkpoint.state.application import Application, model_state
 from everstep.errors import ArchitectureMismatchError
@@ -45,22 +45,23 @@ def load_weights(model: nn.Module, uri: str, step: int | None = None, strict: bo
 
     `uri`: a checkpoint's own path, or a job's root and with it a `step` (None: its latest committed one). `strict`:
     model and checkpoint must have the same names; else those are loaded that both have, in the same shapes and types.
-    Nothing is claimed or changed there, and no byte of an optimizer is fetched. Raises CheckpointNotFoundError,
-    CheckpointCorruptError (weights then hold anything), ArchitectureMismatchError (nothing was touched).
+    Nothing is claimed there, it is only held while it is read, and no byte of an optimizer is fetched. Raises
+    CheckpointNotFoundError, CheckpointCorruptError (weights then hold anything), ArchitectureMismatchError (nothing was
+    touched).
     """
     gang = Gang()
     try:
-        root, point = gang.lead(lambda: find(uri, step))
-        return fill(Application(model), gang.everywhere(lambda: open_store(root)), point, gang, strict)
+        root, entry = gang.lead(lambda: find(uri, step))
+        return fill(Application(model), gang.everywhere(lambda: open_store(root)), entry, gang, strict)
     finally:
         gang.close()
 
 
-def fill(app: Application, store: Store, point: ResumePoint, gang: Gang, strict: bool = True) -> LoadedWeights:
+def fill(app: Application, store: Store, entry: Entry, gang: Gang, strict: bool = True) -> LoadedWeights:
     """`load_weights` of a checkpoint that was found, into the model of `app`."""
     model = app.model
     assert model is not None
-    with told_apart(store, point, gang):
+    with reading(store, entry, gang) as point:
         saved = open_saved(store, point, gang)
 
         def match() -> tuple[dict[str, Any], LoadedWeights]:

@@ -11,7 +11,8 @@ from typing import Any
 
 from torch.distributed.checkpoint._nested_dict import flatten_state_dict
 
-from everstep.catalog import JobCatalog, Location, Manifest, ResumePoint, Store, open_store
+from everstep.catalog import Entry, JobCatalog, Location, Manifest, ResumePoint, Store, open_store
+from everstep.catalog.holding import held
 from everstep.catalog.keys import METADATA
 from everstep.catalog.progress import LoadTimes
 from everstep.catalog.store.threads import begin
@@ -22,6 +23,7 @@ from everstep.checkpoint.gang import Gang
 from everstep.checkpoint.restoring.loading import load_state
 from everstep.checkpoint.restoring.matching import Configuration, check_tensors, mesh_of
 from everstep.checkpoint.restoring.reader import SavedShards
+from everstep.checkpoint.restoring.sources import point_of
 from everstep.checkpoint.saving.layout import shard_name
 from everstep.checkpoint.state import optimizers, plain
 from everstep.checkpoint.state.application import (
@@ -188,15 +190,17 @@ def told_with_versions(manifest: Manifest) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def told_apart(store: Store, point: ResumePoint, gang: Gang) -> Iterator[None]:
-    """Collective. Retention may remove what is read and not resumed from: raises CheckpointNotFoundError then, which
-    is no damage.
+def reading(store: Store, entry: Entry, gang: Gang) -> Iterator[ResumePoint]:
+    """Collective. What is read and not resumed from is held meanwhile. Retention may remove it all the same where that
+    was not possible: raises CheckpointNotFoundError then, which is no damage.
     """
-    try:
-        yield
-    except CheckpointCorruptError:
-        gang.lead(lambda: _require_present(store, point))
-        raise
+    point = point_of(entry)
+    with held(JobCatalog(store), entry, "load") if gang.leads else contextlib.nullcontext():
+        try:
+            yield point
+        except CheckpointCorruptError:
+            gang.lead(lambda: _require_present(store, point))
+            raise
 
 
 def _require_present(store: Store, point: ResumePoint) -> None:

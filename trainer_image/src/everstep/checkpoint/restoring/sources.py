@@ -66,8 +66,8 @@ def _is_of(source: Source, path: str) -> bool:
     return open_store(root).uri == open_store(source.root).uri and location in (None, Location.parse(source.location))
 
 
-def find(uri: str, step: int | None = None) -> tuple[str, ResumePoint]:
-    """The root and place of a committed checkpoint, by its own path or by its job's root and step (None: the latest).
+def find(uri: str, step: int | None = None) -> tuple[str, Entry]:
+    """The root and entry of a committed checkpoint, by its own path or by its job's root and step (None: the latest).
 
     Raises CheckpointNotFoundError that lists what is there, InvalidOperationError for a malformed path.
     """
@@ -77,14 +77,12 @@ def find(uri: str, step: int | None = None) -> tuple[str, ResumePoint]:
         raise InvalidOperationError(f"{uri}: {error}") from error
     store = open_store(root)
     if location is None:
-        entry = entry_of(store, step)
-    else:
-        catalog = JobCatalog(store).read()
-        found = None if catalog is None else catalog.find(str(location))
-        if found is None or found.state == "quarantined":
-            raise CheckpointNotFoundError(f"{uri} is not a committed checkpoint")
-        entry = found
-    return root, point_of(entry)
+        return root, entry_of(store, step)
+    catalog = JobCatalog(store).read()
+    found = None if catalog is None else catalog.find(str(location))
+    if found is None or found.state == "quarantined":
+        raise CheckpointNotFoundError(f"{uri} is not a committed checkpoint")
+    return root, found
 
 
 def point_of(entry: Entry) -> ResumePoint:
