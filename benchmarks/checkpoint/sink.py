@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import mmap
 import os
 import socket
 import threading
 from urllib.parse import parse_qs, unquote, urlsplit
 
 _BUFFER = 1 << 20
+_THROWN = 64 << 20
+"""Bytes that one call throws away: it takes memory of this size, and touches none of it."""
 _EMPTY = {
     "list-type": b"<ListBucketResult><IsTruncated>false</IsTruncated></ListBucketResult>",
     "uploads": b"<ListMultipartUploadsResult><IsTruncated>false</IsTruncated></ListMultipartUploadsResult>",
@@ -67,7 +70,7 @@ class Sink:
             threading.Thread(target=self._talk, args=(peer,), daemon=True).start()
 
     def _talk(self, peer: socket.socket) -> None:
-        buffer = memoryview(bytearray(_BUFFER))
+        buffer, nothing = memoryview(bytearray(_BUFFER)), memoryview(mmap.mmap(-1, _THROWN))
         rest = b""
         try:
             while True:
@@ -89,12 +92,13 @@ class Sink:
                 kept = bytearray(rest[:taken]) if not self._size and left <= _BUFFER else None
                 left, rest = left - taken, rest[taken:]
                 while left:
-                    forget = socket.MSG_TRUNC if kept is None else 0
-                    count = peer.recv_into(buffer[: min(left, _BUFFER)], 0, forget)
+                    if kept is None:
+                        count = peer.recv_into(nothing, min(left, _THROWN), socket.MSG_TRUNC | socket.MSG_WAITALL)
+                    else:
+                        count = peer.recv_into(buffer, min(left, _BUFFER))
+                        kept += buffer[:count]
                     if not count:
                         return
-                    if kept is not None:
-                        kept += buffer[:count]
                     left -= count
                 if self._size:
                     self._answer(peer, method, target, headers)

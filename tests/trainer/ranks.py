@@ -21,6 +21,7 @@ from torch.distributed.checkpoint.state_dict import get_model_state_dict, get_op
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
+from torchdata.stateful_dataloader import StatefulDataLoader
 
 from everstep import Checkpointer, CheckpointError, InvalidOperationError
 from everstep.catalog import JobCatalog, WeightSets
@@ -289,6 +290,11 @@ def one_rank_has_no_room_for_weights() -> None:
     assert [entry.step for entry in WeightSets(checkpointer.store).require().live()] == [2]
 
 
+def a_loader_that_does_not_say_whose_its_state_is_is_refused() -> None:
+    loader: Any = StatefulDataLoader(list(range(8)))
+    refused(lambda: Checkpointer(model=torch.nn.Linear(1, 1), data=loader), InvalidOperationError, "PerRank")
+
+
 def stages_of_a_pipeline_are_refused(root: Path) -> None:
     rank = dist.get_rank()
     stage = torch.nn.ModuleDict({f"layer{rank}": torch.nn.Linear(3, 3)})
@@ -355,6 +361,7 @@ def main() -> None:
     saved_beside_training()
     one_rank_has_something_new()
     what_one_rank_tells_is_far_more()
+    a_loader_that_does_not_say_whose_its_state_is_is_refused()
     stages_of_a_pipeline_are_refused(Path(os.environ["EVERSTEP_ROOT"]).with_name("pipeline"))
     print("all ranks agree", flush=True)
     dist.barrier()

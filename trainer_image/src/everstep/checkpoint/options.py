@@ -23,6 +23,17 @@ MOST_CONFIG = 64 << 10
 """Characters of a configuration that is kept whole."""
 
 
+def check_data(data: Any, ranks: int) -> None:
+    """Raises InvalidOperationError for a loader whose state is that of one rank among so many, and does not say so: on
+    another number of ranks it would skip samples, or repeat them."""
+    module = type(data).__module__
+    if ranks > 1 and module.partition(".")[0] == "torchdata":
+        raise InvalidOperationError(
+            f"data: the state of a {type(data).__name__} is each rank's own: pass data=PerRank(loader), of everstep.data, "
+            "and iterate that"
+        )
+
+
 def policy_of(
     environment: JobEnvironment,
     steps: int | None,

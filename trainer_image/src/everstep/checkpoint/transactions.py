@@ -25,7 +25,15 @@ from everstep.checkpoint.gang import Gang
 from everstep.checkpoint.heartbeat import HeartbeatThread
 from everstep.checkpoint.local.tier import LocalTier
 from everstep.checkpoint.mark import StepMark
-from everstep.checkpoint.options import check_custom, config_of, digest_of, local_folder, policy_of, retention_of
+from everstep.checkpoint.options import (
+    check_custom,
+    check_data,
+    config_of,
+    digest_of,
+    local_folder,
+    policy_of,
+    retention_of,
+)
 from everstep.checkpoint.progress import SCORE, RunProgress
 from everstep.checkpoint.publishing import Publishing
 from everstep.checkpoint.restoring.loading import THREADS
@@ -105,6 +113,7 @@ class Transactions:
         several = (optimizer,) if isinstance(optimizer, torch.optim.Optimizer) else tuple(optimizer or ())
         app = Application(model, several, scheduler, data, others)
         self._gang = Gang()
+        check_data(data, self._gang.world_size)
         self._environment = environment
         self._retention = retention_of(self._policy)
         remote = store is None and str(uri).startswith("s3://")
