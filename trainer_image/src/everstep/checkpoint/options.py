@@ -29,8 +29,8 @@ def check_data(data: Any, ranks: int) -> None:
     module = type(data).__module__
     if ranks > 1 and module.partition(".")[0] == "torchdata":
         raise InvalidOperationError(
-            f"data: the state of a {type(data).__name__} is each rank's own: pass data=PerRank(loader), of everstep.data, "
-            "and iterate that"
+            f"data: the state of a {type(data).__name__} is each rank's own: pass data=PerRank(loader), "
+            "of everstep.data, and iterate that"
         )
 
 
