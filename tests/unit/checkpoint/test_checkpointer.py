@@ -397,6 +397,7 @@ def test_what_an_older_step_was_loaded_by_hand_for_is_not_training(
             next(checkpointer.steps(12))
         checkpointer.load(6)
         assert list(checkpointer.steps(7)) == [7]
+        assert list(checkpointer.steps(9)) == [8, 9]
 
 
 @pytest.mark.parametrize("asynchronous", [False, True])

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from torch.distributed.checkpoint.metadata import Metadata
 
 from everstep.catalog import JobCatalog, open_store
@@ -15,12 +17,14 @@ from everstep.catalog.keys import MANIFEST, METADATA
 from everstep.catalog.store.posix import PosixStore
 from everstep.checkpoint import metadata as metadata_format
 from everstep.checkpoint.restoring.reader import SavedShards
+from everstep.checkpoint.state.application import Application, Torn
 from everstep.errors import (
     CheckpointCorruptError,
     CheckpointNotFoundError,
     CheckpointUnreadableError,
     InvalidOperationError,
     StorageUnavailableError,
+    TornStateError,
 )
 
 from .conftest import Job, flip, folder_of, steps_of
@@ -118,13 +122,16 @@ def test_what_is_removed_while_it_is_read_is_not_damaged(
     catalog = JobCatalog(open_store(str(tmp_path)))
     plainly = SavedShards.read_into
 
+    one_at_a_time = threading.Lock()
+
     def late(self: SavedShards, number: int, start: int, into: memoryview) -> int:
-        for hold in catalog.require().holds:  # as of a reader that may only read
-            with pytest.raises(InvalidOperationError, match="held by load"):
-                catalog.prune([str(self.location)])
-            catalog.release(hold.location, hold.by)
-        catalog.prune([str(self.location)])
-        catalog.finish_removals()
+        with one_at_a_time:
+            for hold in catalog.require().holds:
+                with pytest.raises(InvalidOperationError, match="held by load"):
+                    catalog.prune([str(self.location)])
+                catalog.release(hold.location, hold.by)  # as if this reader could only read
+            catalog.prune([str(self.location)])
+            catalog.finish_removals()
         self._ahead = None  # as of all that lies behind what was fetched ahead
         return plainly(self, number, start, into)
 
@@ -156,18 +163,41 @@ def test_what_a_failed_load_has_left_behind_is_not_saved(job: Jobs, tmp_path: Pa
         checkpointer.load_latest()
         with pytest.raises(CheckpointCorruptError):
             checkpointer.load_weights(2) if weights else checkpointer.load(2)
-        with pytest.raises(InvalidOperationError, match=r"may hold a part of .*step 2 .*nothing is saved until a load"):
-            checkpointer.save(5)
-        with pytest.raises(InvalidOperationError, match="may hold a part of"):
-            checkpointer.publish_weights()
+        for keep in (lambda: checkpointer.save(5), checkpointer.publish_weights, lambda: next(checkpointer.steps(9))):
+            with pytest.raises(TornStateError, match=r"may hold a part of .*step 2 .*nothing is saved; load a step"):
+                keep()
         assert steps_of(tmp_path) == [2, 4]
         checkpointer.load_weights(4)  # enough where only weights were torn
         if not weights:
-            with pytest.raises(InvalidOperationError, match="may hold a part of"):
+            with pytest.raises(TornStateError, match="may hold a part of"):
                 checkpointer.save(5)
             checkpointer.load(4)
         checkpointer.save(5)
     assert steps_of(tmp_path) == [2, 4, 5]
+
+
+def test_as_much_as_was_torn_has_to_be_filled() -> None:
+    app = Application(torch.nn.Linear(1, 1))
+
+    def fill(names: set[str] | None, error: type[BaseException] | None = None) -> Torn | None:
+        with suppress(OSError, KeyboardInterrupt), app.filling(f"step {len(names or ())}", names):
+            if error is not None:
+                raise error
+        return app.torn
+
+    assert fill({"a", "b"}) is None
+    assert fill({"a"}, OSError) == Torn("step 1", frozenset("a"))
+    assert fill({"b", "c"}, OSError) == Torn("step 2", frozenset("abc"))
+    assert fill({"a", "c"}) == Torn("step 2", frozenset("b"))
+    assert fill({"b"}) is None
+    assert fill({"a"}, OSError) is not None
+    assert fill(None, OSError) == Torn("step 0", None)
+    assert fill({"a"}) == Torn("step 0", None)
+    assert fill(None) is None
+    assert fill({"a"}, KeyboardInterrupt) == Torn("step 1", None, final=True)
+    assert fill(None) is not None, "a thread may write yet"
+    with pytest.raises(TornStateError, match="start again"):
+        app.check_whole()
 
 
 def test_the_only_checkpoint_damaged(job: Jobs, tmp_path: Path) -> None:

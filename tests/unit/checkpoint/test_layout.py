@@ -19,7 +19,7 @@ def pieces(rooms: list[int]) -> list[Piece]:
 
 
 @pytest.mark.parametrize(
-    ("mib", "files"), [(1, 1), (31, 1), (32, 2), (128, 8), (400, 16), (3 << 10, 64), (6 << 10, 64)]
+    ("mib", "files"), [(1, 1), (31, 1), (32, 2), (128, 8), (800, 16), (6 << 10, 64), (9 << 10, 64)]
 )
 def test_as_many_files_as_keep_all_connections_busy(mib: int, files: int) -> None:
     assert len(arrange(pieces([mib * MIB >> 8] * 256), 0)) == files
@@ -38,5 +38,5 @@ def test_items_lie_in_files_of_about_their_share(rooms: list[int]) -> None:
 
 
 def test_a_file_is_one_request_and_there_is_a_thread_for_each_connection() -> None:
-    assert FILE_BYTES + 32 * MIB // 2 <= s3_objects.WHOLE  # with an item of 32 MiB as the last
+    assert FILE_BYTES + 64 * MIB // 2 <= s3_objects.WHOLE  # with an item of 64 MiB as the last
     assert uploader.OBJECTS % CONNECTIONS == 0

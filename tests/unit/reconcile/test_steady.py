@@ -290,6 +290,8 @@ def test_saves_that_fail_are_told_until_one_stands() -> None:
     again = decide(observe(job(plan.status.dump()), *PODS, catalog=committed(30), heartbeat=more, now=at(60)))
     assert (again.status.phase, again.actions, again.events) == (Phase.RUNNING, (), ())
     assert "the last 2 saves have failed" in str(again.status.condition("StorageReady"))
+    stopped = decide(observe(job(again.status.dump(), suspend=True), catalog=committed(30), heartbeat=more, now=at(61)))
+    assert stopped.status.is_true("StorageReady"), "nobody saves any more"
     over = beat(61, saves_failed=2, last_save_error=error)
     back = decide(observe(job(again.status.dump()), *PODS, catalog=committed(30, 60), heartbeat=over, now=at(120)))
     assert back.status.is_true("StorageReady")

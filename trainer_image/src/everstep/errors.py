@@ -68,6 +68,10 @@ class StorageUnsafeError(StorageError):
     """The store does not enforce conditional writes: a register kept there could lose a commit."""
 
 
+class TornStateError(CheckpointError):
+    """Live tensors may hold a part of what could not be loaded: they are not saved. A new process begins whole."""
+
+
 class SavesFailedError(StorageError):
     """No save has succeeded for as long as the job allows."""
 

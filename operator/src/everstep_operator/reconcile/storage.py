@@ -63,7 +63,7 @@ def ready(observation: Observation, attempt: Attempt, status: TrainingJobStatus)
         return status
     kind, message = ConditionType.STORAGE_READY, "the job's catalog can be read and written"
     found = beating(observation, attempt)
-    if found is not None and found.heartbeat.saves_failed_in_a_row:
+    if found is not None and found.heartbeat.saves_failed_in_a_row and not attempt.ended:
         return conditions.put(observation, status, kind, False, SAVES_FAIL, _failing(found.heartbeat))
     return conditions.put(observation, status, kind, True, "CatalogReady", message)
 

@@ -23,6 +23,8 @@ class Agreed:
     """By rank 0's clock it is time to publish weights."""
     local: bool = False
     """By rank 0's clock it is time to save to the local tier."""
+    unsaved: bool = False
+    """By rank 0's clock saves have failed for too long."""
 
 
 class Agreement:

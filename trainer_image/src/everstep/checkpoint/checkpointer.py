@@ -20,7 +20,7 @@ from everstep.checkpoint.agreement import Agreed, Agreement
 from everstep.checkpoint.ending import exit_code, hidden_fence
 from everstep.checkpoint.signals import TerminationFlag
 from everstep.checkpoint.transactions import Committed, Transactions
-from everstep.errors import CheckpointError, FencedError, InvalidOperationError
+from everstep.errors import CheckpointError, FencedError, InvalidOperationError, TornStateError
 
 __all__ = ["Checkpointer", "Committed"]
 
@@ -182,6 +182,8 @@ class Checkpointer(Transactions):
         self.load_latest()
         if self._by_hand:
             self._check_newest()
+            self._by_hand = False
+        self._session.app.check_whole()
         self._total, self._finish = total_steps, False
         self._mark.set(self._progress.step)
         self._tell(total_steps=total_steps, phase="training")
@@ -245,7 +247,11 @@ class Checkpointer(Transactions):
 
     def _tell_unheeded(self) -> None:
         """What the policy asks for and only `steps` does."""
-        policy = {"checkpoint.local": self._policy.local, "checkpoint.weights": self._policy.weights}
+        policy = {
+            "checkpoint.local": self._policy.local,
+            "checkpoint.weights": self._policy.weights,
+            "failurePolicy.saveTimeoutSeconds": self._policy.save_timeout_seconds,
+        }
         asked = [name for name, value in policy.items() if value is not None]
         if asked and self._gang.leads:
             log.warning("%s: only loops over steps() do that, this one does not", " and ".join(asked))
@@ -259,10 +265,11 @@ class Checkpointer(Transactions):
         """After `load(step)`: refuse to train towards commits that the register would refuse, one by one."""
         self._claim()
         latest = self._gang.lead(lambda: self._session.job.require().latest())
-        if latest is not None and self._loaded is not None and self._loaded.step < latest.step:
+        step = self._progress.step
+        if latest is not None and step < latest.step:
             raise InvalidOperationError(
-                f"step {self._loaded.step} was loaded, but step {latest.step} is committed: to train on from the older "
-                f"one, pass resume_step={self._loaded.step} instead of calling load()"
+                f"step {step} was loaded, but step {latest.step} is committed: to train on from the older one, pass "
+                f"resume_step={step} instead of calling load()"
             )
 
     def _end_step(self, step: int) -> None:
@@ -275,6 +282,8 @@ class Checkpointer(Transactions):
             raise self._fenced or self._session.fenced() or FencedError("another worker group has taken over")
         if self._beside.landed:
             self._hear()
+        if agreed.unsaved and not (agreed.terminate or agreed.finish or step == self._total):  # else a save is due now
+            raise self._failures.error()
         if agreed.finish:
             self._total = step
             self._tell(total_steps=step)
@@ -309,8 +318,9 @@ class Checkpointer(Transactions):
         fenced = self._fenced is not None or (self._heartbeat is not None and self._heartbeat.fenced is not None)
         publish = self._gang.leads and not publishing and self._publishing.due()
         local = self._gang.leads and not locally and self._local.due()
+        unsaved = self._gang.leads and self._failures.overdue
         self._agreement.vote(
-            Agreed(self._termination.raised, due, fenced, self._finish, publish, local), self._progress.take()
+            Agreed(self._termination.raised, due, fenced, self._finish, publish, local, unsaved), self._progress.take()
         )
 
     def _settle(self) -> Agreed:
@@ -345,7 +355,8 @@ class Checkpointer(Transactions):
         for turn in range(FINAL_SAVE_TRIES if last else 1):
             try:
                 if turn and self._saves.stands(step):
-                    return True  # the answer was lost, the commit was not
+                    self._count_success()  # the answer was lost, the commit was not
+                    return True
                 if self._policy.asynchronous and not last and not ending:
                     self._launch(step, waited)
                     return False
@@ -355,10 +366,9 @@ class Checkpointer(Transactions):
             except FencedError:
                 raise
             except CheckpointError as error:
-                if isinstance(error, InvalidOperationError) and not self._saves.written:
+                if isinstance(error, InvalidOperationError | TornStateError) and not self._saves.written:
                     raise  # state that cannot be kept: it will be the same at each save
                 self._count_failure(step, error)
-                self._failures.check(step, error)
                 if last and turn == FINAL_SAVE_TRIES - 1:
                     raise
                 if last:

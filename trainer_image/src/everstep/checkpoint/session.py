@@ -151,8 +151,8 @@ class Session:
                 damage, point = error, self._fall_back(point, error)
         if self.app.torn is not None:
             raise CheckpointCorruptError(
-                f"nothing is left to begin with ({damage or 'only a damaged local save was there'}), and part of what "
-                "is damaged was loaded already: start again for a fresh run"
+                f"nothing is left to begin with{f' ({damage})' if damage else ''}, and a part of "
+                f"{self.app.torn.source} was loaded already: start again for a fresh run"
             ) from damage
         return None
 

@@ -276,7 +276,7 @@ class Transactions:
 
     def _land(self) -> float:
         """Wait for the save under way, if there is one; returns for how long. A failure is counted, not raised: but
-        FencedError is, and SavesFailedError."""
+        FencedError is."""
         began = time.monotonic()
         flight = self._beside.take()
         if flight is None:
@@ -289,15 +289,13 @@ class Transactions:
             raise
         except CheckpointError as error:
             self._count_failure(flight.step, error)
-            self._tell(saving_step=None)
-            self._failures.check(flight.step, error)
         else:
             self._count_success()
         self._tell(phase="training", saving_step=None)
         return time.monotonic() - began
 
     def _count_failure(self, step: int, error: CheckpointError) -> None:
-        self._failures.count()
+        self._failures.count(step, error)
         if self._gang.leads:
             log.error("step %d was not saved: %s", step, error)
         told = {"saves_failed": self._failures.total, "saves_failed_in_a_row": self._failures.in_a_row}

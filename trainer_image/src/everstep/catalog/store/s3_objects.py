@@ -21,7 +21,7 @@ from everstep.errors import InvalidOperationError, StorageUnavailableError
 
 PART = 32 << 20
 """Bytes of a part: a multiple of BLOCK, so that a part's checksum is made of whole blocks' sums."""
-WHOLE = 64 << 20
+WHOLE = 128 << 20
 """Objects up to this size are one request: a third less work for a server than the same bytes in parts."""
 MOST_PARTS = 10_000
 PIECE = 32 << 20

@@ -60,6 +60,7 @@ class LocalRestore:
             return None
         offers = [Offer(each.part.location, each.part.rank, each.part.world_size, each.part.claim) for each in found]
         homes, told = self._gather(node, offers)
+        misfit: CheckpointError | None = None
         while (choice := choose(told, begun, committed, homes, self._bad)) is not None:
             started = time.monotonic()
             mine = {each.part.rank: each for each in found if each.part.location == str(choice.location)}
@@ -68,11 +69,13 @@ class LocalRestore:
                 try:
                     return self._restore(choice, mine, pieces, homes, started)
                 except CheckpointError as error:
-                    if committed is None and isinstance(error, ArchitectureMismatchError | InvalidOperationError):
-                        raise  # it is whole: nothing else is there to begin with, and a fresh start would drop it
+                    if isinstance(error, ArchitectureMismatchError | InvalidOperationError):
+                        misfit = error  # it is whole
                     self._tell(choice, str(error))
                     damaged = {Copy(each, str(choice.location), rank) for rank, each in enumerate(choice.nodes)}
             self._bad |= damaged
+        if misfit is not None and committed is None:
+            raise misfit  # nothing else is there to begin with, and a fresh start would drop it
         return None
 
     def _gather(self, node: str, offers: Sequence[Offer]) -> tuple[list[str], dict[str, set[Offer]]]:

@@ -76,7 +76,7 @@ def fill(app: Application, store: Store, entry: Entry, gang: Gang, strict: bool 
 
         state, found = gang.everywhere(match)
         source = f"the weights of step {saved.manifest.step} ({saved.location})"
-        with told_with_versions(saved.manifest), app.filling(source, weights=True, parts=bool(found.missing)):
+        with told_with_versions(saved.manifest), app.filling(source, state):
             load_state({"model": state}, saved, gang)
             gang.everywhere(lambda: set_model_state_dict(model, state, options=StateDictOptions(strict=strict)))
     if gang.leads and (found.missing or found.unexpected):

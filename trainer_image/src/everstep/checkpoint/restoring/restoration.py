@@ -80,9 +80,9 @@ class Restoration:
             return self._load(saved, started)
 
     def _load(self, saved: SavedShards, started: float) -> Loaded:
-        reading = begin(lambda: self._own(saved), "everstep-own")  # beside rank 0: each would be a round trip
+        own_part = begin(lambda: self._own(saved), "everstep-own")  # beside rank 0: each would be a round trip
         common = self.gang.lead(lambda: _common(saved))
-        own = self.gang.everywhere(reading.result)
+        own = self.gang.everywhere(own_part.result)
         state = self.gang.everywhere(lambda: self._template(saved, common, own))
         self._check_groups(saved)
         step = saved.manifest.step

@@ -15,7 +15,7 @@ from torch.distributed.checkpoint.planner import WriteItem, WriteItemType
 
 from everstep.checkpoint.saving.envelope import Envelope, envelope
 
-FILE_BYTES = 48 << 20
+FILE_BYTES = 96 << 20
 """What a file has at most, give or take half an item: it is one request then. Of parts a server may have to copy the
 object together."""
 LEAST_FILE_BYTES = 16 << 20
@@ -23,7 +23,8 @@ LEAST_FILE_BYTES = 16 << 20
 CONNECTIONS = 8
 """Their number is a multiple of this, where it can be: who stores so many at a time stores as many to the end."""
 MOST_FILES = 64
-"""Of a rank: each is an object to delete and a descriptor to keep. Larger ranks have larger files, stored in parts."""
+"""About so many a rank: each is an object to delete and a descriptor to keep. Larger ranks have larger files, stored in
+parts."""
 PAGE = 4096
 PACKED = 64 << 10
 """Items smaller than this are not worth a page boundary."""

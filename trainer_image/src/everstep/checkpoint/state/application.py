@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -24,7 +24,7 @@ from everstep.checkpoint.gang import Gang
 from everstep.checkpoint.state import objects, optimizers, plain, rng
 from everstep.checkpoint.state.objects import accessors
 from everstep.checkpoint.state.walk import Walk
-from everstep.errors import CheckpointUnreadableError, InvalidOperationError
+from everstep.errors import CheckpointUnreadableError, InvalidOperationError, TornStateError
 
 COMMON = "everstep.common"
 RANK = "everstep.rank."
@@ -34,10 +34,13 @@ NAMES = "names of the model"
 
 @dataclass(frozen=True)
 class Torn:
-    """Live tensors may hold a part of `source`: those of the model alone (`weights`), or any."""
+    """Live tensors may hold a part of `source`."""
 
     source: str
-    weights: bool
+    names: frozenset[str] | None
+    """Of the model's tensors that may; None: any, the optimizers' too."""
+    final: bool = False
+    """Somebody may write into them yet: the load was left by whoever was told to stop."""
 
 
 @dataclass
@@ -66,22 +69,42 @@ class Application:
                 accessors(item, name)
 
     @contextlib.contextmanager
-    def filling(self, source: str, weights: bool = False, parts: bool = False) -> Iterator[None]:
-        """While bytes of `source` go into live tensors: those of the model alone (`weights`), or only some (`parts`).
-        Where that fails nothing is kept until as much is filled anew."""
-        before = self.torn
-        self.torn = Torn(source, weights) if before is None or before.weights else before
-        yield
-        healed = before is None or not weights or (before.weights and not parts)
-        self.torn = None if healed else before
+    def filling(self, source: str, names: Iterable[str] | None = None) -> Iterator[None]:
+        """While bytes of `source` go into live tensors: those of the model with these names, or all. Where that fails
+        nothing is saved until as much is filled anew."""
+        before, filled = self.torn, None if names is None else frozenset(names)
+        torn = frozenset() if before is None else before.names
+        self.torn = Torn(source, None if filled is None or torn is None else filled | torn)
+        try:
+            yield
+        except Exception:
+            raise
+        except BaseException:
+            self.torn = Torn(source, None, final=True)
+            raise
+        self.torn = _left(before, filled)
 
     def check_whole(self) -> None:
-        """Raises InvalidOperationError where live tensors may hold a part of what could not be loaded."""
+        """Raises TornStateError where live tensors may hold a part of what could not be loaded."""
         if self.torn is not None:
-            raise InvalidOperationError(
-                f"the {'model' if self.torn.weights else 'state'} may hold a part of {self.torn.source}, which could "
-                "not be loaded to its end: nothing is saved until a load succeeds"
+            heal = "start again" if self.torn.final else "load a step, or make a new Checkpointer of what is whole"
+            what = "state" if self.torn.names is None else "model"
+            raise TornStateError(
+                f"the {what} may hold a part of {self.torn.source}, which could not be loaded to its end: nothing is "
+                f"saved; {heal}"
             )
+
+
+def _left(torn: Torn | None, filled: frozenset[str] | None) -> Torn | None:
+    """What is still torn once so much was filled."""
+    if torn is None or torn.final:
+        return torn
+    if filled is None:
+        return None
+    if torn.names is None:
+        return torn
+    left = torn.names - filled
+    return replace(torn, names=left) if left else None
 
 
 # saving
@@ -100,7 +123,7 @@ class Seen:
 
 
 def look(app: Application, gang: Gang) -> Seen:
-    """Not collective: one rank may fail here. Raises InvalidOperationError where what is live is of no use."""
+    """Not collective: one rank may fail here. Raises TornStateError."""
     app.check_whole()
     model = {} if app.walk is None else app.walk.model()
     data = None if app.data is None else plain.to_plain(accessors(app.data, "data")[0](), "data")
