@@ -130,8 +130,9 @@ def test_what_is_removed_while_it_is_read_is_not_damaged(
                 with pytest.raises(InvalidOperationError, match="held by load"):
                     catalog.prune([str(self.location)])
                 catalog.release(hold.location, hold.by)  # as if this reader could only read
-            catalog.prune([str(self.location)])
-            catalog.finish_removals()
+            if catalog.require().find(str(self.location)) is not None:  # another thread reads as well
+                catalog.prune([str(self.location)])
+                catalog.finish_removals()
         self._ahead = None  # as of all that lies behind what was fetched ahead
         return plainly(self, number, start, into)
 

@@ -144,8 +144,8 @@ class FailurePolicy(SpecModel):
     """The same for what is not training: an attempt that stays in one of these for longer is restarted."""
     save_timeout_seconds: Annotated[Seconds, Field(json_schema_extra=changes("next-attempt"))] = 0
     """How long the saves of an attempt may fail, one after the other, before its workers end with exit code 74 and the
-    attempt has failed. 0: that alone never ends it; the condition StorageReady says that saves fail. Heartbeats go to the
-    same storage: where rank 0 cannot write at all, stallTimeoutSeconds comes first unless it is longer."""
+    attempt has failed. 0: that alone never ends it; the condition StorageReady says that saves fail. Heartbeats go to
+    the same storage: where rank 0 cannot write at all, stallTimeoutSeconds comes first unless it is longer."""
     start_timeout_seconds: Annotated[Seconds, Field(json_schema_extra=changes("live"))] = 1200
     """An attempt whose pods are not all running after this long gives all of them back and is tried again after the
     back-off, for ever and uncounted, unless a rule on the reason StartTimeout says otherwise: so two gangs that hold
