@@ -18,6 +18,7 @@ import pytest
 
 from dev.s3 import S3Endpoint, S3Server
 from everstep.catalog import Store, open_store
+from everstep.catalog.store import s3_objects
 from everstep.catalog.sums import block_sums
 from everstep.errors import StorageUnavailableError, UploaderDiedError
 from everstep.transfer import Segment, SharedBuffer, Uploader
@@ -25,7 +26,8 @@ from tests.storage.conftest import access_of
 from tests.support.weather import Kind, Request, Weather
 
 MEGABYTE = 1 << 20
-SIZE = 96 * MEGABYTE
+SIZE = s3_objects.WHOLE + 32 * MEGABYTE
+"""Is stored in parts."""
 KEY = "checkpoints/a/x"
 
 
@@ -129,7 +131,7 @@ def start():
 starting = threading.Thread(target=start)  # a thread that ends: the uploader must not end with it
 starting.start()
 starting.join()
-buffer = SharedBuffer(96 << 20)
+buffer = SharedBuffer(160 << 20)
 uploader.submit("checkpoints/a/first", Segment(buffer, 0, 10)).result(60)
 uploader.submit("checkpoints/a/x", Segment(buffer, 0, buffer.size))
 if not os.fork():

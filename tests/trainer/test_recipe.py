@@ -118,7 +118,9 @@ def test_sigterm_saves_one_step_on_all_ranks_and_ends_within_the_grace(tmp_path:
     assert latest is not None
     assert latest.step == max(running.losses())
     files = {file.name for file in JobCatalog(store).manifest(latest).files}
-    assert {"__0_0.distcp", "__1_0.distcp", ".metadata", "assets/config.json"} == files
+    shards = {file for file in files if file.endswith(".distcp")}
+    assert {"__0_0.distcp", "__1_0.distcp"} <= shards
+    assert files - shards == {".metadata", "assets/config.json"}
     assert running.record is not None
     assert (running.record.signal, running.record.step) == ("SIGTERM", latest.step)
     assert "which was saved" in running.record.message
