@@ -30,7 +30,7 @@ from everstep.checkpoint import gang, transactions
 from everstep.checkpoint.gang import Gang
 from everstep.checkpoint.restoring import model_weights
 from everstep.checkpoint.restoring.model_weights import load_weights
-from everstep.errors import StorageRefusedError, StorageUnavailableError
+from everstep.errors import SavesFailedError, StorageRefusedError, StorageUnavailableError
 from everstep.weights.publisher import WeightsPublisher
 from tests.support.restless import copy_at_the_last_moment
 
@@ -302,6 +302,37 @@ def stages_of_a_pipeline_are_refused(root: Path) -> None:
         refused(lambda: checkpointer.save(1), InvalidOperationError, "as the stages of a pipeline have")
 
 
+def saves_that_fail_for_too_long_end_all_ranks_at_one_step() -> None:
+    """Though they hear of it at different steps, and each by its own clock."""
+    run, steps = Run(seed=11), []
+    put, rank = PosixStore.put, dist.get_rank()
+
+    def refuse(self: PosixStore, key: str, *rest: Any) -> int:
+        if key.endswith("__1_0.distcp"):
+            raise StorageUnavailableError("no way from this node")
+        return put(self, key, *rest)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(PosixStore, "put", refuse)
+        checkpointer = run.checkpointer(
+            root=os.environ["EVERSTEP_ROOT"] + "-unsaved",
+            interval_steps=2,
+            save_timeout_seconds=1e-6 if rank == 0 else 9e9,
+        )
+
+        def train() -> None:
+            with checkpointer:
+                for step in checkpointer.steps(40):
+                    steps.append(step)
+                    run.step()
+
+        refused(train, SavesFailedError, "step 2 was not saved: rank 1: no way from this node")
+    told: list[Any] = [None, None]
+    dist.all_gather_object(told, steps)
+    assert told[0] == told[1]
+    assert len(steps) < 10
+
+
 def what_one_rank_tells_is_far_more() -> None:
     """Not as much room for each as for the largest: then they tell one after the other."""
     whole, rank = Gang(), dist.get_rank()
@@ -361,6 +392,7 @@ def main() -> None:
     saved_beside_training()
     one_rank_has_something_new()
     what_one_rank_tells_is_far_more()
+    saves_that_fail_for_too_long_end_all_ranks_at_one_step()
     a_loader_that_does_not_say_whose_its_state_is_is_refused()
     stages_of_a_pipeline_are_refused(Path(os.environ["EVERSTEP_ROOT"]).with_name("pipeline"))
     print("all ranks agree", flush=True)
