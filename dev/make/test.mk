@@ -30,7 +30,7 @@ lint: env  ## formatting, lint, types, import contracts
 	$(call TIER,$(RUN) ruff format --check . && $(RUN) ruff check . && $(RUN) mypy && $(RUN) lint-imports)
 
 test-unit: env  ## under a minute, no cluster, no servers
-	$(call TIER,$(PYTEST) -n 2 --dist loadfile -m "not slow" tests/unit)
+	$(call TIER,$(PYTEST) -n 2 --dist worksteal -m "not slow" tests/unit)
 
 test-model: env  ## the storage contract against its model: 20,000 steps and more, and mutations that it must catch
 	$(call TIER,$(PYTEST) -s tests/model)
