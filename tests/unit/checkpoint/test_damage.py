@@ -197,6 +197,8 @@ def test_as_much_as_was_torn_has_to_be_filled() -> None:
     assert fill(None) is None
     assert fill({"a"}, KeyboardInterrupt) == Torn("step 1", None, final=True)
     assert fill(None) is not None, "a thread may write yet"
+    assert fill(None, OSError) == Torn("step 0", None, final=True)
+    assert fill(None) is not None
     with pytest.raises(TornStateError, match="start again"):
         app.check_whole()
 

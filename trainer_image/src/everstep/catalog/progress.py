@@ -19,6 +19,11 @@ MAX_HEARTBEAT_BYTES = 64 << 10
 Phase = Literal["starting", "restoring", "compiling", "training", "saving", "evaluating", "finished", "failed"]
 
 
+def rate(size: int, seconds: float) -> float:
+    """Units a second, also of what took no time that a clock shows."""
+    return size / max(seconds, 1e-9)
+
+
 class SaveTimes(BaseModel):
     """What the last save that stands has cost. Seconds; of several ranks the slowest counts."""
 

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from everstep.catalog import Progress, Store, open_store
-from everstep.catalog.progress import LoadTimes, SaveTimes
+from everstep.catalog.progress import LoadTimes, SaveTimes, rate
 from everstep.catalog.retention import Best
 from everstep.checkpoint.blocks import connect_early
 from everstep.checkpoint.environment import JobEnvironment, read_environment
@@ -317,7 +317,7 @@ class Transactions:
             "committed %.2f s, training stood %.2f s",
             *(committed.step, committed.location, committed.bytes / 2**20),
             *(times.staged_seconds, times.uploaded_seconds),
-            *(times.bytes / 2**20 / max(times.uploaded_seconds, 1e-9), times.retries),
+            *(rate(times.bytes, times.uploaded_seconds) / 2**20, times.retries),
             *(times.committed_seconds, times.blocked_seconds),
         )
         self._tell(last_save=times)
@@ -431,7 +431,7 @@ class Transactions:
                 "resumed step %d from %s%s in %.2f s: %.1f MiB, %.0f MiB/s, %d retries (saved by %d ranks, now %d)",
                 *(step, loaded.manifest.location),
                 " of the local tier" if self._session.local_save == loaded.manifest.location else "",
-                *(times.seconds, times.bytes / 2**20, times.bytes / 2**20 / max(times.seconds, 1e-9), times.retries),
+                *(times.seconds, times.bytes / 2**20, rate(times.bytes, times.seconds) / 2**20, times.retries),
                 *(loaded.restored.world_size, self._gang.world_size),
             )
 

@@ -10,14 +10,11 @@ from pathlib import Path
 
 from everstep.catalog import Store
 from everstep.catalog.keys import TENSORBOARD
+from everstep.catalog.progress import rate
 from everstep.checkpoint.checkpointer import Committed
 from everstep.errors import CheckpointError
 
 log = logging.getLogger("everstep")
-
-
-def _rate(size: int, seconds: float) -> float:
-    return size / max(seconds, 1e-9)
 
 
 class Board:
@@ -40,9 +37,9 @@ class Board:
         if times is not None:
             moving = times.staged_seconds + times.uploaded_seconds + times.committed_seconds
             rates = {
-                "bytes_per_second": _rate(times.bytes, moving),
-                "staged_bytes_per_second": _rate(times.bytes, times.staged_seconds),
-                "uploaded_bytes_per_second": _rate(times.bytes, times.uploaded_seconds),
+                "bytes_per_second": rate(times.bytes, moving),
+                "staged_bytes_per_second": rate(times.bytes, times.staged_seconds),
+                "uploaded_bytes_per_second": rate(times.bytes, times.uploaded_seconds),
             }
             self._add_all(checkpoint.step, "checkpoint", times.model_dump(exclude={"step"}) | rates)
         self.store()
@@ -51,8 +48,8 @@ class Board:
         """What the load has cost, under `restore/`."""
         times = checkpoint.load
         if times is not None:
-            rate = {"bytes_per_second": _rate(times.bytes, times.seconds)}
-            self._add_all(checkpoint.step, "restore", times.model_dump(exclude={"step"}) | rate)
+            rates = {"bytes_per_second": rate(times.bytes, times.seconds)}
+            self._add_all(checkpoint.step, "restore", times.model_dump(exclude={"step"}) | rates)
 
     def _add_all(self, step: int, below: str, values: Mapping[str, float]) -> None:
         self.add(step, {f"{below}/{name}": float(value) for name, value in values.items()})

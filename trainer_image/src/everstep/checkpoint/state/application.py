@@ -73,8 +73,8 @@ class Application:
         """While bytes of `source` go into live tensors: those of the model with these names, or all. Where that fails
         nothing is saved until as much is filled anew."""
         before, filled = self.torn, None if names is None else frozenset(names)
-        torn = frozenset() if before is None else before.names
-        self.torn = Torn(source, None if filled is None or torn is None else filled | torn)
+        torn, final = (frozenset[str](), False) if before is None else (before.names, before.final)
+        self.torn = Torn(source, None if filled is None or torn is None else filled | torn, final)
         try:
             yield
         except Exception:
