@@ -36,9 +36,10 @@ class CatalogMachine(RuleBasedStateMachine):
         saves=st.integers(1, 5),
         corrupt=st.sampled_from([False, False, False, True]),
         local=st.sampled_from([False, False, True]),
+        ahead=st.booleans(),
     )
-    def work(self, late: bool, index: int, saves: int, corrupt: bool, local: bool) -> None:
-        self.sim.work(index if late else len(self.sim.launched) - 1, saves, corrupt, local)
+    def work(self, late: bool, index: int, saves: int, corrupt: bool, local: bool, ahead: bool) -> None:
+        self.sim.work(index if late else len(self.sim.launched) - 1, saves, corrupt, local, ahead)
 
     @precondition(lambda self: self._room() and self.sim.world.history)
     @rule(policy=INDEX)

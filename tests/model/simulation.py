@@ -195,13 +195,14 @@ class Simulation:
             until = self.world.clock() + timedelta(seconds=seconds)
             self.spawn("hold", lambda: self.job().hold(location, "fork", until))
 
-    def work(self, index: int, saves: int, corrupt: bool = False, local: bool = True) -> None:
+    def work(self, index: int, saves: int, corrupt: bool = False, local: bool = True, ahead: bool = False) -> None:
         """A worker group of a launched attempt: the first, one more in place, or one that comes much too late.
-        `local`: it has a local tier, and saves each step there before it commits some of them."""
+        `local`: it has a local tier, and saves each step there before it commits some of them. `ahead`: it reads the
+        register while its shards are under way, and commits by that."""
         told = self.launched[index % len(self.launched)]
-        self.spawn(f"worker-{told.attempt}", lambda: self._work(told, saves, corrupt, local))
+        self.spawn(f"worker-{told.attempt}", lambda: self._work(told, saves, corrupt, local, ahead))
 
-    def _work(self, told: Launched, saves: int, corrupt: bool, local: bool) -> None:
+    def _work(self, told: Launched, saves: int, corrupt: bool, local: bool, ahead: bool) -> None:
         job = self.job()
         claimed = job.claim(told.attempt, told.uid, local=local)
         self._check_resumed(claimed.id, claimed.resume)
@@ -224,6 +225,7 @@ class Simulation:
                 self.node[str(claimed.new_location(step))] = claimed.id
                 if number % 2:
                     continue
+            known = job.register.read() if ahead else None
             for shard in SHARDS:
                 job.store.put(location.key(shard), str(location).encode())
             manifest = Manifest(
@@ -239,7 +241,7 @@ class Simulation:
                 written=self.world.clock(),
             )
             try:
-                self.acknowledged[str(location)] = claimed.commit(manifest)
+                self.acknowledged[str(location)] = claimed.commit(manifest, known)
             except (FencedError, InvalidOperationError):
                 if CATALOG in self.world.objects:  # without a register nobody can say; to a writer that is fenced too
                     self._refuse(str(location))

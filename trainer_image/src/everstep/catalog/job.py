@@ -226,16 +226,24 @@ class Claimed:
         except ValueError as error:
             raise InvalidOperationError(f"step {step}: {error}") from error
 
-    def commit(self, manifest: manifests.Manifest) -> Entry:
+    def commit(
+        self,
+        manifest: manifests.Manifest,
+        known: Snapshot | None = None,
+        stood: Callable[[Entry], None] = lambda _: None,
+    ) -> Entry:
         """Write the manifest, then swap the entry in: that swap is the commit. Every shard must be stored by now.
+
+        `known`: see `Register.swap`; `stood` is called once it is committed, before it is marked for `rebuild`.
 
         Raises FencedError where another worker group has taken over, and then nothing is committed.
         """
         draft = self.job.store_manifest(manifest)
-        catalog = self.job.register.swap(lambda current: transitions.commit(current, self.id, draft), RESERVE)
+        catalog = self.job.register.swap(lambda current: transitions.commit(current, self.id, draft), RESERVE, known)
         entry = catalog.find(manifest.location)
         if entry is None:  # pragma: no cover - the swap wrote it
             raise CheckpointNotFoundError(manifest.location)
+        stood(entry)
         self._mark(Location.parse(entry.location), catalog, entry)
         return entry
 

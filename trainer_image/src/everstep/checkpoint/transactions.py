@@ -268,10 +268,12 @@ class Transactions:
 
         def stood(done: Done) -> None:
             self._announce(_stood(done, record))
+
+        def tidy() -> None:
             if self._retains:
                 self._session.remove_expendable(self._retention)
 
-        self._beside.launch(step, waited, self._progress.counters(), record, stood)
+        self._beside.launch(step, waited, self._progress.counters(), record, stood, tidy)
         self._tell(saving_step=step)
 
     def _land(self) -> float:

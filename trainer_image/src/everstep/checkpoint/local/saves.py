@@ -35,7 +35,7 @@ from everstep.checkpoint.saving.runway import Runway
 from everstep.checkpoint.saving.saves import versions
 from everstep.checkpoint.saving.shards import Prepared, Shards
 from everstep.checkpoint.saving.staging import Buffers
-from everstep.checkpoint.saving.uploading import Keyed
+from everstep.checkpoint.saving.uploading import Keyed, Stored
 from everstep.checkpoint.session import Identity, Session
 from everstep.errors import CheckpointError
 from everstep.transfer import SharedBuffer
@@ -50,9 +50,9 @@ class InPlace:
         self.views: dict[str, memoryview] = {}
         """Their bytes, by name."""
 
-    def put(self, files: Sequence[Keyed]) -> int:
+    def begin(self, files: Sequence[Keyed]) -> Stored:
         self.views = {file.layout.name: file.segment.view for _, file in files}
-        return 0
+        return lambda: 0
 
     def close(self) -> None:
         self.views.clear()
@@ -143,7 +143,7 @@ class LocalSaves:
         mesh = mesh_of(self._session.app.model)
 
         def write() -> None:
-            report = self._shards[number].finish(prepared, location)
+            report = self._shards[number].finish(prepared, location).report
             metadata = metadata_format.encode(_metadata(prepared, report.places), str(location))
             part = Part(
                 location=str(location),

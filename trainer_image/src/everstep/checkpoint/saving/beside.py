@@ -37,9 +37,10 @@ class Beside:
         counters: Mapping[str, int],
         record: Record,
         stood: Callable[[Done], None],
+        tidy: Callable[[], None],
     ) -> None:
-        """Collective."""
-        self._flight = self._saves.launch(step, waited, counters, record, self._runway, stood)
+        """Collective. For the arguments see `Saves.launch`."""
+        self._flight = self._saves.launch(step, waited, counters, record, self._runway, stood, tidy)
 
     def take(self) -> Flight[Done] | None:
         flight, self._flight = self._flight, None

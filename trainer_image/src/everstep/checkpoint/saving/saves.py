@@ -1,11 +1,12 @@
 """Saves of one worker group: a transaction on the training's thread, or a flight that goes on beside it.
 
-Both are the same steps: pick a location, look at the state and copy it, store the files, gather what the ranks have
-stored, write the metadata and commit. All public methods but those of a flight are collective.
+Both are the same steps: pick a location, look at the state and copy it; store the files and, while they are under way,
+the metadata that describes those of all ranks; commit. All public methods but those of a flight are collective.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import platform
 import time
@@ -17,15 +18,15 @@ from typing import Any
 
 from everstep.catalog import Entry, File, Location, Manifest, Progress
 from everstep.catalog.progress import SaveTimes
+from everstep.catalog.register import Snapshot
 from everstep.checkpoint.gang import Gang
 from everstep.checkpoint.restoring.matching import mesh_of
 from everstep.checkpoint.saving.flight import Flight
 from everstep.checkpoint.saving.gate import Hold
-from everstep.checkpoint.saving.planning import Plan
 from everstep.checkpoint.saving.runway import Runway
-from everstep.checkpoint.saving.shards import Report, Shards, store_metadata
+from everstep.checkpoint.saving.shards import Prepared, Report, Sending, Shards, Times, store_metadata
 from everstep.checkpoint.session import Session
-from everstep.errors import InvalidOperationError
+from everstep.errors import InvalidOperationError, StorageError
 
 log = logging.getLogger("everstep")
 
@@ -46,18 +47,28 @@ class Record:
     custom: Mapping[str, Any]
 
 
+@dataclass(frozen=True)
+class Written:
+    """What all ranks have stored. `files`, and `register` as it was meanwhile, are rank 0's to know. `blocked`: for how
+    many seconds training stood still at the slowest rank."""
+
+    files: tuple[File, ...]
+    register: Snapshot | None
+    times: list[Times]
+    blocked: float
+
+
 @dataclass
 class Draft:
-    """A save under way. `reports`: on rank 0 those of all ranks, once their files are stored."""
+    """A save under way."""
 
     step: int
     location: Location
     started: datetime
     began: float
-    plan: Plan | None = None
     mesh: dict[str, int] = field(default_factory=dict)
     """Looked at where training stands: in forward and backward FSDP puts other tensors in the parameters' places."""
-    reports: list[Report] | None = None
+    written: Written | None = None
 
 
 @dataclass(frozen=True)
@@ -93,12 +104,12 @@ class Saves:
     def write(self, counters: Mapping[str, int]) -> None:
         """Write every rank's shards. Where one rank fails, the save is given up on all."""
         draft = self._open_draft("save_state")
-        if draft.reports is not None:
+        if draft.written is not None:
             raise InvalidOperationError(f"save_state: the state of step {draft.step} is already written")
         try:
             prepared, _ = self._shards.prepare(counters, late=lambda _: True, tell=lambda: None)
-            draft.plan, draft.mesh = prepared.plan, mesh_of(self._session.app.model)
-            draft.reports = self._gang.collect(lambda: self._shards.finish(prepared, draft.location))
+            draft.mesh = mesh_of(self._session.app.model)
+            draft.written = self._store(self._gang, prepared, draft.location, lambda: 0)
             self.written = True
         except BaseException:
             self.draft = None
@@ -106,10 +117,10 @@ class Saves:
 
     def commit(self, record: Record) -> Done:
         draft = self._open_draft("commit")
-        if draft.reports is None:
+        if draft.written is None:
             raise InvalidOperationError(f"commit: step {draft.step} has no state yet; call save_state() first")
         self.draft = None  # whatever comes: a save is committed once or never
-        return self._gang.lead(lambda: self._commit(draft, record, None))
+        return self._gang.lead(lambda: self._commit(draft, record, lambda _: None, waits=True))
 
     def launch(
         self,
@@ -119,9 +130,11 @@ class Saves:
         record: Record,
         runway: Runway,
         stood: Callable[[Done], None],
+        tidy: Callable[[], None],
     ) -> Flight[Done]:
-        """Look at the state and copy what cannot wait; the rest flies from `runway`. `stood` runs there, on rank 0,
-        once the save is committed. `waited`: for how many seconds training has stood still already.
+        """Look at the state and copy what cannot wait; the rest flies from `runway`. There, on rank 0, `stood` runs as
+        soon as the save is committed, and `tidy` when nothing is left to do for it. `waited`: for how many seconds
+        training has stood still already.
 
         Raises InvalidOperationError where the ranks are at different steps.
         """
@@ -130,21 +143,17 @@ class Saves:
         started, began = datetime.now(UTC), time.monotonic() - waited
         self._session.claim()
         prepared, told = self._shards.prepare(counters, late=runway.late(), tell=lambda: self._pick(step))
-        draft = Draft(step, _agreed(told, "save"), started, began, prepared.plan, mesh_of(self._session.app.model))
+        draft = Draft(step, _agreed(told, "save"), started, began, mesh_of(self._session.app.model))
         self.written = True
         boundary = time.monotonic() - draft.began
 
         def commit() -> Done:
-            done = self._commit(draft, record, max(report.times.blocked for report in draft.reports or ()))
-            stood(done)
+            done = self._commit(draft, record, stood, waits=False)
+            tidy()
             return done
 
         def fly(beside: Gang, hold: Hold) -> Done:
-            def store() -> Report:
-                report = self._shards.finish(prepared, draft.location)
-                return report.blocked_for(boundary + hold.waited)
-
-            draft.reports = beside.collect(store)
+            draft.written = self._store(beside, prepared, draft.location, lambda: boundary + hold.waited)
             return beside.lead(commit)
 
         return runway.launch(step, prepared, fly)
@@ -173,31 +182,66 @@ class Saves:
             raise InvalidOperationError(f"{call}: no save is open; call begin(step) first")
         return self.draft
 
-    def _commit(self, draft: Draft, record: Record, blocked: float | None) -> Done:
-        """`blocked`: None where training waits to the end."""
-        assert draft.plan is not None
-        reports = draft.reports or []
+    def _store(self, gang: Gang, prepared: Prepared, location: Location, blocked: Callable[[], float]) -> Written:
+        """Collective. While the files are under way rank 0 hears where all have put what, stores the metadata and looks
+        at the register: none of that is left to do once the last byte is stored. `blocked`: asked once all is staged.
+        """
+        sending: Sending | None = None
+
+        def stage() -> Report:
+            nonlocal sending
+            sending = self._shards.finish(prepared, location)
+            return sending.report
+
+        def store() -> tuple[tuple[tuple[File, ...], Snapshot | None], tuple[Times, float]]:
+            nonlocal sending
+            assert sending is not None
+            files: tuple[File, ...] = ()
+            register = None
+            if gang.leads:
+                files = store_metadata(self._session.store, location, prepared.plan, reports, self._assets)
+                register = self._session.job.register.read()
+            under_way, sending = sending, None
+            return (files, register), (under_way.wait(), blocked())
+
+        try:
+            reports = gang.collect(stage)
+            (files, register), told = gang.compare(store)
+        finally:
+            if sending is not None:
+                _settle(sending)
+        return Written(files, register, [times for times, _ in told], max(seconds for _, seconds in told))
+
+    def _commit(self, draft: Draft, record: Record, stood: Callable[[Done], None], waits: bool) -> Done:
+        """`waits`: whether training stands still to the end."""
+        assert draft.written is not None
         began = time.monotonic()
-        files = store_metadata(self._session.store, draft.location, draft.plan, reports, self._assets)
+        done: Done | None = None
         times = SaveTimes(  # before the commit: nothing may fail once the save stands
             step=draft.step,
             bytes=0,
-            staged_seconds=max(report.times.staged for report in reports),
-            uploaded_seconds=max(report.times.uploaded for report in reports),
+            staged_seconds=max(each.staged for each in draft.written.times),
+            uploaded_seconds=max(each.uploaded for each in draft.written.times),
             committed_seconds=0,
-            blocked_seconds=0,
-            retries=sum(report.times.retries for report in reports),
+            blocked_seconds=draft.written.blocked,
+            retries=sum(each.retries for each in draft.written.times),
         )
-        entry = self._session.claimed().commit(self._manifest(draft, record, files))
-        ended = time.monotonic()
-        measured = {
-            "bytes": entry.bytes,
-            "committed_seconds": ended - began,
-            "blocked_seconds": ended - draft.began if blocked is None else blocked,
-        }
-        return Done(entry, times.model_copy(update=measured))
 
-    def _manifest(self, draft: Draft, record: Record, files: tuple[File, ...]) -> Manifest:
+        def tell(entry: Entry) -> None:
+            nonlocal done
+            ended = time.monotonic()
+            measured = {"bytes": entry.bytes, "committed_seconds": ended - began}
+            if waits:
+                measured["blocked_seconds"] = ended - draft.began
+            done = Done(entry, times.model_copy(update=measured))
+            stood(done)
+
+        self._session.claimed().commit(self._manifest(draft, record), draft.written.register, tell)
+        assert done is not None
+        return done
+
+    def _manifest(self, draft: Draft, record: Record) -> Manifest:
+        assert draft.written is not None
         claimed = self._session.claimed()
         return Manifest(
             location=str(draft.location),
@@ -206,7 +250,7 @@ class Saves:
             attempt=claimed.attempt,
             world_size=self._gang.world_size,
             mesh=draft.mesh,
-            files=files,
+            files=draft.written.files,
             progress=record.progress,
             metrics=dict(record.metrics),
             score=record.score,
@@ -218,6 +262,12 @@ class Saves:
             config=record.config,
             custom=dict(record.custom),
         )
+
+
+def _settle(sending: Sending) -> None:
+    """Of a save that has failed already: its bytes are nobody's to change before they are stored."""
+    with contextlib.suppress(StorageError):
+        sending.wait()
 
 
 def _agreed(told: list[Picked], call: str) -> Location:

@@ -1,7 +1,7 @@
 """One rank's part of each save, from live tensors to stored shards; the commit is the caller's.
 
-`prepare` runs at the step boundary, in training's thread; `finish` copies the rest and stores the files, in that thread
-or another; `gather` brings the ranks' reports together on rank 0.
+`prepare` runs at the step boundary, in training's thread; `finish` copies the rest and begins to store the files, in
+that thread or another.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import io
 import pickle
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Generic, TypeVar, cast
 
@@ -29,7 +29,7 @@ from everstep.checkpoint.gang import Gang
 from everstep.checkpoint.saving.layout import FileLayout, arrange, piece
 from everstep.checkpoint.saving.planning import Outline, Plan, Plans, outline
 from everstep.checkpoint.saving.staging import Buffers, Source, Sources, StagedFile, Staging
-from everstep.checkpoint.saving.uploading import Upload
+from everstep.checkpoint.saving.uploading import Stored, Upload
 from everstep.checkpoint.state.application import Application, Seen, check_alike, compose, differing, look
 from everstep.weights.assets import ASSETS
 
@@ -40,25 +40,36 @@ _PLAIN = (torch.Tensor, torch.nn.Parameter)
 
 
 @dataclass(frozen=True, slots=True)
-class Times:
-    """Seconds of one rank's part. `blocked`: how long training stood still for it."""
-
-    staged: float
-    uploaded: float
-    blocked: float = 0.0
-    retries: int = 0
-
-
-@dataclass(frozen=True, slots=True)
 class Report:
-    """What a rank has stored. `places`: where its items lie in its files."""
+    """What a rank stores. `places`: where its items lie in its files."""
 
     files: tuple[File, ...]
     places: Mapping[MetadataIndex, Any]
-    times: Times
 
-    def blocked_for(self, seconds: float) -> Report:
-        return replace(self, times=replace(self.times, blocked=seconds))
+
+@dataclass(frozen=True, slots=True)
+class Times:
+    """What one rank's part has cost, in seconds. `retries`: requests that were sent again."""
+
+    staged: float
+    uploaded: float
+    retries: int
+
+
+class Sending:
+    """Files that are staged, and on their way."""
+
+    def __init__(self, report: Report, began: float, staged: float, stored: Stored) -> None:
+        """`began`, `staged`: when the copy was, on the monotonic clock."""
+        self.report = report
+        self._began = began
+        self._staged = staged
+        self._stored = stored
+
+    def wait(self) -> Times:
+        """Once, whatever else may fail. Raises StorageError; the buffers are free again by then."""
+        retries = self._stored()
+        return Times(self._staged - self._began, time.monotonic() - self._staged, retries)
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,16 +191,15 @@ class Shards:
             self._laid_out = plan
         return self._layouts
 
-    def finish(self, prepared: Prepared, location: Location) -> Report:
-        """Not collective. Returns once storage has acknowledged every file."""
+    def finish(self, prepared: Prepared, location: Location) -> Sending:
+        """Not collective. Copy the rest, and send all."""
         try:
             staged = prepared.staging.finish()
         finally:
             done = time.monotonic()
             prepared.staged()
-        retries = self._upload.put([(location.key(file.layout.name), file) for file in staged])
-        times = Times(done - prepared.began, time.monotonic() - done, retries=retries)
-        return _report(staged, self._gang.rank, times)
+        stored = self._upload.begin([(location.key(file.layout.name), file) for file in staged])
+        return Sending(_report(staged, self._gang.rank), prepared.began, done, stored)
 
     def close(self) -> None:
         self._upload.close()
@@ -217,7 +227,7 @@ def _archive_bytes(source: Source) -> int:
     return len(source.getbuffer()) if isinstance(source, io.BytesIO) else 0
 
 
-def _report(staged: list[StagedFile], rank: int, times: Times) -> Report:
+def _report(staged: list[StagedFile], rank: int) -> Report:
     files: list[File] = []
     places: dict[MetadataIndex, Any] = {}
     for file in staged:
@@ -227,13 +237,13 @@ def _report(staged: list[StagedFile], rank: int, times: Times) -> Report:
             length = file.archives.get(slot.index, slot.room)
             payload = slot.payload if slot.envelope is not None and slot.envelope.payload else None
             places[slot.index] = metadata_format.stored_at(name, slot.offset, length, payload)
-    return Report(tuple(files), places, times)
+    return Report(tuple(files), places)
 
 
 def store_metadata(
     store: Store, location: Location, plan: Plan, reports: list[Report], assets: Mapping[str, bytes]
 ) -> tuple[File, ...]:
-    """On rank 0, once all ranks have stored their files. Returns the files of the whole save."""
+    """On rank 0, once all ranks have staged their files. Returns the files of the whole save."""
     metadata = plan.own_metadata()
     metadata.storage_data = {index: place for report in reports for index, place in report.places.items()}
     body = metadata_format.encode(metadata, str(location))

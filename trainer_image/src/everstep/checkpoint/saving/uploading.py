@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, wait
 from typing import Protocol
 
@@ -25,9 +25,15 @@ CLOSING_SECONDS = 5.0
 """How long a process that has nothing left to do may take to end."""
 
 
+Stored = Callable[[], int]
+"""Waits until all files are stored; returns how many requests were sent again. Raises StorageError, once none is under
+way any more."""
+
+
 class Upload(Protocol):
-    def put(self, files: Sequence[Keyed]) -> int:
-        """Store all files; returns how many requests were sent again. Raises StorageError."""
+    def begin(self, files: Sequence[Keyed]) -> Stored:
+        """Store all files. Whoever begins waits, once, whatever else may fail: till then the bytes must not change.
+        Raises StorageError where nothing was begun."""
 
     def close(self) -> None:
         """Nothing is under way any more, or nobody waits for it."""
@@ -44,11 +50,12 @@ class DirectUpload:
         self._store = store
         self._hanging: Future[int] | None = None
 
-    def put(self, files: Sequence[Keyed]) -> int:
+    def begin(self, files: Sequence[Keyed]) -> Stored:
         if self._hanging is not None and not self._hanging.done():
             raise StorageUnavailableError(f"{self._store.uri}: a write of an earlier save still hangs")
         self._hanging = None
-        return sum(self._put(key, file) for key, file in files)
+        retries = sum(self._put(key, file) for key, file in files)
+        return lambda: retries
 
     def _put(self, key: str, file: StagedFile) -> int:
         limit = PATIENCE + file.segment.length / SLOWEST
@@ -76,13 +83,17 @@ class ProcessUpload:
     def __init__(self, uri: str) -> None:
         self._uploader = Uploader(uri)
 
-    def put(self, files: Sequence[Keyed]) -> int:
+    def begin(self, files: Sequence[Keyed]) -> Stored:
         self._uploader.start()
         under_way = [self._uploader.submit(key, file.segment, file.sums) for key, file in files]
-        errors = [error for each in under_way if (error := each.exception()) is not None]  # all end before any raises
-        if errors:
-            raise errors[0]
-        return sum(each.result().retries for each in under_way)
+
+        def stored() -> int:
+            errors = [error for each in under_way if (error := each.exception()) is not None]
+            if errors:
+                raise errors[0]
+            return sum(each.result().retries for each in under_way)
+
+        return stored
 
     def close(self) -> None:
         self._uploader.close(CLOSING_SECONDS)
