@@ -9,7 +9,7 @@ from everstep.catalog.documents import Catalog
 from everstep.catalog.register import Backoff, Register
 from everstep.catalog.store import SwapUnanswered, Unchanged, Versioned
 from everstep.catalog.store.posix import PosixStore
-from everstep.errors import StorageUnavailableError
+from everstep.errors import InvalidOperationError, StorageUnavailableError
 
 
 @pytest.mark.parametrize("reads", ["hang too", "are answered"])
@@ -61,3 +61,28 @@ def test_a_swap_begins_with_what_is_known_and_reads_again_where_that_is_old(tmp_
 
     assert register.swap(decide, known=known).epoch == 7
     assert (told, len(reads)) == (([1, 2], 1) if changed else ([1], 0))
+
+
+@pytest.mark.parametrize("since", [True, False])
+def test_what_was_impossible_by_what_is_known_is_decided_by_what_stands_now(tmp_path: Path, since: bool) -> None:
+    register = Register(PosixStore(tmp_path), sleep=lambda _: None)
+    register.swap(lambda _: Catalog(attempt=1))
+    known = register.read()
+    told: list[int] = []
+    if since:
+        register.swap(lambda found: (found or Catalog()).model_copy(update={"attempt": 2}))
+
+    def decide(found: Catalog | None) -> Catalog:
+        assert found is not None
+        told.append(found.attempt)
+        if found.attempt < 2:
+            raise InvalidOperationError("not now")
+        return found.model_copy(update={"epoch": 7})
+
+    if since:
+        assert register.swap(decide, known=known).epoch == 7
+        assert told == [1, 2]
+    else:
+        with pytest.raises(InvalidOperationError, match="not now"):
+            register.swap(decide, known=known)
+        assert told == [1, 1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from pathlib import Path
@@ -14,8 +15,10 @@ from everstep import Checkpointer
 from everstep.catalog import JobCatalog, open_store
 from everstep.catalog.store.posix import PosixStore
 from everstep.catalog.store.threads import begin
-from everstep.checkpoint.saving.uploading import DirectUpload, Keyed, Stored
-from everstep.errors import CheckpointError, StorageUnavailableError
+from everstep.checkpoint.saving.shards import Sending
+from everstep.checkpoint.saving.uploading import DirectUpload, Keyed, Stored, Storing
+from everstep.checkpoint.transactions import Committed
+from everstep.errors import CheckpointError, StorageRefusedError, StorageUnavailableError
 
 from .conftest import Job, steps_of
 
@@ -31,13 +34,13 @@ class Afar(DirectUpload):
         self.under_way = 0
         self.error: Exception | None = None
 
-    def begin(self, files: Sequence[Keyed]) -> Stored:
+    def begin(self, files: Sequence[Keyed]) -> Storing:
         self.under_way += 1
         error = self.error
-        stored: Future[int] = begin(lambda: self._arrive(files, error), "afar")
+        stored: Future[Stored] = begin(lambda: self._arrive(files, error), "afar")
         return stored.result
 
-    def _arrive(self, files: Sequence[Keyed], error: Exception | None) -> int:
+    def _arrive(self, files: Sequence[Keyed], error: Exception | None) -> Stored:
         assert self.arriving.wait(60)
         try:
             if error is not None:
@@ -48,11 +51,11 @@ class Afar(DirectUpload):
 
 
 class Puts:
-    """What is stored, in its order; `broken` tells of which names nothing can be stored."""
+    """What is stored, in its order; `broken` tells of which names nothing can be stored, and why."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.names: list[str] = []
-        self.broken: set[str] = set()
+        self.broken: dict[str, Exception] = {}
         self.happened = threading.Condition()
         put = PosixStore.put
 
@@ -62,7 +65,7 @@ class Puts:
                 self.names.append(name)
                 self.happened.notify_all()
             if name in self.broken:
-                raise StorageUnavailableError(f"{key}: broken")
+                raise self.broken[name]
             return put(store, key, *content)
 
         monkeypatch.setattr(PosixStore, "put", told)
@@ -121,15 +124,15 @@ def test_metadata_without_shards_is_no_checkpoint(job: Jobs, tmp_path: Path, afa
 def test_without_its_metadata_a_save_fails_but_not_before_its_bytes_are_free(
     job: Jobs, tmp_path: Path, afar: Afar, puts: Puts
 ) -> None:
-    puts.broken = {".metadata"}
+    puts.broken = {".metadata": StorageRefusedError("not here")}
     checkpointer = saving(job, tmp_path, afar)
     checkpointer.begin(1)
     threading.Timer(0.2, afar.arriving.set).start()
-    with pytest.raises(CheckpointError, match="broken"):
+    with pytest.raises(CheckpointError, match="not here"):
         checkpointer.save_state()
     assert afar.arriving.is_set()
     assert (afar.under_way, steps_of(tmp_path)) == (0, [])
-    puts.broken = set()
+    puts.broken = {}
     assert checkpointer.save(2).step == 2
     checkpointer.close()
 
@@ -147,13 +150,84 @@ def test_what_happens_to_the_register_meanwhile_stays(job: Jobs, tmp_path: Path,
     assert [(entry.step, entry.pinned) for entry in catalog.require().live()] == [(2, True), (4, False), (5, False)]
 
 
-def test_a_save_stands_with_its_swap_whatever_becomes_of_its_mark(job: Jobs, tmp_path: Path, puts: Puts) -> None:
-    puts.broken = {"COMMITTED"}
-    marked: list[bool] = []
+def test_storage_that_comes_back_before_the_shards_have_arrived_was_never_away(
+    job: Jobs, tmp_path: Path, afar: Afar, puts: Puts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The shards are tried for a minute, the metadata for seconds."""
+    puts.broken = {".metadata": StorageUnavailableError("away")}
+    looked = threading.Event()
+    read = PosixStore.read_register
+
+    def away(store: PosixStore, *arguments: Any) -> Any:
+        if puts.broken:
+            looked.set()
+            raise StorageUnavailableError("away")
+        return read(store, *arguments)
+
+    checkpointer = saving(job, tmp_path, afar)
+    checkpointer.begin(1)
+
+    def come_back() -> None:
+        assert looked.wait(60)
+        puts.broken = {}
+        afar.arriving.set()
+
+    monkeypatch.setattr(PosixStore, "read_register", away)
+    back = begin(come_back, "back")
+    checkpointer.save_state()
+    back.result()
+    assert checkpointer.commit().step == 1
+    assert steps_of(tmp_path) == [1]
+    checkpointer.close()
+
+
+def test_who_is_told_to_stop_does_not_wait_for_storage(
+    job: Jobs, tmp_path: Path, afar: Afar, puts: Puts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpointer = saving(job, tmp_path, afar)
+    checkpointer.begin(1)
+
+    def stop(_: Sending) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Sending, "wait", stop)
+    with pytest.raises(KeyboardInterrupt):
+        checkpointer.save_state()
+    assert afar.under_way == 1
+
+
+def test_the_time_of_an_upload_is_that_of_its_bytes(job: Jobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    described: list[float] = []
+    put = PosixStore.put
+
+    def slow(store: PosixStore, key: str, *content: Any) -> int:
+        if key.endswith(".metadata"):
+            described.append(time.monotonic())
+            time.sleep(0.05)
+        return put(store, key, *content)
+
+    monkeypatch.setattr(PosixStore, "put", slow)
+    checkpointer = job().checkpointer(tmp_path)
+    checkpointer.begin(1)
+    began = time.monotonic()
+    checkpointer.save_state()
+    times = checkpointer.commit().times
+    assert times is not None
+    assert times.staged_seconds + times.uploaded_seconds <= described[0] - began
+    checkpointer.close()
+
+
+def test_a_save_stands_with_its_swap_and_its_mark_waits_for_nobody(job: Jobs, tmp_path: Path, puts: Puts) -> None:
+    puts.broken = {"COMMITTED": StorageUnavailableError("away")}
+    told: list[int] = []
+
+    def hook(committed: Committed) -> None:
+        puts.wait_for("COMMITTED")
+        assert committed.step in steps_of(tmp_path)
+        told.append(committed.step)
+
     with job().checkpointer(tmp_path, interval_steps=2, asynchronous=True) as checkpointer:
-        checkpointer.on_commit(lambda _: marked.append("COMMITTED" in puts.names))
-        for step in checkpointer.steps(3):
-            if step == 3:
-                puts.wait_for("COMMITTED")
-                assert marked == [False]
-    assert steps_of(tmp_path) == [2, 3]
+        checkpointer.on_commit(hook)
+        for _ in checkpointer.steps(5):
+            pass
+    assert told == steps_of(tmp_path) == [2, 4, 5]

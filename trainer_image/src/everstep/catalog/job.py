@@ -12,6 +12,7 @@ import json
 import secrets
 from collections.abc import Callable, Collection
 from datetime import datetime
+from functools import partial
 
 from everstep.catalog import manifest as manifests
 from everstep.catalog import transitions
@@ -21,6 +22,7 @@ from everstep.catalog.ledger import MOST_LISTED, Ledger, utc_now
 from everstep.catalog.register import Register, Snapshot
 from everstep.catalog.retention import Retention, expendable, safeguarded
 from everstep.catalog.store import KeyNotFound, Store
+from everstep.catalog.store.threads import begin
 from everstep.catalog.transitions import AUTO, Resume, ResumePoint, resume_point
 from everstep.catalog.weights import WeightSets
 from everstep.errors import (
@@ -230,11 +232,11 @@ class Claimed:
         self,
         manifest: manifests.Manifest,
         known: Snapshot | None = None,
-        stood: Callable[[Entry], None] = lambda _: None,
+        stood: Callable[[Entry], None] | None = None,
     ) -> Entry:
         """Write the manifest, then swap the entry in: that swap is the commit. Every shard must be stored by now.
 
-        `known`: see `Register.swap`; `stood` is called once it is committed, before it is marked for `rebuild`.
+        `known`: see `Register.swap`. `stood` is called once it is committed, while it is being marked for `rebuild`.
 
         Raises FencedError where another worker group has taken over, and then nothing is committed.
         """
@@ -243,8 +245,15 @@ class Claimed:
         entry = catalog.find(manifest.location)
         if entry is None:  # pragma: no cover - the swap wrote it
             raise CheckpointNotFoundError(manifest.location)
-        stood(entry)
-        self._mark(Location.parse(entry.location), catalog, entry)
+        mark = partial(self._mark, Location.parse(entry.location), catalog, entry)
+        if stood is None:
+            mark()
+            return entry
+        marking = begin(mark, "everstep-mark")
+        try:
+            stood(entry)
+        finally:
+            marking.result()
         return entry
 
     def _mark(self, location: Location, catalog: Catalog, entry: Entry) -> None:

@@ -36,7 +36,7 @@ class SaveTimes(BaseModel):
     uploaded_seconds: float
     """From then on until storage had acknowledged every file of a rank."""
     committed_seconds: float
-    """Metadata, manifest and the swap that makes the save stand."""
+    """From when all ranks had stored theirs until the save stood: the manifest and the swap."""
     blocked_seconds: float
     """For how long training stood still."""
     retries: Count = 0

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from everstep.catalog.documents import MAX_DOCUMENT_BYTES, Catalog, decode, encode
 from everstep.catalog.keys import CATALOG
 from everstep.catalog.store import UNCHANGED, Store, SwapRefused, SwapUnanswered, Unchanged
-from everstep.errors import CatalogUnreadableError, StorageUnavailableError
+from everstep.errors import CatalogUnreadableError, CheckpointError, StorageUnavailableError
 
 Decide = Callable[[Catalog | None], Catalog]
 """The next document for the present one; the same object where nothing is to be written. Raises to give up."""
@@ -72,7 +72,7 @@ class Register:
 
     def swap(self, decide: Decide, reserve: int = 0, known: Snapshot | None = None) -> Catalog:
         """Replace the document by `decide`'s answer to it; returns the document in force. `reserve`: see `encode`;
-        `known`: what a caller has just read, which saves a round trip.
+        `known`: what a caller has read before, which saves a round trip.
 
         Raises what `decide` raises, and StorageUnavailableError where it stays unknown whether the swap was applied.
         """
@@ -80,14 +80,19 @@ class Register:
         deadline = time.monotonic() + self._backoff.seconds
         for turn in range(self._backoff.tries):
             current = snapshot.catalog if snapshot else None
-            proposal = decide(current)
-            if proposal is current:
-                return proposal
-            generation = (current.generation if current else 0) + 1
-            stamped = proposal.model_copy(update={"generation": generation, "swap": secrets.token_hex(16)})
-            applied, snapshot = self._write(
-                encode(stamped, reserve), stamped.swap, snapshot.token if snapshot else None, deadline
-            )
+            try:
+                proposal = decide(current)
+                if proposal is current:
+                    return proposal
+                generation = (current.generation if current else 0) + 1
+                stamped = proposal.model_copy(update={"generation": generation, "swap": secrets.token_hex(16)})
+                body = encode(stamped, reserve)
+            except CheckpointError:
+                if snapshot is None or snapshot is not known:
+                    raise
+                snapshot = self.read()  # it may have become possible since
+                continue
+            applied, snapshot = self._write(body, stamped.swap, snapshot.token if snapshot else None, deadline)
             if applied:
                 return stamped
             self._sleep(self._backoff.pause(turn))

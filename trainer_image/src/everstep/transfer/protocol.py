@@ -54,9 +54,9 @@ class Uploaded:
 
     key: str
     bytes: int
-    seconds: float
-    """From the first byte sent to the answer; time in the queue does not count."""
     retries: int
+    at: float
+    """When, on the monotonic clock, which the processes of a machine share."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -76,10 +76,9 @@ class Worker:
         result: Uploaded | Exception
         try:
             store = self._open()
-            began = time.monotonic()
             with memoryview(memory) as whole, whole[put.offset : put.offset + put.length] as body:
                 retries = store.put(put.key, body, put.sums)
-            result = Uploaded(put.key, put.length, time.monotonic() - began, retries)
+            result = Uploaded(put.key, put.length, retries, time.monotonic())
         except CheckpointError as error:
             result = error
         except Exception as error:  # noqa: BLE001  it is told to the trainer, whose save fails

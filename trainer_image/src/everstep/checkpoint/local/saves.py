@@ -35,7 +35,7 @@ from everstep.checkpoint.saving.runway import Runway
 from everstep.checkpoint.saving.saves import versions
 from everstep.checkpoint.saving.shards import Prepared, Shards
 from everstep.checkpoint.saving.staging import Buffers
-from everstep.checkpoint.saving.uploading import Keyed, Stored
+from everstep.checkpoint.saving.uploading import Keyed, Stored, Storing
 from everstep.checkpoint.session import Identity, Session
 from everstep.errors import CheckpointError
 from everstep.transfer import SharedBuffer
@@ -50,9 +50,10 @@ class InPlace:
         self.views: dict[str, memoryview] = {}
         """Their bytes, by name."""
 
-    def begin(self, files: Sequence[Keyed]) -> Stored:
+    def begin(self, files: Sequence[Keyed]) -> Storing:
         self.views = {file.layout.name: file.segment.view for _, file in files}
-        return lambda: 0
+        stored = Stored(0, time.monotonic())
+        return lambda: stored
 
     def close(self) -> None:
         self.views.clear()

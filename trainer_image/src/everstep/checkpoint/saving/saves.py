@@ -7,7 +7,6 @@ the metadata that describes those of all ranks; commit. All public methods but t
 from __future__ import annotations
 
 import contextlib
-import logging
 import platform
 import time
 from collections.abc import Callable, Mapping
@@ -26,9 +25,7 @@ from everstep.checkpoint.saving.gate import Hold
 from everstep.checkpoint.saving.runway import Runway
 from everstep.checkpoint.saving.shards import Prepared, Report, Sending, Shards, Times, store_metadata
 from everstep.checkpoint.session import Session
-from everstep.errors import InvalidOperationError, StorageError
-
-log = logging.getLogger("everstep")
+from everstep.errors import CheckpointError, InvalidOperationError, StorageError, StorageUnavailableError
 
 Picked = tuple[int, Location | None]
 """The step that a rank is at; of rank 0 the location for it too."""
@@ -183,8 +180,9 @@ class Saves:
         return self.draft
 
     def _store(self, gang: Gang, prepared: Prepared, location: Location, blocked: Callable[[], float]) -> Written:
-        """Collective. While the files are under way rank 0 hears where all have put what, stores the metadata and looks
-        at the register: none of that is left to do once the last byte is stored. `blocked`: asked once all is staged.
+        """Collective. While an uploader has the files, rank 0 hears where all have put what, stores the metadata and
+        looks at the register: none of that is left to do once the last byte is stored. `blocked`: asked once all is
+        staged.
         """
         sending: Sending | None = None
 
@@ -193,23 +191,29 @@ class Saves:
             sending = self._shards.finish(prepared, location)
             return sending.report
 
+        def describe() -> tuple[File, ...]:
+            return store_metadata(self._session.store, location, prepared.plan, reports, self._assets)
+
         def store() -> tuple[tuple[tuple[File, ...], Snapshot | None], tuple[Times, float]]:
-            nonlocal sending
             assert sending is not None
-            files: tuple[File, ...] = ()
-            register = None
-            if gang.leads:
-                files = store_metadata(self._session.store, location, prepared.plan, reports, self._assets)
+            if not gang.leads:
+                return ((), None), (sending.wait(), blocked())
+            early, register = None, None
+            with contextlib.suppress(StorageUnavailableError):  # the shards may wait for storage to come back
+                early = describe()
+            with contextlib.suppress(CheckpointError):  # the swap reads it then
                 register = self._session.job.register.read()
-            under_way, sending = sending, None
-            return (files, register), (under_way.wait(), blocked())
+            times = sending.wait()
+            return (early if early is not None else describe(), register), (times, blocked())
 
         try:
             reports = gang.collect(stage)
             (files, register), told = gang.compare(store)
-        finally:
+        except Exception:
             if sending is not None:
-                _settle(sending)
+                with contextlib.suppress(StorageError):
+                    sending.wait()
+            raise
         return Written(files, register, [times for times, _ in told], max(seconds for _, seconds in told))
 
     def _commit(self, draft: Draft, record: Record, stood: Callable[[Done], None], waits: bool) -> Done:
@@ -262,12 +266,6 @@ class Saves:
             config=record.config,
             custom=dict(record.custom),
         )
-
-
-def _settle(sending: Sending) -> None:
-    """Of a save that has failed already: its bytes are nobody's to change before they are stored."""
-    with contextlib.suppress(StorageError):
-        sending.wait()
 
 
 def _agreed(told: list[Picked], call: str) -> Location:

@@ -29,7 +29,7 @@ from everstep.checkpoint.gang import Gang
 from everstep.checkpoint.saving.layout import FileLayout, arrange, piece
 from everstep.checkpoint.saving.planning import Outline, Plan, Plans, outline
 from everstep.checkpoint.saving.staging import Buffers, Source, Sources, StagedFile, Staging
-from everstep.checkpoint.saving.uploading import Stored, Upload
+from everstep.checkpoint.saving.uploading import Storing, Upload
 from everstep.checkpoint.state.application import Application, Seen, check_alike, compose, differing, look
 from everstep.weights.assets import ASSETS
 
@@ -59,17 +59,17 @@ class Times:
 class Sending:
     """Files that are staged, and on their way."""
 
-    def __init__(self, report: Report, began: float, staged: float, stored: Stored) -> None:
+    def __init__(self, report: Report, began: float, staged: float, storing: Storing) -> None:
         """`began`, `staged`: when the copy was, on the monotonic clock."""
         self.report = report
         self._began = began
         self._staged = staged
-        self._stored = stored
+        self._storing = storing
 
     def wait(self) -> Times:
-        """Once, whatever else may fail. Raises StorageError; the buffers are free again by then."""
-        retries = self._stored()
-        return Times(self._staged - self._began, time.monotonic() - self._staged, retries)
+        """As often as you like, and once whatever else may fail: the buffers are free then. Raises StorageError."""
+        stored = self._storing()
+        return Times(self._staged - self._began, stored.at - self._staged, stored.retries)
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,8 +198,9 @@ class Shards:
         finally:
             done = time.monotonic()
             prepared.staged()
-        stored = self._upload.begin([(location.key(file.layout.name), file) for file in staged])
-        return Sending(_report(staged, self._gang.rank), prepared.began, done, stored)
+        report = _report(staged, self._gang.rank)
+        storing = self._upload.begin([(location.key(file.layout.name), file) for file in staged])
+        return Sending(report, prepared.began, done, storing)
 
     def close(self) -> None:
         self._upload.close()
@@ -249,6 +250,6 @@ def store_metadata(
     body = metadata_format.encode(metadata, str(location))
     bodies = {**{f"{ASSETS}{name}": asset for name, asset in assets.items()}, METADATA: body}
     puts = [partial(store.put, location.key(name), each) for name, each in bodies.items()]
-    at_once(puts, "everstep-metadata")  # each would be a round trip before the commit
+    at_once(puts, "everstep-metadata")
     described = [describe_file(name, each, 0) for name, each in bodies.items()]
     return (*(file for report in reports for file in report.files), *described)

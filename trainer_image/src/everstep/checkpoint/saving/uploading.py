@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, wait
+from dataclasses import dataclass
 from typing import Protocol
 
 from everstep.catalog import Store
@@ -25,15 +27,23 @@ CLOSING_SECONDS = 5.0
 """How long a process that has nothing left to do may take to end."""
 
 
-Stored = Callable[[], int]
-"""Waits until all files are stored; returns how many requests were sent again. Raises StorageError, once none is under
-way any more."""
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """Files that storage has acknowledged. `retries`: requests that were sent again; `at`: when the last one was
+    stored, on the monotonic clock."""
+
+    retries: int
+    at: float
+
+
+Storing = Callable[[], Stored]
+"""Waits until all files are stored. Raises StorageError, once none is under way any more. It may be called again."""
 
 
 class Upload(Protocol):
-    def begin(self, files: Sequence[Keyed]) -> Stored:
-        """Store all files. Whoever begins waits, once, whatever else may fail: till then the bytes must not change.
-        Raises StorageError where nothing was begun."""
+    def begin(self, files: Sequence[Keyed]) -> Storing:
+        """Store all files. Their bytes must not change before the returned call has ended, whatever else may fail.
+        Raises StorageError where none is under way."""
 
     def close(self) -> None:
         """Nothing is under way any more, or nobody waits for it."""
@@ -50,12 +60,12 @@ class DirectUpload:
         self._store = store
         self._hanging: Future[int] | None = None
 
-    def begin(self, files: Sequence[Keyed]) -> Stored:
+    def begin(self, files: Sequence[Keyed]) -> Storing:
         if self._hanging is not None and not self._hanging.done():
             raise StorageUnavailableError(f"{self._store.uri}: a write of an earlier save still hangs")
         self._hanging = None
-        retries = sum(self._put(key, file) for key, file in files)
-        return lambda: retries
+        stored = Stored(sum(self._put(key, file) for key, file in files), time.monotonic())
+        return lambda: stored
 
     def _put(self, key: str, file: StagedFile) -> int:
         limit = PATIENCE + file.segment.length / SLOWEST
@@ -83,17 +93,18 @@ class ProcessUpload:
     def __init__(self, uri: str) -> None:
         self._uploader = Uploader(uri)
 
-    def begin(self, files: Sequence[Keyed]) -> Stored:
+    def begin(self, files: Sequence[Keyed]) -> Storing:
         self._uploader.start()
         under_way = [self._uploader.submit(key, file.segment, file.sums) for key, file in files]
 
-        def stored() -> int:
+        def wait() -> Stored:
             errors = [error for each in under_way if (error := each.exception()) is not None]
             if errors:
                 raise errors[0]
-            return sum(each.result().retries for each in under_way)
+            done = [each.result() for each in under_way]
+            return Stored(sum(each.retries for each in done), max((each.at for each in done), default=time.monotonic()))
 
-        return stored
+        return wait
 
     def close(self) -> None:
         self._uploader.close(CLOSING_SECONDS)
