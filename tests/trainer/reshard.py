@@ -28,6 +28,8 @@ from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, 
 
 from everstep import Checkpointer
 from everstep.catalog import JobCatalog, Store, open_store
+from everstep.catalog.manifest import BLOCK
+from everstep.checkpoint.restoring import headstart
 from everstep.errors import StorageRefusedError
 
 FOLDER = Path(sys.argv[1])
@@ -238,6 +240,7 @@ def failures(ranks: int) -> None:
 
 def main() -> None:
     torch.set_num_threads(1)
+    headstart.FEW_STEPS = (BLOCK, BLOCK, 2 * BLOCK)  # of so little nothing would be fetched ahead for others
     for layout, ranks in ((fsdp, 2), (plain, 2), (fsdp, 1), (hsdp, 4), (tensor_parallel, 4)):
         save(layout, ranks)
     for layout, ranks in ((fsdp, 1), (fsdp, 2), (fsdp, 4), (hsdp, 4), (tensor_parallel, 4), (plain, 2)):

@@ -13,10 +13,11 @@ from everstep.catalog.manifest import BLOCK
 from everstep.catalog.store import KeyNotFound
 from everstep.catalog.store.posix import PosixStore
 from everstep.checkpoint.blocks import describe_file, matching
-from everstep.checkpoint.restoring.dividing import Needs, divide
-from everstep.checkpoint.restoring.headstart import HeadStart
+from everstep.checkpoint.restoring.dividing import Needs, Piece, divide
+from everstep.checkpoint.restoring.headstart import HeadStart, few_steps, front
 from everstep.checkpoint.restoring.reader import SavedShards
 from everstep.checkpoint.restoring.restoration import has_own_file
+from everstep.checkpoint.saving.layout import shard_name
 
 from .conftest import Job
 
@@ -139,9 +140,54 @@ def test_who_has_it_already_fetches_it_for_the_others() -> None:
     assert shares == [36 * BLOCK, 36 * BLOCK], "the other one has the more to fetch of the rest"
 
 
-def test_who_has_what_only_others_need_hands_nothing_on() -> None:
-    division = divide([{0: [(0, 16 * BLOCK)]}, {}], 0, ahead=[None, (0, 16 * BLOCK)])
-    assert [(piece.start, piece.end) for piece in division.own] == [(0, 16 * BLOCK)]
+def test_who_has_what_another_needs_alone_hands_it_on() -> None:
+    needs: list[Needs] = [{0: [(0, 24 * BLOCK)]}, {1: [(0, 8 * BLOCK)]}]
+    divisions = [divide(needs, rank, ahead=[(1, 4 * BLOCK), (0, 16 * BLOCK)]) for rank in range(2)]
+    assert [[(piece.file, piece.start, piece.end) for piece in division.own] for division in divisions] == [
+        [(0, 16 * BLOCK, 24 * BLOCK)],
+        [(1, 4 * BLOCK, 8 * BLOCK)],
+    ]
+    handed = [Piece(0, 0, 16 * BLOCK, 1, (0, 1)), Piece(1, 0, 4 * BLOCK, 0, (0, 1))]
+    assert [division.rounds for division in divisions] == [[handed], [handed]]
+
+
+def test_who_needs_what_it_has_keeps_it_to_itself() -> None:
+    division = divide([{0: [(0, 16 * BLOCK)]}, {}], 0, ahead=[(0, 4 * BLOCK), (0, 8 * BLOCK)])
+    assert [(piece.start, piece.end) for piece in division.own] == [(0, 4 * BLOCK), (8 * BLOCK, 16 * BLOCK)]
+    assert division.rounds == [[Piece(0, 4 * BLOCK, 8 * BLOCK, 1, (0, 1))]]
+
+
+def test_small_neighbours_are_not_fetched_together_across_what_is_there() -> None:
+    mine: Needs = {0: [(at * BLOCK, (at + 1) * BLOCK) for at in range(0, 8, 2)]}
+    yours: Needs = {0: [(at * BLOCK, (at + 1) * BLOCK) for at in range(1, 8, 2)]}
+    division = divide([mine, yours], 0, ahead=[None, (0, 3 * BLOCK)])
+    pieces = [piece for pieces in division.rounds for piece in pieces]
+    assert {piece.start: piece.reader for piece in pieces if piece.end <= 3 * BLOCK} == {0: 1, BLOCK: 1, 2 * BLOCK: 1}
+    assert {piece.reader for piece in pieces if piece.start >= 3 * BLOCK} == {0}, "who has less to fetch"
+
+
+def test_of_little_nothing_is_fetched_ahead_for_others() -> None:
+    assert few_steps(15 << 20) == []
+    assert few_steps(16 << 20) == [4 << 20]
+    assert few_steps(1 << 30) == [4 << 20, 4 << 20, 8 << 20]
+
+
+@pytest.mark.parametrize(
+    ("files", "ranks", "expected"),
+    [
+        ([2, 2], 2, ["__0_0", "__1_0"]),
+        ([8], 2, ["__0_0", "__0_4"]),
+        ([2], 4, ["__0_0", None, "__0_1", None]),
+        ([3, 3], 5, ["__0_0", "__0_1", "__0_2", "__1_0", "__1_1"]),
+        ([4, 4, 4, 4], 2, ["__0_0", "__2_0"]),
+        ([1, 0], 2, ["__0_0", None]),
+        ([1] * 64, 1, ["__0_0"]),
+    ],
+)
+def test_each_rank_begins_with_another_file(files: list[int], ranks: int, expected: list[str | None]) -> None:
+    names = {shard_name(writer, number) for writer, several in enumerate(files) for number in range(several)}
+    found = [front(names, len(files), rank, ranks) for rank in range(ranks)]
+    assert found == [None if each is None else f"{each}.distcp" for each in expected]
 
 
 @pytest.fixture

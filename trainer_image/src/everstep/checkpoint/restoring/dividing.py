@@ -2,13 +2,13 @@
 
 The unit is the block that one checksum covers, so that who fetches a piece can verify it alone. A block that several
 ranks need (a replicated tensor, the shard of an HSDP replica, the row at which two shards meet) is fetched once, by
-that one of them which has it ahead, or else has least to fetch, and handed to the others.
+that one of them which has least to fetch, and handed to the others. What a rank has ahead it hands to whoever needs it.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 
 from everstep.catalog.manifest import BLOCK
@@ -29,6 +29,9 @@ Needs = Mapping[int, Sequence[Range]]
 
 _Segment = tuple[int, int, tuple[int, ...]]
 """Bytes [start, end) that the same ranks need."""
+
+_Shared = tuple[int, list[_Segment], list[int]]
+"""A file, what one rank fetches of it for others, and who has that already."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,28 +78,32 @@ def divide(
     all can read all); one of them reads for those that cannot, whether it needs the bytes itself or not. `ahead`: by
     rank a file and up to where it has that already."""
     own: list[Piece] = []
-    shared: list[tuple[int, list[_Segment]]] = []
+    there: list[_Shared] = []
+    missing: list[_Shared] = []
     load = [0] * len(needs)
     for file in sorted(set().union(*needs)):
-        for segments in _neighbours(_segments([each.get(file, ()) for each in needs]), piece):
+        fronts = {member: each[1] for member, each in enumerate(ahead) if each is not None and each[0] == file}
+        cuts = set(fronts.values())
+        for segments in _neighbours(_segments([each.get(file, ()) for each in needs], cuts), piece, cuts):
             start, end, members = segments[0]
             able = members if holders is None else holders[file]
+            has = [member for member, front in fronts.items() if segments[-1][1] <= front]
+            shared = there if has else missing
             if len(segments) > 1:
-                shared.append((file, segments))
-            elif len(members) > 1 or members[0] not in able:
+                shared.append((file, segments, has))
+            elif len(members) > 1 or members[0] not in (has or able):
                 step = min(piece, max(SHARE, -(-(end - start) // (len(members) * BLOCK)) * BLOCK))
-                shared += [(file, [(at, min(at + step, end), members)]) for at in range(start, end, step)]
+                shared += [(file, [(at, min(at + step, end), members)], has) for at in range(start, end, step)]
             else:
                 load[members[0]] += end - start
                 if members[0] == rank:
                     own.append(Piece(file, start, end, rank, members))
     rounds: list[list[Piece]] = [[]]
     held: dict[int, int] = defaultdict(int)
-    for file, segments in shared:
+    for file, segments, has in (*there, *missing):
         size = segments[-1][1] - segments[0][0]
         everybody = sorted({member for _, _, members in segments for member in members})
         able = everybody if holders is None else [each for each in everybody if each in holders[file]] or holders[file]
-        has = [member for member in able if _has(ahead, member, file, segments[-1][1])]
         reader = min(has or able, key=lambda member: load[member])
         load[reader] += size
         held[reader] += size
@@ -108,18 +115,15 @@ def divide(
     return Division(own, rounds)
 
 
-def _has(ahead: Sequence[tuple[int, int] | None], member: int, file: int, end: int) -> bool:
-    found = ahead[member] if ahead else None
-    return found is not None and found[0] == file and end <= found[1]
-
-
-def _neighbours(segments: Iterable[_Segment], most: int) -> Iterable[list[_Segment]]:
-    """Small segments that lie side by side, up to `most` bytes in all, and each other one by itself."""
+def _neighbours(segments: Iterable[_Segment], most: int, cuts: Set[int]) -> Iterable[list[_Segment]]:
+    """Small segments that lie side by side, up to `most` bytes in all and with no cut between, and each other one by
+    itself."""
     found: list[_Segment] = []
     for segment in segments:
         start, end, _ = segment
         small = end - start < SMALL
-        if found and not (small and start == found[-1][1] and end - found[0][0] <= most):
+        beside = found and start == found[-1][1] and start not in cuts
+        if found and not (small and beside and end - found[0][0] <= most):
             yield found
             found = []
         if small:
@@ -130,9 +134,9 @@ def _neighbours(segments: Iterable[_Segment], most: int) -> Iterable[list[_Segme
         yield found
 
 
-def _segments(by_rank: Sequence[Sequence[Range]]) -> Iterable[_Segment]:
-    """Stretches in which the same ranks need all bytes."""
-    changes: dict[int, list[int]] = defaultdict(list)
+def _segments(by_rank: Sequence[Sequence[Range]], cuts: Iterable[int] = ()) -> Iterable[_Segment]:
+    """Stretches in which the same ranks need all bytes, and in which no cut lies."""
+    changes: dict[int, list[int]] = defaultdict(list, {at: [] for at in cuts})
     for rank, ranges in enumerate(by_rank):
         for start, end in ranges:
             changes[start].append(rank)

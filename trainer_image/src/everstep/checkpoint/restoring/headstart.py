@@ -1,9 +1,9 @@
 """What a rank will need most likely, fetched while it is being found out what it needs.
 
 From the manifest to the first range that a plan asks for lie a round trip and the planning itself: a quarter of a
-second in which the way to storage would rest. With as many ranks, sharded in the same way, a rank needs all of the file
-that the rank of its number has written, so its front is fetched at once. A plan that knows what was begun has the rank
-fetch for others what it has already (`dividing`); from then on nothing more is begun here.
+second in which the way to storage would rest. All that is stored is needed by somebody, so each rank fetches the front
+of another file at once: with as many ranks, sharded in the same way, all of it is the rank's own. A plan that knows
+what was begun has the rank hand others what it has for them (`dividing`); from then on nothing more is begun here.
 """
 
 from __future__ import annotations
@@ -12,25 +12,45 @@ import contextlib
 import logging
 import threading
 from bisect import bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Container, Sequence
 from concurrent.futures import Future
-from itertools import accumulate
+from itertools import accumulate, count
 
 from everstep.catalog.store.threads import begin
+from everstep.checkpoint.saving.layout import shard_name
 
 log = logging.getLogger("everstep")
 
 STEPS = tuple(size << 20 for size in (4, 4, 8, 16, 16, 16))
 """Bytes of each request: large ones need fewer, small ones are here before the plan is made. Their sum is what one rank
 holds: in half a second eight of them fetch as much by 10 Gbit/s."""
+FEW_STEPS = STEPS[:3]
+"""Where others may need the bytes, who have to be handed them: what 1 Gbit/s lets through in an eighth of a second."""
 THREADS = 2
 """Few: what the plan is made of comes by the same way."""
+
+
+def front(names: Container[str], saved: int, rank: int, ranks: int) -> str | None:
+    """The file, of those of a save by `saved` ranks, of which a rank fetches the front: another one for each of
+    `ranks`, by the writer that lies where it lies itself. None where there are not so many."""
+    writer = rank * saved // ranks
+    first, end = -(-writer * ranks // saved), -(-(writer + 1) * ranks // saved)
+    files = next(number for number in count() if shard_name(writer, number) not in names)
+    number = (rank - first) * files // (end - first)
+    taken = rank > first and number == (rank - first - 1) * files // (end - first)
+    return None if taken or not files else shard_name(writer, number)
+
+
+def few_steps(share: int) -> list[int]:
+    """Those of a rank whose even share of all is so many bytes: up to a quarter of it, so that what is left to fetch
+    can still be dealt out evenly."""
+    return [step for step, end in zip(FEW_STEPS, accumulate(FEW_STEPS), strict=True) if end <= share // 4]
 
 
 class HeadStart:
     """Fetches a file's front in steps, beside everything else. What fails is left to whoever needs it."""
 
-    def __init__(self, read: Callable[[int, memoryview], int], size: int, steps: tuple[int, ...] = STEPS) -> None:
+    def __init__(self, read: Callable[[int, memoryview], int], size: int, steps: Sequence[int]) -> None:
         """`read`: fill memory from a place of the file, which has `size` bytes; returns how many there were."""
         self._read = read
         self._ends = [min(end, size) for end in accumulate(steps)]

@@ -39,12 +39,10 @@ class SavedShards:
         self._metadata: Metadata | None = None
         self._ahead: tuple[int, HeadStart] | None = None
 
-    def begin_ahead(self, name: str) -> None:
-        """Fetch the front of a file that is most likely needed, until `end_ahead`."""
-        number = self.numbers.get(name)
-        if number is not None:
-            key = self.location.key(name)
-            self._ahead = number, HeadStart(partial(self.store.read_into, key), self.files[number].size)
+    def begin_ahead(self, name: str, steps: Sequence[int]) -> None:
+        """Fetch the front of a file that is most likely needed, until `end_ahead`. `steps`: bytes of each request."""
+        number, key = self.numbers[name], self.location.key(name)
+        self._ahead = number, HeadStart(partial(self.store.read_into, key), self.files[number].size, steps)
 
     def fetched_ahead(self) -> tuple[int, int] | None:
         """The number of a file, and up to where it is here or on its way: nothing more is fetched ahead from now on."""

@@ -20,11 +20,11 @@ from everstep.catalog.sums import block_sums
 from everstep.checkpoint import collecting
 from everstep.checkpoint.blocks import patiently
 from everstep.checkpoint.gang import Gang
+from everstep.checkpoint.restoring.headstart import STEPS, few_steps, front
 from everstep.checkpoint.restoring.loading import load_state
 from everstep.checkpoint.restoring.matching import Configuration, check_tensors, mesh_of
 from everstep.checkpoint.restoring.reader import SavedShards
 from everstep.checkpoint.restoring.sources import point_of
-from everstep.checkpoint.saving.layout import shard_name
 from everstep.checkpoint.state import optimizers, plain
 from everstep.checkpoint.state.application import (
     COMMON,
@@ -70,9 +70,12 @@ class Restoration:
             saved.end_ahead()
 
     def _begin_ahead(self, saved: SavedShards) -> None:
-        manifest, mesh = saved.manifest, mesh_of(self.app.model)
-        if has_own_file((manifest.world_size, manifest.mesh), (self.gang.world_size, mesh)):
-            saved.begin_ahead(shard_name(self.gang.rank, 0))
+        manifest, now = saved.manifest, (self.gang.world_size, mesh_of(self.app.model))
+        alone = has_own_file((manifest.world_size, manifest.mesh), now)
+        steps = STEPS if alone else few_steps(manifest.bytes // self.gang.world_size)
+        name = front(saved.numbers, manifest.world_size, self.gang.rank, self.gang.world_size)
+        if name is not None and steps:
+            saved.begin_ahead(name, steps)
 
     def load_saved(self, saved: SavedShards, started: float) -> Loaded:
         """`load` of what was opened already. `started`: a monotonic time."""
@@ -137,9 +140,8 @@ class Restoration:
 
 
 def has_own_file(saved: tuple[int, Mapping[str, int]], now: tuple[int, Mapping[str, int]]) -> bool:
-    """Whether each rank most likely needs all that the rank of its number has written: it is alone, or one of as many,
-    sharded in the same way. Where there may be replicas others need it as well, and which of them fetches what is not
-    foreseen. Both are a number of ranks and their mesh."""
+    """Whether each rank most likely needs all that the rank of its number has written, and no other does: it is alone,
+    or one of as many, sharded in the same way. Both are a number of ranks and their mesh."""
     ranks, mesh = now
     return ranks == 1 or (saved == now and list(mesh.values()) == [ranks])
 
