@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from everstep.catalog.store.posix import PosixStore
-from everstep.errors import InvalidOperationError, StorageUnavailableError
+from everstep.errors import CheckpointError, InvalidOperationError, StorageUnavailableError
 
 from .conftest import Job, steps_of
 
@@ -161,3 +161,55 @@ def test_a_final_commit_whose_answer_was_lost(job: Jobs, tmp_path: Path, monkeyp
             mine.step()
     assert lost
     assert steps_of(tmp_path) == [4]
+
+
+class Broken:
+    def state_dict(self) -> dict[str, int]:
+        raise KeyError("boom")
+
+    def load_state_dict(self, state: dict[str, int]) -> None: ...
+
+
+@pytest.mark.parametrize("asynchronous", [True, False])
+@pytest.mark.parametrize("kind", ["object", "meta", "sparse", "quantized"])
+def test_state_that_can_never_be_saved_ends_the_run_at_the_first_save_and_is_named(
+    job: Jobs, tmp_path: Path, kind: str, asynchronous: bool
+) -> None:
+    run = job()
+    others: dict[str, Any] = {}
+    odd, named = torch.eye(4), ""
+    if kind == "object":
+        others["tracker"] = Broken()
+        named = r"tracker: Broken.state_dict\(\) raised KeyError: 'boom'"
+    elif kind == "meta":
+        odd, named = odd.to("meta"), "0.odd is on the meta device: only dense"
+    elif kind == "sparse":
+        odd, named = odd.to_sparse(), "0.odd is torch.sparse_coo: only dense"
+    else:
+        odd, named = torch.quantize_per_tensor(odd, 0.1, 0, torch.qint8), "0.odd is quantized: only dense"
+    if kind != "object":
+        run.model[0].register_buffer("odd", odd)
+    done: list[int] = []
+
+    def train() -> None:
+        with run.checkpointer(tmp_path, interval_steps=2, asynchronous=asynchronous, **others) as checkpointer:
+            for step in checkpointer.steps(8):
+                run.step()
+                done.append(step)
+
+    with pytest.raises(CheckpointError, match=named):
+        train()
+    assert done == [1, 2]
+
+
+def test_an_object_that_fails_later_costs_the_saves_in_which_it_does(job: Jobs, tmp_path: Path) -> None:
+    class Moody(Broken):
+        def state_dict(self) -> dict[str, int]:
+            return {} if checkpointer.step != 4 else super().state_dict()
+
+    run = job()
+    checkpointer = run.checkpointer(tmp_path, interval_steps=2, tracker=Moody())
+    with checkpointer:
+        for _ in checkpointer.steps(6):
+            run.step()
+    assert steps_of(tmp_path) == [2, 6]

@@ -20,7 +20,7 @@ from everstep.checkpoint.agreement import Agreed, Agreement
 from everstep.checkpoint.ending import exit_code, hidden_fence
 from everstep.checkpoint.signals import TerminationFlag
 from everstep.checkpoint.transactions import Committed, Transactions
-from everstep.errors import CheckpointError, FencedError, InvalidOperationError, TornStateError
+from everstep.errors import CheckpointError, FencedError, InvalidOperationError, StorageError, TornStateError
 
 __all__ = ["Checkpointer", "Committed"]
 
@@ -366,8 +366,8 @@ class Checkpointer(Transactions):
             except FencedError:
                 raise
             except CheckpointError as error:
-                if isinstance(error, InvalidOperationError | TornStateError) and not self._saves.written:
-                    raise  # state that cannot be kept: it will be the same at each save
+                if self._cannot_be_kept(error):
+                    raise
                 self._count_failure(step, error)
                 if last and turn == FINAL_SAVE_TRIES - 1:
                     raise
@@ -379,6 +379,12 @@ class Checkpointer(Transactions):
                 self._last_save = time.monotonic()
                 self._progress.pause()
         return False
+
+    def _cannot_be_kept(self, error: CheckpointError) -> bool:
+        """Whether it is the state that is wrong, and will be at each save: to train on would be in vain."""
+        if self._saves.written or isinstance(error, StorageError):
+            return False
+        return isinstance(error, InvalidOperationError | TornStateError) or not self._saves.ever_written
 
     def _end_by_sigterm(self, step: int, saved: bool) -> None:
         outcome = "saved" if saved else "not saved"

@@ -6,6 +6,7 @@ with the same typed error.
 
 from __future__ import annotations
 
+import logging
 import os
 import pickle
 import struct
@@ -25,6 +26,8 @@ from everstep.errors import (
     StorageRefusedError,
     StorageUnavailableError,
 )
+
+log = logging.getLogger("everstep")
 
 T = TypeVar("T")
 S = TypeVar("S")
@@ -233,7 +236,9 @@ class Gang:
     def _attempt(self, action: Callable[[], T]) -> tuple[T | None, Failure | None]:
         try:
             return action(), None
-        except Exception as error:  # noqa: BLE001 - all ranks must hear of it
+        except Exception as error:
+            if not isinstance(error, CheckpointError | OSError):
+                log.warning("rank %d:", self.rank, exc_info=True)  # the others hear what, but not where
             return None, Failure.of(self.rank, error)
 
     def start_sum(self, values: Sequence[int]) -> PendingSum:

@@ -82,6 +82,8 @@ class Saves:
         self.draft: Draft | None = None
         self.written = False
         """Whether the state of the last save could be captured and stored by all ranks."""
+        self.ever_written = False
+        """Whether that of any was."""
         self._session = session
         self._shards = shards
         self._assets = assets
@@ -107,7 +109,7 @@ class Saves:
             prepared, _ = self._shards.prepare(counters, late=lambda _: True, tell=lambda: None)
             draft.mesh = mesh_of(self._session.app.model)
             draft.written = self._store(self._gang, prepared, draft.location, lambda: 0)
-            self.written = True
+            self.written = self.ever_written = True
         except BaseException:
             self.draft = None
             raise
@@ -141,7 +143,7 @@ class Saves:
         self._session.claim()
         prepared, told = self._shards.prepare(counters, late=runway.late(), tell=lambda: self._pick(step))
         draft = Draft(step, _agreed(told, "save"), started, began, mesh_of(self._session.app.model))
-        self.written = True
+        self.written = self.ever_written = True
         boundary = time.monotonic() - draft.began
 
         def commit() -> Done:

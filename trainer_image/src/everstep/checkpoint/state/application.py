@@ -126,8 +126,11 @@ def look(app: Application, gang: Gang) -> Seen:
     """Not collective: one rank may fail here. Raises TornStateError."""
     app.check_whole()
     model = {} if app.walk is None else app.walk.model()
-    data = None if app.data is None else plain.to_plain(accessors(app.data, "data")[0](), "data")
-    trees = {name: accessors(item, name)[0]() for name, item in app.others.items()}
+    for name, value in model.items():
+        if isinstance(value, torch.Tensor):
+            objects.check_storable(name, value)
+    data = None if app.data is None else plain.to_plain(objects.state_of(app.data, "data"), "data")
+    trees = {name: objects.state_of(item, name) for name, item in app.others.items()}
     buffers = {} if app.model is None else objects.unsharded_buffers(app.model, model)
     digests: dict[str, bytes] = {}
     if gang.world_size > 1:
@@ -166,7 +169,7 @@ def compose(app: Application, gang: Gang, counters: Mapping[str, int], seen: See
     }
     (common if shared else own)["data"] = seen.data
     if app.scheduler is not None:
-        common["scheduler"] = accessors(app.scheduler, "scheduler")[0]()
+        common["scheduler"] = objects.state_of(app.scheduler, "scheduler")
     own["buffers"] = {name: tensor for name, tensor in seen.buffers.items() if f"buffers/{name}" in apart}
     tensors: objects.Tensors = {}
     common["objects"], own["objects"] = {}, {}

@@ -16,7 +16,7 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 
 from everstep.checkpoint.state import plain
-from everstep.errors import InvalidOperationError
+from everstep.errors import CheckpointError, InvalidOperationError
 
 _REFERENCE = "everstep:tensor"
 
@@ -38,6 +38,30 @@ def accessors(item: Any, name: str) -> tuple[Getter, Setter]:
     )
 
 
+def state_of(item: Any, name: str) -> Any:
+    """Raises CheckpointError, which names the object, whatever its own code raises."""
+    getter = accessors(item, name)[0]
+    try:
+        return getter()
+    except CheckpointError:
+        raise
+    except Exception as error:
+        raise CheckpointError(
+            f"{name}: {type(item).__name__}.{getter.__name__}() raised {type(error).__name__}: {error}"
+        ) from error
+
+
+def check_storable(name: str, tensor: torch.Tensor) -> None:
+    """Raises InvalidOperationError for a tensor that is more, or less, than a block of numbers."""
+    if tensor.layout is torch.strided and not tensor.is_meta and not tensor.is_quantized:
+        return
+    kind = "on the meta device" if tensor.is_meta else "quantized" if tensor.is_quantized else f"{tensor.layout}"
+    raise InvalidOperationError(
+        f"{name} is {kind}: only dense tensors of numbers can be saved. Make it one, or leave it out of the state "
+        "(a buffer: persistent=False)"
+    )
+
+
 def _refill(item: dict[Any, Any], state: Mapping[Any, Any]) -> None:
     """In place: whoever else holds the dict sees what was loaded."""
     item.clear()
@@ -51,6 +75,7 @@ def set_apart(value: Any, path: str, tensors: Tensors, only_sharded: bool = Fals
             return value
         while path in tensors:  # keys that hold slashes
             path += "'"
+        check_storable(path, value)
         tensors[path] = value
         return {_REFERENCE: path}
     if isinstance(value, Mapping):
