@@ -249,13 +249,9 @@ def goals(rows: list[Json]) -> list[Goal]:
     most = line + 3 * ROUND_TRIP + 0.05
     what = f"until committed (shaped): 95 % of the link, three round trips and 50 ms: {most:.2f} s at most"
     found.append(Goal(what, save("shaped", EVERSTEP, committed), most))
-    found.append(
-        Goal(
-            f"restore (shaped): 95 % of the link: {line:.2f} s at most",
-            restore("shaped", EVERSTEP, 2, 2, committed),
-            line,
-        )
-    )
+    for source, target in ((2, 2), (2, 1), (1, 2)):
+        what = f"restore (shaped), {source} to {target}: 95 % of the link: {line:.2f} s at most"
+        found.append(Goal(what, restore("shaped", EVERSTEP, source, target, committed), line))
     ratio = _ratio(*(restore(setting, LOCAL, 2, 2, committed) for setting in ("node's memory", "shaped")))
     found.append(Goal("restore from the node's memory: 0.1 of that by the link at most", ratio, 0.1, 3))
     for (saved, now), way in WAYS.items():

@@ -30,7 +30,8 @@ def place(s3_server: S3Endpoint) -> str:
 
 def everstep(server: S3Endpoint, *arguments: str, code: int = 0) -> str:
     command = [sys.executable, "-c", "from everstep.cli import main; main()", *arguments]
-    done = subprocess.run(command, env={**os.environ, **server.environment()}, capture_output=True, text=True)
+    inherited = {name: value for name, value in os.environ.items() if name != "COLUMNS"}  # a pipe has no width
+    done = subprocess.run(command, env=inherited | server.environment(), capture_output=True, text=True)
     assert done.returncode == code, done
     return done.stdout or done.stderr
 

@@ -15,6 +15,7 @@ from aiohttp import web
 from dev.pki import Authority
 from dev.s3 import S3Endpoint
 from everstep.catalog import S3Access, Store, open_store
+from everstep.catalog.store import SwapUnanswered
 from everstep.catalog.sums import block_sums
 from everstep.errors import StorageUnavailableError
 from tests.storage.conftest import access_of
@@ -143,3 +144,20 @@ def test_a_connection_that_the_server_closed_is_not_used_again(
     with Counting(s3_server.url, port=port) as way:
         store.put("checkpoints/a/2", b"x")  # a single try
         assert len(way.peers) == 1
+
+
+class Page(Listener):
+    """A page for people, in answer to everything."""
+
+    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        return web.Response(text="<html>Welcome</html>", content_type="text/html")
+
+
+def test_a_server_that_is_no_s3_is_asked_whether_it_is(place: Callable[[str], tuple[str, S3Access]]) -> None:
+    with Page("http://unused") as page:
+        uri, access = place(page.url)
+        store = open_store(uri, access)
+        with pytest.raises(StorageUnavailableError, match=f"at {page.url}: .*is this an S3 endpoint"):
+            store.read_register("catalog.json")
+        with pytest.raises(SwapUnanswered, match=f"at {page.url}: .*is this an S3 endpoint"):
+            store.swap_register("catalog.json", b"{}", None)

@@ -227,3 +227,16 @@ def test_the_register_remembers_the_policy_and_is_not_written_again_for_it(tmp_p
     assert (job.require().generation, job.require().retention) == (generation, policy)
     now[0] += timedelta(hours=2)
     assert [entry.step for entry in job.retire(policy).live()] == [3, 4]
+
+
+@pytest.mark.parametrize(
+    ("policy", "stay"),
+    [
+        (Retention(best=Best(count=2)), [1, 2, 3, 4, 5]),
+        (Retention(best=Best(count=2), last=3), [3, 4, 5]),
+        (Retention(best=Best(count=2, metric="loss"), every=2), [2, 4, 5]),
+    ],
+)
+def test_where_nothing_has_a_score_the_best_alone_is_no_policy(policy: Retention, stay: list[int]) -> None:
+    """Nobody knows which are the worse: to keep too much can be mended."""
+    assert stays(catalog(range(1, 6)), policy) == stay

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from everstep.catalog import S3Access, open_store
@@ -63,3 +65,17 @@ def test_settings_that_make_no_client_are_a_refusal(
         monkeypatch.setenv(name, value)
     with pytest.raises(StorageRefusedError, match=message):
         open_store("s3://bucket/run", access)
+
+
+def test_a_name_that_can_be_no_buckets_is_refused_and_not_waited_for() -> None:
+    store = open_store("s3://Bad_Bucket!/run")
+    with pytest.raises(StorageRefusedError, match='Invalid bucket name "Bad_Bucket!"') as refused:
+        store.read_register("catalog.json")
+    assert "\n" not in str(refused.value)
+    with pytest.raises(StorageRefusedError, match="Invalid bucket name"):
+        store.swap_register("catalog.json", b"{}", None)
+
+
+def test_a_path_begins_at_home_where_it_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert open_store("~/runs").uri == str(tmp_path / "runs")

@@ -18,7 +18,7 @@ from everstep.checkpoint.environment import read_environment
 from everstep.checkpoint.local.folder import LocalFolder
 from everstep.errors import FencedError, SavesFailedError, StorageUnavailableError
 from everstep.weights import WeightsWatcher
-from tests.unit.checkpoint.conftest import Job
+from tests.unit.checkpoint.conftest import Job, steps_of
 
 Jobs = Callable[..., Job]
 
@@ -273,3 +273,15 @@ def test_the_local_tier_keeps_to_its_size(job: Jobs, tmp_path: Path, monkeypatch
     """A save of this job takes 256 KiB and a little: the first stays, as a second has no room beside it."""
     assert locally(job, tmp_path, monkeypatch, most=400 << 10, steps=2) == [2, 2]
     assert locally(job, tmp_path / "other", monkeypatch, most=200 << 10, steps=2) == [3]
+
+
+def test_a_save_without_a_score_is_told_of_once_where_the_best_are_kept(
+    job: Jobs, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with job().checkpointer(tmp_path, interval_steps=1) as checkpointer:
+        checkpointer.keep_best(1)
+        for step in checkpointer.steps(4):
+            checkpointer.report(loss=float(step))
+    told = "step 1 has no score, and the best are to be kept: report(score=…) in a step that is saved gives it one"
+    assert [message for message in caplog.messages if "no score" in message] == [told]
+    assert steps_of(tmp_path) == [1, 2, 3, 4]

@@ -127,7 +127,7 @@ def test_one_register_that_cannot_be_read_hides_no_other_run(root: str, tmp_path
     next((tmp_path / "runs" / "ns" / "cut" / "catalog.d").iterdir()).write_text("{")
     text = run("ls", str(tmp_path / "runs"), code=3)
     assert "catalog.json is missing" in text
-    assert "catalog.json is not JSON" in text
+    assert text.count("catalog.json is not JSON") == 1
     assert "Grand total: 3 runs, 2 checkpoints" in text
 
 
@@ -182,7 +182,7 @@ def test_errors_name_what_is_there(root: str) -> None:
     with pytest.raises(CheckpointError, match="committed steps: 10, 20"):
         run("show", root, "--step", "15")
     with pytest.raises(CheckpointError, match=r"no catalog\.json"):
-        run("ls", root + "-other")
+        run("ls", f"{shard_of(root, 10).parent}")
 
 
 def test_what_is_set_aside_is_not_used_unawares(root: str, tmp_path: Path) -> None:
@@ -246,10 +246,38 @@ def test_prune_keeps_the_union(root: str) -> None:
         run("prune", root, "--keep-within", "soon")
 
 
+def test_prune_takes_the_best_to_be_what_the_run_takes_them_to_be(root: str) -> None:
+    """To take the worst for the best would delete the best for good."""
+    job = JobCatalog(open_store(root))
+    claimed = job.claim()
+    for step in (40, 50, 60):
+        save(claimed, step, score=step)
+    job.retire(Retention(last=9, best=Best(count=2, mode="max")))
+
+    def goes(*options: str) -> list[int]:
+        data = json.loads(run("prune", root, *options, "--dry-run", "-o", "json"))
+        return [entry["step"] for entry in data["would_remove"]]
+
+    assert goes("--keep-best", "3") == [10, 20]
+    assert goes("--keep-best", "2", "--highest") == [10, 20, 40]
+    assert goes("--keep-best", "2", "--lowest") == [40]
+    assert "last 9, best 2" in run("prune", root, "--step", "20", "--dry-run"), "why the others stay"
+
+
+def test_of_checkpoints_without_scores_none_is_the_best(tmp_path: Path) -> None:
+    job = JobCatalog(open_store(str(tmp_path)))
+    claimed = job.claim()
+    for step in (1, 2, 3, 4):
+        save(claimed, step)
+    with pytest.raises(CheckpointError, match="none of the checkpoints has a score: --keep-best would keep none"):
+        run("prune", str(tmp_path), "--keep-best", "3", "--dry-run")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (("prune", "ROOT"), "say what to remove"),
+        (("prune", "ROOT", "--keep-last", "2", "--highest"), "--keep-best keeps: it is missing"),
         (("prune", "ROOT", "--keep-within", "5"), "'5' is no time"),
         (("export", "ROOT", "--to", "new", "--max-file-size", "five"), "'five' is no size"),
         (("verify", "ROOT", "--all", "--step", "10"), "--all is every checkpoint"),
@@ -270,9 +298,28 @@ def test_a_place_that_is_no_run_is_named_with_the_way_out(root: str, tmp_path: P
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageRefusedError, match="Not a directory"):  # another try would say the same
         run("ls", str(tmp_path / "file"))
-    for uri in ("", "s3:/bucket/run", "s3://"):
+    with pytest.raises(CheckpointNotFoundError, match=f"there is no folder {tmp_path}/typo$"):
+        run("ls", str(tmp_path / "typo"))
+    for uri in ("", "s3:/bucket/run", "s3//bucket/run", "s3://"):
         with pytest.raises(InvalidOperationError, match="s3://bucket/prefix"):
             run("ls", uri)
+
+
+@pytest.mark.parametrize("inside", ["catalog.json", "checkpoints", "checkpoints/"])
+def test_what_stands_in_each_run_is_as_good_as_its_name(root: str, inside: str) -> None:
+    assert run("show", f"{root}/{inside}", "-o", "json") == run("show", root, "-o", "json")
+
+
+def test_a_register_that_cannot_be_read_is_named_with_the_way_out(root: str) -> None:
+    newest = max(Path(root, "catalog.d").iterdir())
+    newest.write_text(newest.read_text()[:-20])
+    with pytest.raises(CheckpointError, match=r"job/catalog\.json is not JSON"):
+        run("show", root)
+    with pytest.raises(InvalidOperationError, match=r"newest file in catalog\.d/.*or move it away and rebuild"):
+        run("rebuild", root, "--yes")
+    assert "would hold 2 checkpoints" in run("rebuild", root, "--dry-run")
+    newest.unlink()
+    assert "20" in run("show", root)
 
 
 def test_a_rebuild_of_nothing_is_refused_unasked(tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ from typer.testing import CliRunner
 
 from everstep import Checkpointer
 from everstep.checkpoint.environment import JobEnvironment
-from everstep.cli.app import app
+from everstep.cli.app import app, code_of
+from everstep.errors import CheckpointError
 
 
 def save(root: Path, **layers: torch.Tensor) -> None:
@@ -107,3 +108,15 @@ def test_a_difference_that_is_no_number_is_still_json(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, arguments, catch_exceptions=False)
     found = json.loads(result.stdout, parse_constant=lambda name: pytest.fail(f"JSON has no {name}"))
     assert next(each for each in found["tensors"] if each["name"] == "model.weight")["largest"] is None
+
+
+def test_only_some_tensors(tmp_path: Path, big: torch.Tensor) -> None:
+    save(tmp_path / "a", big=big, small=torch.ones(3))
+    save(tmp_path / "b", big=big, small=torch.zeros(3))
+    runs = (str(tmp_path / "a"), str(tmp_path / "b"))
+    found = diff(*runs, "--only", "model.s", code=4)
+    assert list(found["tensors"]) == ["model.small"], "its whole name"
+    assert diff(*runs, "--only", "model.b", "--values", code=0)["same"] == 1
+    with pytest.raises(CheckpointError, match="--only 'modell': no tensor of either") as raised:
+        diff(*runs, "--only", "modell", code=2)
+    assert code_of(raised.value) == 2

@@ -129,4 +129,4 @@ class Register:
     def _decode(self, body: bytes) -> Catalog:
         if len(body) > MAX_DOCUMENT_BYTES:
             raise CatalogUnreadableError(f"{self.store.uri}/{self.key} has more than {MAX_DOCUMENT_BYTES} bytes")
-        return decode(body, self.key)
+        return decode(body, f"{self.store.uri}/{self.key}")

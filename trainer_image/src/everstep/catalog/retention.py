@@ -28,7 +28,10 @@ def kept(catalog: Catalog, policy: Retention, now: datetime) -> dict[str, list[s
     if policy.last:
         keep(live[-policy.last :], f"last {policy.last}")
     if policy.best and policy.best.count:
-        keep(best(live, policy.best), f"best {policy.best.count}")
+        scored = best(live, policy.best)
+        keep(scored, f"best {policy.best.count}")
+        if not scored and not (policy.last or policy.every or policy.within):
+            keep(live, f"best {policy.best.count}: none has a score")  # nobody knows which are the worse
     if policy.every:
         keep([entry for entry in live if entry.step % policy.every == 0], f"every {policy.every}")
     if policy.within:

@@ -141,6 +141,7 @@ class Transactions:
         self._resume = resume
         self._score: float | None = None
         self._score_of = self._policy.keep_best.metric if self._policy.keep_best else SCORE
+        self._told_unscored = False
         self._notes: dict[str, Any] = {}
         self._custom: dict[str, Any] = {}
         self._last_save = time.monotonic()
@@ -323,6 +324,12 @@ class Transactions:
             *(times.committed_seconds, times.blocked_seconds),
         )
         self._tell(last_save=times)
+        if committed.score is None and self._retention.best is not None and not self._told_unscored:
+            self._told_unscored = True
+            log.warning(
+                "step %d has no score, and the best are to be kept: report(%s=…) in a step that is saved gives it one",
+                *(committed.step, self._score_of),
+            )
         self._run_hook(committed)
 
     def publish_weights(self) -> None:

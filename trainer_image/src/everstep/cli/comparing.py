@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -41,7 +41,9 @@ def compare(
     (first, a), (second, b) = (
         _open(each, at, only, endpoint, region) for each, at in ((uri, step), (other, other_step))
     )
-    differing = list(differences(a, b, values))
+    if only and not (a.specs() or b.specs()):
+        raise common.WrongCallError(f"--only {only!r}: no tensor of either has a name that begins so")
+    differing = [replace(each, name=only + each.name) for each in differences(a, b, values)]
     said = facts(a.manifest, b.manifest)
     data = {
         "a": first,

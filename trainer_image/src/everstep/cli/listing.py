@@ -11,7 +11,7 @@ from everstep.catalog import Entry, JobCatalog, Manifest, S3Access
 from everstep.catalog.manifest import flat
 from everstep.cli import common
 from everstep.cli import format as written
-from everstep.cli.output import Output, complain, emit
+from everstep.cli.output import Output, emit
 from everstep.cli.runs import Row, Run, find_runs
 from everstep.cli.tables import facts, table, width
 
@@ -41,8 +41,6 @@ def _lines(runs: list[Run], count: int, total: int) -> Iterator[str]:
     room = width()
     for run in runs:
         yield from run_lines(run, room)
-        if run.problem is not None:
-            complain(f"{run.uri}: {run.problem}")
         yield ""
     summary = (written.count(len(runs), "run"), written.count(count, "checkpoint"), written.size(total))
     yield f"Grand total: {', '.join(summary)}"

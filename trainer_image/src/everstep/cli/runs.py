@@ -14,6 +14,7 @@ from everstep.catalog import JobCatalog, Retention, S3Access, Store, open_store
 from everstep.catalog.documents import Catalog, Entry
 from everstep.catalog.keys import CHECKPOINTS, Location
 from everstep.catalog.retention import kept
+from everstep.catalog.store.posix import PosixStore
 from everstep.catalog.transitions import sweepable
 from everstep.cli.output import complain
 from everstep.errors import (
@@ -103,7 +104,10 @@ def find_runs(uri: str, access: S3Access | None, listed: bool = False) -> list[R
                     f"{uri} has more than {MOST_FOLDERS} folders: name a place nearer to the runs"
                 )
     if not runs:
-        raise CheckpointNotFoundError(f"no catalog.json at or up to {DEPTH} folders below {uri}")
+        store = open_store(uri, access)
+        if isinstance(store, PosixStore) and not store.root.is_dir():
+            raise CheckpointNotFoundError(f"there is no folder {store.uri}")
+        raise CheckpointNotFoundError(f"no catalog.json at or up to {DEPTH} folders below {store.uri}")
     return sorted(runs, key=lambda run: run.uri)
 
 

@@ -12,12 +12,13 @@ import typer
 from everstep.catalog import Best, Catalog, Entry, Retention
 from everstep.catalog.rebuild import Rebuilt, survey
 from everstep.catalog.rebuild import rebuild as rebuild_register
+from everstep.catalog.retention import best as best_of
 from everstep.catalog.retention import expendable, kept, safeguarded
 from everstep.cli import common
 from everstep.cli import format as written
-from everstep.cli.output import Output, emit
+from everstep.cli.output import Output, complain, emit
 from everstep.cli.tables import table, width
-from everstep.errors import InvalidOperationError
+from everstep.errors import CatalogUnreadableError, InvalidOperationError
 
 
 def pin(
@@ -55,8 +56,13 @@ def prune(
     steps: Annotated[list[int] | None, typer.Option("--step", help="this step; may be given more than once")] = None,
     set_aside: Annotated[bool, typer.Option("--set-aside", help="all that are abandoned or quarantined")] = False,
     keep_last: Annotated[int | None, typer.Option(min=1, help="keep so many newest")] = None,
-    keep_best: Annotated[int | None, typer.Option(min=1, help="keep so many with the lowest scores")] = None,
-    highest: Annotated[bool, typer.Option("--highest", help="the best scores are the highest")] = False,
+    keep_best: Annotated[int | None, typer.Option(min=1, help="keep so many with the best scores")] = None,
+    highest: Annotated[
+        bool | None,
+        typer.Option(
+            "--highest/--lowest", help="which scores are the best; else as the run's own policy, or the lowest"
+        ),
+    ] = None,
     keep_every: Annotated[int | None, typer.Option(min=1, help="keep each step that is a multiple")] = None,
     keep_within: Annotated[str | None, typer.Option(help="keep what is younger: 36h, 7d")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="show what would go and what would stay, and why")] = False,
@@ -71,7 +77,7 @@ def prune(
     """
     target = common.open_target(uri, endpoint, region)
     catalog = target.catalog()
-    best = None if keep_best is None else Best(count=keep_best, mode="max" if highest else "min")
+    best = _best(catalog, keep_best, highest)
     within = None if keep_within is None else written.seconds_of(keep_within)
     policy = Retention(last=keep_last, best=best, every=keep_every, within=within)
     chosen = _chosen(target, catalog, steps or [], set_aside, policy)
@@ -94,6 +100,22 @@ def prune(
     emit(output, data, [*(_plan(catalog, chosen, policy) if dry_run else ()), summary])
 
 
+def _best(catalog: Catalog, count: int | None, highest: bool | None) -> Best | None:
+    """Raises WrongCallError where it would mean nothing, or something terrible."""
+    if count is None:
+        if highest is not None:
+            raise common.WrongCallError("--highest and --lowest say which scores --keep-best keeps: it is missing")
+        return None
+    own = catalog.retention.best if catalog.retention else None
+    policy = own.model_copy(update={"count": count}) if own else Best(count=count, mode="min")
+    if highest is not None:
+        policy = policy.model_copy(update={"mode": "max" if highest else "min"})
+    if not best_of(catalog.live(), policy):
+        what = "a score" if policy.metric is None else f"a score of {policy.metric!r}"
+        raise common.WrongCallError(f"none of the checkpoints has {what}: --keep-best would keep none of them")
+    return policy
+
+
 def _chosen(target: common.Target, catalog: Catalog, steps: list[int], set_aside: bool, policy: Retention) -> set[str]:
     """Locations that the options name. Raises CheckpointNotFoundError for a step that is not there, WrongCallError."""
     if target.location is None and not steps and not set_aside and policy.keeps_everything:
@@ -111,7 +133,8 @@ def _chosen(target: common.Target, catalog: Catalog, steps: list[int], set_aside
 
 
 def _plan(catalog: Catalog, leaving: Collection[str], policy: Retention) -> Iterator[str]:
-    reasons = kept(catalog, policy, datetime.now(UTC))
+    own = catalog.retention or policy
+    reasons = kept(catalog, own if policy.keeps_everything else policy, datetime.now(UTC))
 
     def cells(entry: Entry) -> list[str]:
         goes = entry.location in leaving
@@ -131,8 +154,16 @@ def rebuild(
 ) -> None:
     """Make a lost catalog.json again from saves that are provably committed. The job must be suspended."""
     job = common.open_target(uri, endpoint, region).job
-    if job.read() is not None:
-        raise InvalidOperationError(f"{job.store.uri} has a catalog.json: nothing to rebuild")
+    try:
+        if job.read() is not None:
+            raise InvalidOperationError(f"{job.store.uri} has a catalog.json: nothing to rebuild")
+    except CatalogUnreadableError as error:
+        complain(str(error))
+        if not dry_run:
+            raise InvalidOperationError(
+                "put an older version of it back (below a path it is the newest file in catalog.d/, and the one before "
+                "is the version before), or move it away and rebuild; --dry-run shows what that would give"
+            ) from error
     with common.progress_bar() as progress:
         task = progress.add_task("verifying", total=None)
         rebuilt = survey(job, partial(progress.advance, task))

@@ -14,7 +14,7 @@ def open_store(uri: str, access: S3Access | None = None) -> Store:
     scheme, mark, rest = uri.partition("://")
     if not uri:
         raise InvalidOperationError("the URI is empty: expected s3://bucket/prefix or a path")
-    if not mark and uri.startswith("s3:"):
+    if not mark and uri.startswith(("s3:", "s3//")):
         raise InvalidOperationError(f"{uri!r} is neither s3://bucket/prefix nor a path")
     if mark and scheme == "s3":
         from everstep.catalog.store.s3 import S3Store
@@ -29,4 +29,4 @@ def open_store(uri: str, access: S3Access | None = None) -> Store:
         return PosixStore(Path("/" + rest.lstrip("/")))
     if mark:
         raise InvalidOperationError(f"{uri!r}: no store for {scheme}://; use s3://bucket/prefix or a path")
-    return PosixStore(Path(uri))
+    return PosixStore(Path(uri).expanduser())

@@ -15,8 +15,6 @@ from botocore.exceptions import (
     BotoCoreError,
     ClientError,
     HTTPClientError,
-    NoCredentialsError,
-    PartialCredentialsError,
 )
 
 from everstep.catalog.store.access import S3Access
@@ -73,6 +71,8 @@ class S3Store:
             with answer["Body"] as stream:
                 if answer["ContentLength"] > MAX_REGISTER_BYTES:
                     raise InvalidOperationError(f"{self.uri}/{key} has {answer['ContentLength']} bytes: not a register")
+                if not answer.get("ETag"):
+                    raise StorageUnavailableError(self._bucket.no_etag(f"read {key}"))
                 return Versioned(stream.read(), answer["ETag"])
 
         return self._bucket.call(f"read {key}", read)
@@ -94,10 +94,13 @@ class S3Store:
             if isinstance(translated, StorageUnavailableError):
                 raise SwapUnanswered(str(translated)) from error
             raise translated from error
-        except (NoCredentialsError, PartialCredentialsError) as error:
-            raise self._bucket.translate(f"swap {key}", error) from error
         except (BotoCoreError, HTTPClientError) as error:
-            raise SwapUnanswered(str(error)) from error
+            translated = self._bucket.translate(f"swap {key}", error)
+            if isinstance(translated, StorageRefusedError):  # it was never sent
+                raise translated from error
+            raise SwapUnanswered(str(translated)) from error
+        if not answer.get("ETag"):
+            raise SwapUnanswered(self._bucket.no_etag(f"swap {key}"))
         return answer["ETag"]
 
     # objects

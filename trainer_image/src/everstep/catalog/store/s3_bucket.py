@@ -14,8 +14,14 @@ from botocore.exceptions import (
     BotoCoreError,
     ClientError,
     HTTPClientError,
+    InvalidRegionError,
     NoCredentialsError,
+    NoRegionError,
+    ParamValidationError,
     PartialCredentialsError,
+    ProfileNotFound,
+    SSOError,
+    TokenRetrievalError,
 )
 
 from everstep.catalog.store.access import S3Access
@@ -25,6 +31,18 @@ from everstep.catalog.store.tries import Tries
 from everstep.errors import StorageError, StorageRefusedError, StorageUnavailableError
 
 T = TypeVar("T")
+
+_NEVER_SENT = (
+    NoCredentialsError,
+    PartialCredentialsError,
+    ParamValidationError,
+    SSOError,
+    TokenRetrievalError,
+    InvalidRegionError,
+    NoRegionError,
+    ProfileNotFound,
+)
+"""What is wrong on this side, and stays so: no request was made of it."""
 
 _WAIT_AND_RETRY = {
     "SlowDown",
@@ -88,12 +106,21 @@ class S3Bucket:
         except (BotoCoreError, HTTPClientError) as error:
             raise self.translate(what, error) from error
 
+    @property
+    def _where(self) -> str:
+        return f"{self.uri} at {self.clients.control.meta.endpoint_url}"
+
+    def no_etag(self, what: str) -> str:
+        """What to say of an answer that no S3 server would give."""
+        return f"{self._where}: {what}: an answer without an ETag: is this an S3 endpoint?"
+
     def translate(self, what: str, error: Exception) -> StorageError:
-        where = f"{self.uri} at {self.clients.control.meta.endpoint_url}"
+        where = self._where
         if isinstance(error, (NoCredentialsError, PartialCredentialsError)):
             return StorageRefusedError(f"{where}: {what}: no credentials: AWS_ACCESS_KEY_ID is not set")
         if not isinstance(error, ClientError):
-            return StorageUnavailableError(f"{where}: {what}: {error}")
+            kind = StorageRefusedError if isinstance(error, _NEVER_SENT) else StorageUnavailableError
+            return kind(f"{where}: {what}: {' '.join(str(error).split())}")
         code, status = code_of(error), status_of(error)
         if code == "NoSuchBucket":
             return StorageRefusedError(
