@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import os
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -48,8 +49,9 @@ def main() -> None:
         for step in checkpointer.steps(saves + 1):
             run.step()
             upload: Any = checkpointer._shards._upload
-            uploader = upload._uploader.pid
             if step > 1:
+                while (uploader := upload._uploader.pid) is None:  # the first save begins with starting it
+                    time.sleep(0.01)
                 buffers = checkpointer._shards.buffers.bytes / MIB
                 out.writerow(
                     [step - 1, *held(os.getpid()), *held(uploader), named_memory(os.getpid(), uploader), buffers]

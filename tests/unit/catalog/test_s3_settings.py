@@ -79,3 +79,5 @@ def test_a_name_that_can_be_no_buckets_is_refused_and_not_waited_for() -> None:
 def test_a_path_begins_at_home_where_it_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     assert open_store("~/runs").uri == str(tmp_path / "runs")
+    with pytest.raises(InvalidOperationError, match="home directory"):
+        open_store("~nobody-of-this-name/runs")

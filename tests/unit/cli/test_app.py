@@ -14,6 +14,7 @@ import yaml
 from typer.testing import CliRunner
 
 from everstep.catalog import Best, Entry, JobCatalog, Manifest, Resume, Retention, open_store
+from everstep.catalog.keys import split_root
 from everstep.catalog.store import ObjectInfo
 from everstep.catalog.store.posix import PosixStore
 from everstep.cli import app as app_module
@@ -269,8 +270,11 @@ def test_of_checkpoints_without_scores_none_is_the_best(tmp_path: Path) -> None:
     claimed = job.claim()
     for step in (1, 2, 3, 4):
         save(claimed, step)
-    with pytest.raises(CheckpointError, match="none of the checkpoints has a score: --keep-best would keep none"):
+    with pytest.raises(CheckpointError, match="none of the checkpoints has a score: --keep-best keeps none"):
         run("prune", str(tmp_path), "--keep-best", "3", "--dry-run")
+    assert "would remove 1 checkpoint" in run(
+        "prune", str(tmp_path), "--keep-best", "3", "--keep-last", "3", "--dry-run"
+    )
 
 
 @pytest.mark.parametrize(
@@ -310,16 +314,34 @@ def test_what_stands_in_each_run_is_as_good_as_its_name(root: str, inside: str) 
     assert run("show", f"{root}/{inside}", "-o", "json") == run("show", root, "-o", "json")
 
 
+def test_a_run_that_is_named_checkpoints_is_not_its_neighbour(root: str) -> None:
+    inner = JobCatalog(open_store(f"{root}/checkpoints"))
+    claimed = inner.claim()
+    for step in (1, 2, 3, 4):
+        save(claimed, step)
+    run("prune", inner.store.uri, "--keep-last", "2", "--yes")
+    assert [entry.step for entry in inner.require().live()] == [3, 4]
+    assert [entry.step for entry in JobCatalog(open_store(root)).require().live()] == [10, 20]
+    assert split_root(inner.store.uri) == (inner.store.uri, None)
+
+
 def test_a_register_that_cannot_be_read_is_named_with_the_way_out(root: str) -> None:
     newest = max(Path(root, "catalog.d").iterdir())
     newest.write_text(newest.read_text()[:-20])
     with pytest.raises(CheckpointError, match=r"job/catalog\.json is not JSON"):
         run("show", root)
-    with pytest.raises(InvalidOperationError, match=r"newest file in catalog\.d/.*or move it away and rebuild"):
+    with pytest.raises(
+        InvalidOperationError, match=r"put an older version back, or move the register away and rebuild"
+    ):
         run("rebuild", root, "--yes")
     assert "would hold 2 checkpoints" in run("rebuild", root, "--dry-run")
     newest.unlink()
     assert "20" in run("show", root)
+    other = max(Path(root, "catalog.d").iterdir())
+    other.write_text(other.read_text().replace('"format":1', '"format":99'))
+    for options in ((), ("--dry-run",), ("--yes",)):
+        with pytest.raises(CheckpointError, match="has format 99; this version reads 1: use the one that wrote it"):
+            run("rebuild", root, *options)
 
 
 def test_a_rebuild_of_nothing_is_refused_unasked(tmp_path: Path) -> None:

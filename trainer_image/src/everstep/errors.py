@@ -44,6 +44,10 @@ class CatalogUnreadableError(CheckpointError):
     """The register is not a document that this version can read: too large, damaged, or of a newer format."""
 
 
+class CatalogFormatError(CatalogUnreadableError):
+    """The register is another version's, and nothing is wrong with it."""
+
+
 class OwnerConflictError(CheckpointError):
     """The register belongs to another cluster, namespace or name."""
 

@@ -15,7 +15,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from everstep.catalog.fields import Attempt, Count, Epoch, Finite, Moment, Step, Text, Uri
 from everstep.catalog.keys import CATALOG, Location
 from everstep.catalog.policy import Retention
-from everstep.errors import CatalogUnreadableError
+from everstep.errors import CatalogFormatError, CatalogUnreadableError
 
 FORMAT = 1
 MAX_DOCUMENT_BYTES = 4 << 20
@@ -193,7 +193,7 @@ def decode(body: bytes, name: str = CATALOG) -> Catalog:
         raise CatalogUnreadableError(f"{name} is not a JSON object")
     if content.get("format") != FORMAT:
         found = repr(content.get("format"))[:40]
-        raise CatalogUnreadableError(f"{name} has format {found}; this version reads {FORMAT}")
+        raise CatalogFormatError(f"{name} has format {found}; this version reads {FORMAT}: use the one that wrote it")
     if checksum != hashlib.sha256(canonical).hexdigest():
         raise CatalogUnreadableError(f"{name} does not match its own checksum: it was cut short or edited by hand")
     return _validate(content, name)

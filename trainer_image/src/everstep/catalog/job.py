@@ -249,11 +249,14 @@ class Claimed:
         if stood is None:
             mark()
             return entry
-        marking = begin(mark, "everstep-mark")
+        try:
+            marked = begin(mark, "everstep-mark").result
+        except RuntimeError:  # there is no room for a thread
+            marked = mark
         try:
             stood(entry)
         finally:
-            marking.result()
+            marked()
         return entry
 
     def _mark(self, location: Location, catalog: Catalog, entry: Entry) -> None:

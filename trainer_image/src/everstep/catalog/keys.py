@@ -98,10 +98,9 @@ def job_root(base: str, namespace: str, name: str) -> str:
 
 
 def split_root(uri: str) -> tuple[str, Location | None]:
-    """A root, or a checkpoint inside one: `s3://b/ns/job/checkpoints/step_…` gives the root and the location. What
-    stands in every root, its register and the folder of its checkpoints, is as good as its name."""
+    """A root, or a checkpoint inside one: `s3://b/ns/job/checkpoints/step_…` gives the root and the location. Its
+    register is as good as its name."""
     trimmed = uri.rstrip("/").removesuffix(f"/{CATALOG}")
-    trimmed = trimmed.removesuffix("/" + CHECKPOINTS.rstrip("/"))
     head, mark, tail = trimmed.rpartition("/" + CHECKPOINTS)
     if not mark:
         return trimmed, None

@@ -381,10 +381,12 @@ class Checkpointer(Transactions):
         return False
 
     def _cannot_be_kept(self, error: CheckpointError) -> bool:
-        """Whether it is the state that is wrong, and will be at each save: to train on would be in vain."""
+        """Whether it is the state that is wrong, and will be at each save: to train on would be in vain. So it is taken
+        to be where none was ever captured, and this is the second time in a row."""
         if self._saves.written or isinstance(error, StorageError):
             return False
-        return isinstance(error, InvalidOperationError | TornStateError) or not self._saves.ever_written
+        again = self._failures.in_a_row > 0 and not self._saves.ever_written
+        return again or isinstance(error, InvalidOperationError | TornStateError)
 
     def _end_by_sigterm(self, step: int, saved: bool) -> None:
         outcome = "saved" if saved else "not saved"

@@ -11,7 +11,7 @@ import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
 from everstep.catalog import Catalog, Entry, JobCatalog, S3Access, open_store
-from everstep.catalog.keys import split_root
+from everstep.catalog.keys import CHECKPOINTS, split_root
 from everstep.cli.output import Output, complain, errors
 from everstep.errors import CatalogMissingError, CheckpointNotFoundError, InvalidOperationError
 
@@ -99,8 +99,13 @@ def open_target(uri: str, endpoint: str | None, region: str | None) -> Target:
         root, location = split_root(uri)
     except ValueError as error:
         raise InvalidOperationError(str(error)) from error
-    store = open_store(root, S3Access(endpoint=endpoint, region=region))
-    return Target(JobCatalog(store), str(location) if location else None)
+    access = S3Access(endpoint=endpoint, region=region)
+    job = JobCatalog(open_store(root, access))
+    run = root.removesuffix("/" + CHECKPOINTS.rstrip("/"))
+    if location is None and run != root and not run.endswith(":/") and job.read() is None:
+        above = JobCatalog(open_store(run or "/", access))  # the folder of its checkpoints is as good as a run's name
+        job = job if above.read() is None else above
+    return Target(job, str(location) if location else None)
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from everstep.cli import common
 from everstep.cli import format as written
 from everstep.cli.output import Output, complain, emit
 from everstep.cli.tables import table, width
-from everstep.errors import CatalogUnreadableError, InvalidOperationError
+from everstep.errors import CatalogFormatError, CatalogUnreadableError, InvalidOperationError
 
 
 def pin(
@@ -77,7 +77,7 @@ def prune(
     """
     target = common.open_target(uri, endpoint, region)
     catalog = target.catalog()
-    best = _best(catalog, keep_best, highest)
+    best = _best(catalog, keep_best, highest, alone=not (keep_last or keep_every or keep_within))
     within = None if keep_within is None else written.seconds_of(keep_within)
     policy = Retention(last=keep_last, best=best, every=keep_every, within=within)
     chosen = _chosen(target, catalog, steps or [], set_aside, policy)
@@ -100,8 +100,8 @@ def prune(
     emit(output, data, [*(_plan(catalog, chosen, policy) if dry_run else ()), summary])
 
 
-def _best(catalog: Catalog, count: int | None, highest: bool | None) -> Best | None:
-    """Raises WrongCallError where it would mean nothing, or something terrible."""
+def _best(catalog: Catalog, count: int | None, highest: bool | None, alone: bool) -> Best | None:
+    """`alone`: nothing else says what to keep. Raises WrongCallError where it would mean nothing, or too much."""
     if count is None:
         if highest is not None:
             raise common.WrongCallError("--highest and --lowest say which scores --keep-best keeps: it is missing")
@@ -110,9 +110,12 @@ def _best(catalog: Catalog, count: int | None, highest: bool | None) -> Best | N
     policy = own.model_copy(update={"count": count}) if own else Best(count=count, mode="min")
     if highest is not None:
         policy = policy.model_copy(update={"mode": "max" if highest else "min"})
-    if not best_of(catalog.live(), policy):
+    if catalog.live() and not best_of(catalog.live(), policy):
         what = "a score" if policy.metric is None else f"a score of {policy.metric!r}"
-        raise common.WrongCallError(f"none of the checkpoints has {what}: --keep-best would keep none of them")
+        message = f"none of the checkpoints has {what}: --keep-best keeps none of them"
+        if alone:
+            raise common.WrongCallError(message)
+        complain(message)
     return policy
 
 
@@ -157,12 +160,15 @@ def rebuild(
     try:
         if job.read() is not None:
             raise InvalidOperationError(f"{job.store.uri} has a catalog.json: nothing to rebuild")
+    except CatalogFormatError:
+        raise
     except CatalogUnreadableError as error:
         complain(str(error))
         if not dry_run:
             raise InvalidOperationError(
-                "put an older version of it back (below a path it is the newest file in catalog.d/, and the one before "
-                "is the version before), or move it away and rebuild; --dry-run shows what that would give"
+                "put an older version back, or move the register away and rebuild: in a bucket that is the object "
+                "catalog.json, below a path the folder catalog.d/, whose newest file counts. --dry-run shows what a "
+                "rebuild would give"
             ) from error
     with common.progress_bar() as progress:
         task = progress.add_task("verifying", total=None)

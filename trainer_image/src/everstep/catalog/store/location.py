@@ -29,4 +29,7 @@ def open_store(uri: str, access: S3Access | None = None) -> Store:
         return PosixStore(Path("/" + rest.lstrip("/")))
     if mark:
         raise InvalidOperationError(f"{uri!r}: no store for {scheme}://; use s3://bucket/prefix or a path")
-    return PosixStore(Path(uri).expanduser())
+    try:
+        return PosixStore(Path(uri).expanduser())
+    except RuntimeError as error:
+        raise InvalidOperationError(f"{uri!r}: {error}") from error

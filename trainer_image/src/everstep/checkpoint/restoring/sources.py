@@ -20,20 +20,20 @@ from everstep.catalog.fork import resolve
 from everstep.checkpoint.gang import Gang
 from everstep.errors import CheckpointNotFoundError, InvalidOperationError
 
-RESTARTS = ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT")
+RESTARTS = "TORCHELASTIC_RESTART_COUNT"
 
 
 def restarted(gang: Gang) -> bool:
-    """Collective. Whether torchrun has started this worker group again in place, or Slurm has queued its job again:
-    each agent counts the failures of its own workers alone, so that rank 0 need not know."""
-    return any(gang.all_gather(any(os.environ.get(name, "0") != "0" for name in RESTARTS)))
+    """Collective. Whether torchrun has started this worker group again in place: each agent counts the failures of its
+    own workers alone, so that rank 0 need not know."""
+    return any(gang.all_gather(os.environ.get(RESTARTS, "0") != "0"))
 
 
 def choose(mode: str, step: int | None, store: Store, again: bool) -> Resume:
     """Where a worker group without an operator begins. `mode`: "auto", "disable", or the path of a checkpoint or of a
     job's root (its latest); `step`: a committed step of this root instead.
 
-    A group that was started `again` goes on from what the group before it committed, whatever the mode, and
+    A group that was started `again` in place goes on from what the group before it committed, whatever the mode, and
     so does one whose root was begun from the same path before, also where the other job has gone on since, or has
     removed what it began from. Raises CheckpointNotFoundError.
     """

@@ -8,6 +8,7 @@ does not share), each rank keeps its own, or a resumed run would not be the run 
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -17,6 +18,8 @@ from torch.distributed.tensor import DTensor
 
 from everstep.checkpoint.state import plain
 from everstep.errors import CheckpointError, InvalidOperationError
+
+log = logging.getLogger("everstep")
 
 _REFERENCE = "everstep:tensor"
 
@@ -46,9 +49,9 @@ def state_of(item: Any, name: str) -> Any:
     except CheckpointError:
         raise
     except Exception as error:
-        raise CheckpointError(
-            f"{name}: {type(item).__name__}.{getter.__name__}() raised {type(error).__name__}: {error}"
-        ) from error
+        log.warning("the state of %s:", name, exc_info=True)  # where: the ranks hear only what
+        call = f"{type(item).__name__}.{getattr(getter, '__name__', 'state_dict')}()"
+        raise CheckpointError(f"{name}: {call} raised {type(error).__name__}: {error}") from error
 
 
 def check_storable(name: str, tensor: torch.Tensor) -> None:
