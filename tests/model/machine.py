@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from everstep.catalog.keys import CATALOG
-from tests.model.simulation import Simulation, has_checkpoints
+from tests.model.simulation import Actor, Simulation, has_checkpoints
 from tests.model.store import OUTCOMES
 
 INDEX = st.integers(0, 7)
@@ -40,6 +40,13 @@ class CatalogMachine(RuleBasedStateMachine):
     )
     def work(self, late: bool, index: int, saves: int, corrupt: bool, local: bool, ahead: bool) -> None:
         self.sim.work(index if late else len(self.sim.launched) - 1, saves, corrupt, local, ahead)
+
+    @precondition(lambda self: self._room() and self.sim.launched)
+    @rule(saves=st.integers(1, 3), local=st.booleans())
+    def work_undisturbed(self, saves: int, local: bool) -> None:
+        """A group that begins, saves and ends: only so do many of them follow each other."""
+        self.sim.work(len(self.sim.launched) - 1, saves, local=local)
+        self._finish(self.sim.actors[-1])
 
     @precondition(lambda self: self._room() and self.sim.world.history)
     @rule(policy=INDEX)
@@ -86,7 +93,21 @@ class CatalogMachine(RuleBasedStateMachine):
     @rule(index=INDEX)
     def run_to_the_end(self, index: int) -> None:
         """One actor, undisturbed: only so does a run get long enough for retention to have something to do."""
-        actor = self.sim.actors[index % len(self.sim.actors)]
+        self._finish(self.sim.actors[index % len(self.sim.actors)])
+
+    @precondition(lambda self: len(self.sim.actors) > 1)
+    @rule(index=INDEX, requests=st.integers(1, 6), other=st.integers(1, 7))
+    def overtake(self, index: int, requests: int, other: int) -> None:
+        """One actor stands still between two requests while another comes to its end, and then comes to its own."""
+        actors = self.sim.actors
+        slow, fast = actors[index % len(actors)], actors[(index + 1 + other % (len(actors) - 1)) % len(actors)]
+        for _ in range(requests):
+            if slow in self.sim.actors:
+                self.sim.advance(self.sim.actors.index(slow), "ok")
+        self._finish(fast)
+        self._finish(slow)
+
+    def _finish(self, actor: Actor) -> None:
         while actor in self.sim.actors:
             self.sim.advance(self.sim.actors.index(actor), "ok")
 
@@ -120,12 +141,14 @@ class CatalogMachine(RuleBasedStateMachine):
     @precondition(lambda self: CATALOG in self.sim.world.objects and has_checkpoints(self.sim.world))
     @rule(index=INDEX)
     def lose_register_and_fence(self, index: int) -> None:
-        """The register is gone: whoever runs now creates none; then it is restored."""
+        """The register is gone: whoever looks now creates none; then it is restored. (Who has looked before there was
+        any, and whose creation is under way since, would create one: no store could tell.)"""
         self.sim.lose_register()
         self.sim.fence()
+        actor = self.sim.actors[-1]
         for _ in range(index):
-            if self.sim.actors:
-                self.sim.advance(len(self.sim.actors) - 1, "ok")
+            if actor in self.sim.actors:
+                self.sim.advance(self.sim.actors.index(actor), "ok")
         self.sim.check_missing_register()
         self.sim.restore_register()
 

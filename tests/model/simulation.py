@@ -20,9 +20,17 @@ from everstep.catalog.keys import CATALOG, CHECKPOINTS, MANIFEST, Location
 from everstep.catalog.manifest import File, Manifest, Progress
 from everstep.catalog.register import Backoff, Register
 from everstep.catalog.retention import Best, Retention
+from everstep.catalog.store import KeyNotFound
 from everstep.catalog.transitions import AUTO, Resume, ResumePoint, resume_point
 from everstep.checkpoint.local.offers import Offer, choose
-from everstep.errors import CatalogMissingError, CheckpointError, FencedError, InvalidOperationError, StorageError
+from everstep.errors import (
+    CatalogMissingError,
+    CheckpointCorruptError,
+    CheckpointError,
+    FencedError,
+    InvalidOperationError,
+    StorageError,
+)
 from tests.model.store import Request, SimulatedStore, World
 
 POLICIES = (
@@ -212,9 +220,7 @@ class Simulation:
         kept = self._resume_local(claimed, told, point) if local else None
         step = kept.step if kept else point.step if point else 0
         if point is not None and kept is None:
-            manifest = job.manifest(point)
-            for file in manifest.files:
-                job.store.get(f"{point.location}/{file.name}")
+            self._load(claimed, point)
         if local:
             claimed.begin(None if kept is None else str(kept))
         self.trained.append(Trained(claimed.id, claimed.epoch, told.uid, None if kept is None else str(kept)))
@@ -246,6 +252,16 @@ class Simulation:
                 if CATALOG in self.world.objects:  # without a register nobody can say; to a writer that is fenced too
                     self._refuse(str(location))
                 raise
+
+    def _load(self, claimed: Claimed, point: ResumePoint) -> None:
+        """As the library does it: what is not there is damaged, and set aside by whoever may, which a group that was
+        dissolved may not."""
+        try:
+            for file in claimed.job.manifest(point).files:
+                claimed.job.store.get(f"{point.location}/{file.name}")
+        except (KeyNotFound, CheckpointCorruptError) as error:
+            claimed.quarantine(point.location, str(error))
+            raise Violation(f"{point.location} is resumed, and {error} is gone") from error
 
     def _resume_local(self, claimed: Claimed, told: Launched, point: ResumePoint | None) -> Location | None:
         """By what the register said when it was claimed, as the library does it."""

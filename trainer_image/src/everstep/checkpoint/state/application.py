@@ -136,8 +136,8 @@ def look(app: Application, gang: Gang) -> Seen:
     if gang.world_size > 1:
         digests[NAMES] = hashlib.sha256("\n".join(sorted(model)).encode()).digest()
         digests["data"] = hashlib.sha256(plain.pack(data, "data").numpy().tobytes()).digest()
-        digests |= {f"objects/{name}": objects.digest(tree) for name, tree in trees.items()}
-        digests |= {f"buffers/{name}": objects.digest(buffer) for name, buffer in buffers.items()}
+        digests |= {f"objects/{name}": objects.digest(tree, name) for name, tree in trees.items()}
+        digests |= {f"buffers/{name}": objects.digest(buffer, name) for name, buffer in buffers.items()}
     return Seen(model, data, trees, buffers, digests)
 
 

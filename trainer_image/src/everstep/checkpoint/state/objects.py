@@ -111,11 +111,11 @@ def references(value: Any) -> Iterator[str]:
             yield from references(item)
 
 
-def digest(tree: Any) -> bytes:
+def digest(tree: Any, name: str) -> bytes:
     """Of plain values and plain tensors; sharded tensors belong to all ranks together."""
     tensors: Tensors = {}
     hashed = hashlib.sha256()
-    shape = set_apart(tree, "", tensors)
+    shape = set_apart(tree, name, tensors)
     for path, tensor in tensors.items():
         if isinstance(tensor, DTensor):
             continue
