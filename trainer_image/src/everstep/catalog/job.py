@@ -20,7 +20,7 @@ from everstep.catalog.documents import RESERVE, Catalog, Entry, Owner
 from everstep.catalog.keys import CATALOG, CHECKPOINTS, COMMITTED, MANIFEST, PROGRESS, Location
 from everstep.catalog.ledger import MOST_LISTED, Ledger, utc_now
 from everstep.catalog.register import Register, Snapshot
-from everstep.catalog.retention import Retention, expendable, safeguarded
+from everstep.catalog.retention import Retention, expendable, safeguarded, unscored
 from everstep.catalog.store import KeyNotFound, Store
 from everstep.catalog.store.threads import begin
 from everstep.catalog.transitions import AUTO, Resume, ResumePoint, resume_point
@@ -118,7 +118,8 @@ class JobCatalog(Ledger):
                     f"the checkpoints of {self.store.uri} belong to {catalog.owner}, not to {owner}"
                 )
             now = self._clock()
-            leaving = {entry.location for entry in expendable(catalog, policy, now)}
+            going = [] if unscored(catalog, policy) else expendable(catalog, policy, now)
+            leaving = {entry.location for entry in going}
             if catalog.retention != policy:
                 catalog = catalog.model_copy(update={"retention": policy})
             return transitions.retire(catalog, leaving, now)

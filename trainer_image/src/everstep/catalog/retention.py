@@ -8,7 +8,7 @@ from datetime import datetime
 from everstep.catalog.documents import Catalog, Entry
 from everstep.catalog.policy import Best, Retention
 
-__all__ = ["Best", "Retention", "best", "expendable", "kept", "safeguarded"]
+__all__ = ["Best", "Retention", "best", "expendable", "kept", "safeguarded", "unscored"]
 
 ALWAYS_NEWEST = 2
 """So many newest live entries stay whatever the policy says: the latest, and one to fall back to."""
@@ -28,10 +28,7 @@ def kept(catalog: Catalog, policy: Retention, now: datetime) -> dict[str, list[s
     if policy.last:
         keep(live[-policy.last :], f"last {policy.last}")
     if policy.best and policy.best.count:
-        scored = best(live, policy.best)
-        keep(scored, f"best {policy.best.count}")
-        if not scored and not (policy.last or policy.every or policy.within):
-            keep(live, f"best {policy.best.count}: none has a score")  # nobody knows which are the worse
+        keep(best(live, policy.best), f"best {policy.best.count}")
     if policy.every:
         keep([entry for entry in live if entry.step % policy.every == 0], f"every {policy.every}")
     if policy.within:
@@ -65,6 +62,13 @@ def best(live: list[Entry], policy: Best) -> list[Entry]:
     known = (entry for entry in live if policy.metric is None or entry.score_of in (None, policy.metric))
     scored = [(sign * entry.score, -entry.seq, entry) for entry in known if entry.score is not None]
     return [entry for _, _, entry in sorted(scored, key=lambda item: item[:2])[: policy.count]]
+
+
+def unscored(catalog: Catalog, policy: Retention) -> bool:
+    """Whether the best are all that is to be kept, and nothing has a score: nobody knows then which are the worse."""
+    if policy.best is None or policy.last or policy.every or policy.within:
+        return False
+    return not best(catalog.live(), policy.best)
 
 
 def in_use(catalog: Catalog, live: list[Entry]) -> list[Entry]:

@@ -87,18 +87,13 @@ class S3Store:
                 ContentType="application/json",
                 **condition,
             )
-        except ClientError as error:
-            if status_of(error) in (409, 412) or is_absent(error):
+        except (ClientError, BotoCoreError, HTTPClientError) as error:
+            if isinstance(error, ClientError) and (status_of(error) in (409, 412) or is_absent(error)):
                 raise SwapRefused(code_of(error)) from error
             translated = self._bucket.translate(f"swap {key}", error)
             if isinstance(translated, StorageUnavailableError):
                 raise SwapUnanswered(str(translated)) from error
             raise translated from error
-        except (BotoCoreError, HTTPClientError) as error:
-            translated = self._bucket.translate(f"swap {key}", error)
-            if isinstance(translated, StorageRefusedError):  # it was never sent
-                raise translated from error
-            raise SwapUnanswered(str(translated)) from error
         if not answer.get("ETag"):
             raise SwapUnanswered(self._bucket.no_etag(f"swap {key}"))
         return answer["ETag"]

@@ -33,8 +33,6 @@ from everstep.errors import StorageError, StorageRefusedError, StorageUnavailabl
 T = TypeVar("T")
 
 _NEVER_SENT = (
-    NoCredentialsError,
-    PartialCredentialsError,
     ParamValidationError,
     SSOError,
     TokenRetrievalError,
@@ -42,7 +40,7 @@ _NEVER_SENT = (
     NoRegionError,
     ProfileNotFound,
 )
-"""What is wrong on this side, and stays so: no request was made of it."""
+"""What else is wrong on this side, and stays so: no request was made of it."""
 
 _WAIT_AND_RETRY = {
     "SlowDown",
